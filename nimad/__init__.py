@@ -1,0 +1,41 @@
+"""nimad moves an AI agent's NIMA memory from SQLite into LadybugDB and loses nothing on the way.
+
+>>> import nimad
+>>> result = nimad.migrate(nimad.Settings(source="~/.nima/memory/graph.sqlite"))  # doctest: +SKIP
+
+The names below are loaded when they are first used: a worker process imports this package too, and needs none
+of them.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from nimad._version import VERSION
+
+if TYPE_CHECKING:
+    from nimad.config import Settings, Verify
+    from nimad.errors import NimadError
+    from nimad.migration.events import Event
+    from nimad.migration.result import Outcome, Result
+    from nimad.migration.run import migrate
+
+__version__ = VERSION
+
+__all__ = ["Event", "NimadError", "Outcome", "Result", "Settings", "Verify", "__version__", "migrate"]
+
+_HOMES = {
+    "Event": "nimad.migration.events",
+    "NimadError": "nimad.errors",
+    "Outcome": "nimad.migration.result",
+    "Result": "nimad.migration.result",
+    "Settings": "nimad.config",
+    "Verify": "nimad.config",
+    "migrate": "nimad.migration.run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nimad' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,82 @@
+"""Everything that can go wrong for a reason a user can act on.
+
+Each error carries the exit code that a program calling ``nimad`` sees, and a message of one line: what
+happened, to which file or row, and what to do next.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the process says when it ends. The numbers from 64 up are those of ``sysexits.h``."""
+
+    COMPLETE = 0
+    QUARANTINED = 1  # complete except for quarantined or unmatched rows
+    USAGE = 2
+    ENGINE = 69
+    CANNOT_WRITE = 73
+    IO_ERROR = 74
+    INTERRUPTED = 75  # run again to go on
+    DIFFERENCE = 76
+    NOT_ALLOWED = 77
+    CONFIGURATION = 78
+
+
+class NimadError(Exception):
+    """A failure with a message for the user and an exit code for the program that called."""
+
+    exit_code: ExitCode = ExitCode.IO_ERROR
+
+
+class UsageError(NimadError):
+    """The command line, or a file it names, cannot be what was meant."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigurationError(NimadError):
+    """A configuration file is malformed or holds a value that cannot be."""
+
+    exit_code = ExitCode.CONFIGURATION
+
+
+class SourceError(NimadError):
+    """The SQLite file cannot be read as a NIMA memory."""
+
+    exit_code = ExitCode.USAGE
+
+
+class SourceDamagedError(SourceError):
+    """The SQLite file is truncated or malformed."""
+
+    exit_code = ExitCode.IO_ERROR
+
+
+class NotAllowedError(NimadError):
+    """The operating system refuses access."""
+
+    exit_code = ExitCode.NOT_ALLOWED
+
+
+class CannotWriteError(NimadError):
+    """The target cannot be made where it should stand."""
+
+    exit_code = ExitCode.CANNOT_WRITE
+
+
+class EngineError(NimadError):
+    """LadybugDB is missing, is another package of the same name, or has a version outside the range."""
+
+    exit_code = ExitCode.ENGINE
+
+
+class StoppedError(NimadError):
+    """The run ended before it was complete; everything counted so far is kept."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
+class DifferenceError(NimadError):
+    """Verification found that the target does not hold what the source holds."""
+
+    exit_code = ExitCode.DIFFERENCE
