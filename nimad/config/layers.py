@@ -1,0 +1,56 @@
+"""The layers of configuration, laid over each other: the later one wins, and each value keeps its origin."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from nimad.config import file, places
+from nimad.config.openclaw import OpenClaw, read_openclaw
+from nimad.config.places import Given
+from nimad.config.settings import Settings
+
+_PATHS: Final = ("source", "target", "log_file", "openclaw_file")
+_DATA_HOMES: Final = (
+    places.DEFAULT,
+    f"{places.ENVIRONMENT}NIMA_HOME",
+    f"{places.ENVIRONMENT}NIMA_DATA_DIR",
+)
+
+
+def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path | None = None) -> Settings:
+    """Given what was typed and the environment, return the settings of a run.
+
+    Defaults < ``nimad.toml`` < OpenClaw's file < environment < command line. OpenClaw's file is read
+    only when ``options["auto"]`` is true. An option that is None was not typed.
+    """
+    home = places.home_of(env)
+    typed: Given = {name: (value, places.COMMAND_LINE) for name, value in options.items() if value is not None}
+    config_file = None if config_file is None else places.expand(config_file, home)
+    given = places.defaults(env, home) | file.read(config_file)
+    above = places.from_environment(env) | typed
+    openclaw = None
+    if options.get("auto"):
+        path, _ = (given | above)["openclaw_file"]
+        openclaw = read_openclaw(places.expand(path, home))
+        given |= _from_openclaw(openclaw, home)
+    given |= above
+    values: dict[str, Any] = {
+        name: places.expand(value, home) if name in _PATHS else value for name, (value, _) in given.items()
+    }
+    return Settings(**values, openclaw=openclaw, origins=_origins(given))
+
+
+def _from_openclaw(openclaw: OpenClaw, home: Path) -> Given:
+    if openclaw.batch_size is None:
+        return {}
+    return {"batch_size": (openclaw.batch_size, places.shown(openclaw.path, home))}
+
+
+def _origins(given: Given) -> dict[str, str]:
+    _, source = given["source"]
+    # A default source takes its folder, and so its neighbours, from the data home.
+    beside = source if source in _DATA_HOMES else places.BESIDE_SOURCE
+    origins = {field.name: places.DEFAULT for field in fields(Settings)}
+    origins |= {"target": beside, "log_file": beside}
+    return origins | {name: origin for name, (_, origin) in given.items()}

@@ -1,0 +1,151 @@
+"""Everything one run was asked to do, checked, with the place where each value comes from."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NoReturn
+
+from nimad.config import places
+from nimad.config.openclaw import OpenClaw
+from nimad.errors import ConfigurationError, UsageError
+
+#: Nodes in a run's first batch, as the guide promises.
+DEFAULT_BATCH_SIZE: Final = 500
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARN", "ERROR")
+
+# Told apart by identity: a user may type any path, this one too.
+_DERIVED: Final = Path("beside the source")
+
+
+class Verify(StrEnum):
+    """How closely the target is compared with the source before it is published."""
+
+    FULL = "full"
+    COUNTS = "counts"
+    NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run is asked to do. ``Settings(source=Path(...))`` is enough; the rest has defaults.
+
+    Parameters
+    ----------
+    source : the SQLite file.
+    target : the LadybugDB file; ``graph.ladybug`` beside the source unless named.
+    log_file : ``migration.log`` beside the source unless named.
+    batch_size : nodes in the first batch.
+    max_batch_size : nodes that a batch may grow to; None leaves it to the plan.
+    fixed_batch : keep every batch at ``batch_size``.
+    start_offset : nodes to pass over, in the source's order.
+    origins : field -> where its value comes from; complete when made by ``load``.
+    openclaw : what OpenClaw's file says, when ``auto`` had it read.
+
+    Raises
+    ------
+    UsageError, or ConfigurationError when the value that cannot be comes from a file.
+
+    """
+
+    source: Path
+    target: Path = _DERIVED
+    log_file: Path = _DERIVED
+    batch_size: int = DEFAULT_BATCH_SIZE
+    max_batch_size: int | None = None
+    fixed_batch: bool = False
+    start_offset: int = 0
+    dry_run: bool = False
+    auto: bool = False
+    replace: bool = False
+    restart: bool = False
+    nodes_only: bool = False
+    verify: Verify = Verify.FULL
+    strict: bool = False
+    log_level: str = "INFO"
+    openclaw_file: Path = places.OPENCLAW_FILE
+    openclaw: OpenClaw | None = None
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        self._settle_paths()
+        self._settle_words()
+        self._check_numbers()
+        self._check_paths()
+
+    def origin(self, name: str) -> str:
+        """Say where the value of a field comes from."""
+        return self.origins.get(name, places.DEFAULT)
+
+    def _settle_paths(self) -> None:
+        source = places.expand(self.source)
+        target = source.with_name(places.TARGET_NAME) if self.target is _DERIVED else self.target
+        log_file = source.with_name(places.LOG_NAME) if self.log_file is _DERIVED else self.log_file
+        self._set("source", source)
+        self._set("target", places.expand(target))
+        self._set("log_file", places.expand(log_file))
+        self._set("openclaw_file", places.expand(self.openclaw_file))
+
+    def _settle_words(self) -> None:
+        try:
+            self._set("verify", Verify(self.verify))
+        except ValueError:
+            self._refuse("verify", f"must be one of {', '.join(Verify)}, not {self.verify!r}")
+        self._set("log_level", self.log_level.upper())
+        if self.log_level not in LOG_LEVELS:
+            self._refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
+
+    def _set(self, name: str, value: object) -> None:
+        # The one way to complete a frozen dataclass while it is being made.
+        object.__setattr__(self, name, value)
+
+    def _check_numbers(self) -> None:
+        if self.batch_size < 1:
+            what = f"must be at least 1, not {self.batch_size}; the default is {DEFAULT_BATCH_SIZE}"
+            self._refuse("batch_size", what)
+        if self.start_offset < 0:
+            self._refuse("start_offset", f"must be at least 0, not {self.start_offset}; the default is 0")
+        if self.max_batch_size is None:
+            return
+        if self.fixed_batch and self.max_batch_size != self.batch_size:
+            what = (
+                f"keeps every batch at {self.batch_size} nodes, but the max batch size is "
+                f"{self.max_batch_size}{self._from('max_batch_size')}; leave one of the two out"
+            )
+            self._refuse("fixed_batch", what, against="max_batch_size")
+        if self.max_batch_size < self.batch_size:
+            what = (
+                f"is {self.batch_size}{self._from('batch_size')}, above the max batch size of "
+                f"{self.max_batch_size}{self._from('max_batch_size')}; lower the one or raise the other"
+            )
+            self._refuse("batch_size", what, against="max_batch_size")
+
+    def _check_paths(self) -> None:
+        taken = {os.path.realpath(self.source): "source"}
+        for name in ("target", "log_file"):
+            path: Path = getattr(self, name)
+            other = taken.setdefault(os.path.realpath(path), name)
+            if other != name:
+                self._refuse(name, f"is the same file as the {other}, {path}; name another file")
+
+    def _from(self, name: str) -> str:
+        return f" ({self.origins[name]})" if name in self.origins else ""
+
+    def _refuse(self, name: str, what: str, *, against: str | None = None) -> NoReturn:
+        """Raise the error of the layer that holds the value, or one of two values that disagree.
+
+        Of two, a file is to be corrected only when neither was typed: what was typed is changed at once.
+        """
+        origins = [self.origin(each) for each in (name, against) if each]
+        files = [origin for origin in origins if _is_file(origin)]
+        if files and places.COMMAND_LINE not in origins:
+            raise ConfigurationError(f"{files[0]}: {name.replace('_', ' ')} {what}")
+        if origins[0].startswith(places.ENVIRONMENT):
+            raise UsageError(f"{origins[0].removeprefix(places.ENVIRONMENT)} {what}")
+        raise UsageError(f"--{name.replace('_', '-')} {what}")
+
+
+def _is_file(origin: str) -> bool:
+    said_elsewhere = {places.DEFAULT, places.COMMAND_LINE, places.BESIDE_SOURCE}
+    return origin not in said_elsewhere and not origin.startswith(places.ENVIRONMENT)
