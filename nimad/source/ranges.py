@@ -1,0 +1,57 @@
+"""Id ranges: how a table is cut into batches without ever counting rows off from the start."""
+
+import sqlite3
+from dataclasses import dataclass
+
+from nimad.source.schema import Kind, Table, quoted
+
+#: What a number weighs in a batch, in bytes.
+_NUMBER_BYTES = 8
+
+
+@dataclass(frozen=True)
+class Range:
+    """Rows of one table with `after` < key <= `upto`; no lower bound when `after` is None."""
+
+    table: str
+    after: int | None
+    upto: int
+    rows: int
+    bytes: int
+
+    def condition(self, key: str) -> tuple[str, tuple[int, ...]]:
+        """The range as an SQL condition on `key`, with its values.
+
+        `typeof` keeps out what SQLite sorts after every number: text in a key that is no INTEGER PRIMARY KEY.
+        """
+        if self.after is None:
+            return f"{key} <= ? AND typeof({key}) = 'integer'", (self.upto,)
+        return f"{key} > ? AND {key} <= ? AND typeof({key}) = 'integer'", (self.after, self.upto)
+
+
+def next_range(
+    connection: sqlite3.Connection, table: Table, after: int | None, upto: int, max_rows: int, max_bytes: int
+) -> Range | None:
+    """The next rows after `after`: at most `max_rows`, and at most `max_bytes` unless one row alone is larger."""
+    key = quoted(table.key)
+    condition, values = Range(table.name, after, upto, 0, 0).condition(key)
+    sizes = connection.execute(
+        f"SELECT {key}, {weight_of(table)} FROM {quoted(table.name)} WHERE {condition} ORDER BY {key} LIMIT ?",
+        (*values, max_rows),
+    )
+    last, rows, total = None, 0, 0
+    for row_key, size in sizes:
+        if rows and total + size > max_bytes:
+            break
+        last, rows, total = row_key, rows + 1, total + size
+    return None if last is None else Range(table.name, after, last, rows, total)
+
+
+def weight_of(table: Table) -> str:
+    """An SQL expression for the bytes of a row's values. A BLOB's length is read without its content."""
+    texts = (quoted(column.name) for column in table.columns if column.kind is Kind.STRING)
+    blobs = (quoted(column.name) for column in table.columns if column.kind in (Kind.BLOB, Kind.VECTOR))
+    numbers = _NUMBER_BYTES * (1 + len(table.columns) + len(table.ends))
+    lengths = [f"coalesce(length(CAST({name} AS BLOB)), 0)" for name in texts]
+    lengths += [f"coalesce(length({name}), 0)" for name in blobs]
+    return " + ".join([*lengths, str(numbers)])

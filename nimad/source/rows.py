@@ -1,0 +1,213 @@
+"""Rows: read by id range, judged value by value, and told apart by a digest."""
+
+import base64
+import hashlib
+import marshal
+import math
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nimad.source.file import InvalidText
+from nimad.source.ranges import Range
+from nimad.source.schema import Kind, Schema, Table, quoted
+from nimad.source.values import UnrepresentableError, are_plain, convert
+
+#: Bytes of a row's digest in the ledger.
+DIGEST_BYTES = 8
+#: Ids in one IN (…) list; SQLite allows 32,766 variables, older builds 999.
+_IDS_PER_QUERY = 500
+
+
+@dataclass(frozen=True)
+class Reject:
+    """A row, or one part of it, that has no place in the target.
+
+    `part` is `row` when the whole row is set aside; otherwise the row migrates without that part: `embedding`,
+    or the name of a link.
+    """
+
+    table: str
+    id: Any
+    part: str
+    reason: str
+    row: Mapping[str, Any]
+
+    def key(self) -> tuple[str, str, str]:
+        return (self.table, repr(self.id), self.part)
+
+    def to_json(self) -> dict[str, Any]:
+        row = {name: _json_value(value) for name, value in self.row.items()}
+        return {
+            "table": self.table,
+            "id": _json_value(self.id),
+            "part": self.part,
+            "reason": self.reason,
+            "row": row,
+        }
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return {"base64": base64.b64encode(value).decode()}
+    if isinstance(value, InvalidText):
+        return {"text_base64": base64.b64encode(value.raw).decode()}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": repr(value)}
+    return value
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one table in order of their keys, as SQLite gave them: key first, then ends, then columns."""
+
+    table: Table
+    keys: Sequence[Any]
+    values: Sequence[tuple[Any, ...]]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def column(self, index: int) -> list[Any]:
+        """One column's values; index 0 is the key."""
+        return [row[index] for row in self.values]
+
+    def only(self, keep: Sequence[bool]) -> "Rows":
+        kept = [row for row, flag in zip(self.values, keep, strict=True) if flag]
+        return Rows(self.table, [row[0] for row in kept], kept)
+
+    def named(self, position: int) -> dict[str, Any]:
+        """One whole row by column name, for the quarantine."""
+        return dict(zip(column_names(self.table), self.values[position], strict=True))
+
+
+def column_names(table: Table) -> tuple[str, ...]:
+    return (table.key, *table.ends, *(column.name for column in table.columns))
+
+
+def read_range(connection: sqlite3.Connection, table: Table, wanted: Range) -> Rows:
+    condition, values = wanted.condition(quoted(table.key))
+    return _select(connection, table, condition, values)
+
+
+def read_ids(connection: sqlite3.Connection, table: Table, ids: Sequence[int]) -> Rows:
+    """Exactly these rows, or fewer where some no longer exist."""
+    found: list[tuple[Any, ...]] = []
+    for start in range(0, len(ids), _IDS_PER_QUERY):
+        part = tuple(sorted(ids)[start : start + _IDS_PER_QUERY])
+        marks = ", ".join("?" * len(part))
+        found.extend(_select(connection, table, f"{quoted(table.key)} IN ({marks})", part).values)
+    return Rows(table, [row[0] for row in found], found)
+
+
+def read_strays(connection: sqlite3.Connection, table: Table) -> Rows:
+    """Rows whose key is no integer: only possible where `id` is not the INTEGER PRIMARY KEY."""
+    return _select(connection, table, f"typeof({quoted(table.key)}) <> 'integer'", ())
+
+
+def _select(connection: sqlite3.Connection, table: Table, condition: str, values: tuple[Any, ...]) -> Rows:
+    names = ", ".join(quoted(name) for name in column_names(table))
+    order = quoted(table.key)
+    rows = connection.execute(
+        f"SELECT {names} FROM {quoted(table.name)} WHERE {condition} ORDER BY {order}", values
+    ).fetchall()
+    return Rows(table, [row[0] for row in rows], rows)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rows that can be represented, their values converted column by column, and what had to be set aside."""
+
+    rows: Rows
+    columns: Sequence[Sequence[Any]]
+    rejects: Sequence[Reject]
+
+
+def judge(rows: Rows, schema: Schema) -> Judged:
+    """Apply the rules of :mod:`nimad.source.values` to every value of `rows`."""
+    table = rows.table
+    rejects: list[Reject] = []
+    bad = _repeated_keys(rows)
+    converted: list[list[Any]] = []
+    for index, (name, kind) in enumerate(_kinds(table)):
+        column = rows.column(index + 1)
+        if not are_plain(kind, column, schema.dimension):
+            column = _convert_column(rows, name, kind, column, schema, bad, rejects)
+        converted.append(column)
+    if not bad:
+        return Judged(rows, converted, rejects)
+    keep = [position not in bad for position in range(len(rows))]
+    rejects = [reject for reject in rejects if reject.part != "row"]
+    rejects += [_whole(rows, position, reason) for position, reason in sorted(bad.items())]
+    kept = [[value for value, flag in zip(column, keep, strict=True) if flag] for column in converted]
+    spoiled = {rows.keys[position] for position in bad}
+    parts = [reject for reject in rejects if reject.part == "row" or reject.id not in spoiled]
+    return Judged(rows.only(keep), kept, parts)
+
+
+def judge_strays(rows: Rows) -> list[Reject]:
+    return [_whole(rows, position, "its id is no integer") for position in range(len(rows))]
+
+
+def _kinds(table: Table) -> Iterator[tuple[str, Kind]]:
+    for end in table.ends:
+        yield end, Kind.INT64
+    for column in table.columns:
+        yield column.name, column.kind
+
+
+def _convert_column(
+    rows: Rows,
+    name: str,
+    kind: Kind,
+    column: list[Any],
+    schema: Schema,
+    bad: dict[int, str],
+    rejects: list[Reject],
+) -> list[Any]:
+    result: list[Any] = []
+    for position, value in enumerate(column):
+        try:
+            result.append(convert(kind, value, schema.dimension))
+        except UnrepresentableError as error:
+            result.append(None)
+            if kind is Kind.VECTOR:
+                rejects.append(_part(rows, position, "embedding", f"{name}: {error}"))
+            else:
+                bad.setdefault(position, f"{name}: {error}")
+    return result
+
+
+def _repeated_keys(rows: Rows) -> dict[int, str]:
+    keys = rows.keys
+    return {
+        position: "another row has the same id"
+        for position in range(1, len(keys))
+        if keys[position] == keys[position - 1]
+    }
+
+
+def _whole(rows: Rows, position: int, reason: str) -> Reject:
+    return _part(rows, position, "row", reason)
+
+
+def _part(rows: Rows, position: int, part: str, reason: str) -> Reject:
+    return Reject(rows.table.name, rows.keys[position], part, reason, rows.named(position))
+
+
+def link_reject(rows: Rows, position: int, part: str, reason: str) -> Reject:
+    """A row whose edge or link has an end that is not there."""
+    return _part(rows, position, part, reason)
+
+
+def digest(row: tuple[Any, ...]) -> bytes:
+    """Eight bytes that tell whether a row of the source is still what it was.
+
+    marshal's second version writes no references, so equal rows give equal bytes on every Python.
+    """
+    try:
+        data = marshal.dumps(row, 2)
+    except ValueError:
+        data = marshal.dumps(tuple(("?", v.raw) if isinstance(v, InvalidText) else v for v in row), 2)
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
