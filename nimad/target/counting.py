@@ -1,0 +1,41 @@
+"""Counting: the only word on how far a migration is."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nimad.target import schema as t
+from nimad.target.database import Database
+
+
+@dataclass(frozen=True)
+class Count:
+    """Rows of one table, and the highest key among them."""
+
+    rows: int
+    last: int | None
+
+
+#: How each table is counted by the source's key.
+_QUERIES: Mapping[str, str] = {
+    t.NODE_TABLE: f"MATCH (n:{t.NODE_TABLE}) RETURN count(*), max(n.id)",
+    t.TURN_TABLE: f"MATCH (n:{t.TURN_TABLE}) RETURN count(*), max(n.id)",
+    t.EDGE_TABLE: f"MATCH ()-[r:{t.EDGE_TABLE}]->() RETURN count(*), max(r.edge_id)",
+    **{name: f"MATCH (n:{t.TURN_TABLE})-[:{name}]->() RETURN count(*), max(n.id)" for name in t.LINK_TABLES},
+}
+
+
+def count(database: Database) -> dict[str, Count]:
+    """Count every table of the target that is there."""
+    present = {row[0] for row in database.ask("CALL show_tables() RETURN name")}
+    found = {}
+    for name, query in _QUERIES.items():
+        if name in present:
+            rows, last = database.ask(query)[0]
+            found[name] = Count(rows, last)
+    return found
+
+
+def page_use(database: Database) -> tuple[int, int]:
+    """Pages of the file that hold nothing, and bytes of a page."""
+    free = database.ask("CALL fsm_info() RETURN *")
+    return sum(int(row[1]) for row in free), 4096

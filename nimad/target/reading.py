@@ -1,0 +1,73 @@
+"""Reading back: what the target really holds, in the order of the source's keys."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from nimad.source.ranges import Range
+from nimad.source.schema import Schema
+from nimad.target import schema as t
+from nimad.target.database import Database
+
+
+def _condition(key: str, wanted: Range) -> str:
+    lower = f"{key} > {wanted.after} AND " if wanted.after is not None else ""
+    return f"{lower}{key} <= {wanted.upto}"
+
+
+def _listed(key: str, ids: Sequence[int]) -> str:
+    return f"{key} IN [{', '.join(map(str, ids))}]" if ids else "false"
+
+
+def where(key: str, rows: "Range | Sequence[int]") -> str:
+    """A Cypher condition for an id range or a list of ids."""
+    return _condition(key, rows) if isinstance(rows, Range) else _listed(key, rows)
+
+
+def nodes(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Any:
+    """Nodes as Arrow: `id`, then the columns that the source has."""
+    return _plain(database, t.NODE_TABLE, [c.target for c in schema.nodes.columns], rows)
+
+
+def turns(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Any:
+    columns = [column.target for column in schema.turns.columns] if schema.turns else []
+    return _plain(database, t.TURN_TABLE, columns, rows)
+
+
+def _plain(database: Database, table: str, columns: Sequence[str], rows: "Range | Sequence[int]") -> Any:
+    wanted = ", ".join(["n.id", *(f"n.{t.quoted(name)}" for name in columns)])
+    return database.arrow(f"MATCH (n:{table}) WHERE {where('n.id', rows)} RETURN {wanted} ORDER BY n.id")
+
+
+def edges(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Any:
+    """Edges as Arrow: `edge_id`, both ends, then the properties that the source has."""
+    columns = [column.target for column in schema.edges.columns] if schema.edges else []
+    wanted = ", ".join(["r.edge_id", "a.id", "b.id", *(f"r.{t.quoted(name)}" for name in columns)])
+    return database.arrow(
+        f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE}) "
+        f"WHERE {where('r.edge_id', rows)} RETURN {wanted} ORDER BY r.edge_id"
+    )
+
+
+def links(database: Database, link: str, rows: "Range | Sequence[int]") -> list[tuple[int, int]]:
+    """Links of one kind as (turn, node)."""
+    found = database.ask(
+        f"MATCH (n:{t.TURN_TABLE})-[:{link}]->(m:{t.NODE_TABLE}) WHERE {where('n.id', rows)} "
+        "RETURN n.id, m.id ORDER BY n.id, m.id"
+    )
+    return [(int(turn), int(node)) for turn, node in found]
+
+
+def keys(database: Database, table: str, rows: "Range | Sequence[int]") -> set[int]:
+    """Which of the source's keys are in a table already."""
+    if table == t.EDGE_TABLE:
+        query = f"MATCH ()-[r:{table}]->() WHERE {where('r.edge_id', rows)} RETURN r.edge_id"
+    elif table in t.LINK_TABLES:
+        query = f"MATCH (n:{t.TURN_TABLE})-[:{table}]->() WHERE {where('n.id', rows)} RETURN n.id"
+    else:
+        query = f"MATCH (n:{table}) WHERE {where('n.id', rows)} RETURN n.id"
+    return {int(row[0]) for row in database.ask(query)}
+
+
+def node_ids(database: Database) -> set[int]:
+    """Every node's id: the ends that an edge may have."""
+    return set(database.arrow(f"MATCH (n:{t.NODE_TABLE}) RETURN n.id").column(0).to_pylist())

@@ -1,0 +1,36 @@
+"""Asking a target: by text, and by the nearness of embeddings."""
+
+from typing import Any
+
+from nimad.target import schema as t
+from nimad.target.database import Database
+
+#: Characters of a memory's text that an answer shows.
+_SHOWN_CHARS = 100
+_COLUMNS = f"n.id, n.layer, n.who, left(coalesce(n.text, n.summary, ''), {_SHOWN_CHARS})"
+
+
+def text(database: Database, question: str, limit: int) -> dict[str, Any]:
+    """Newest memories whose text or summary contains `question`."""
+    rows = database.ask(
+        f"MATCH (n:{t.NODE_TABLE}) WHERE n.text CONTAINS $question OR n.summary CONTAINS $question "
+        f"RETURN {_COLUMNS} ORDER BY n.timestamp DESC, n.id DESC LIMIT {limit}",
+        question=question,
+    )
+    return {"hits": [_hit(row) for row in rows]}
+
+
+def like(database: Database, node: int, limit: int) -> dict[str, Any]:
+    """Memories whose embedding is nearest to that of `node`, by cosine, computed exactly."""
+    rows = database.ask(
+        f"MATCH (q:{t.NODE_TABLE} {{id: $node}}), (n:{t.NODE_TABLE}) "
+        "WHERE n.embedding IS NOT NULL AND n.id <> q.id "
+        "WITH n, array_cosine_similarity(n.embedding, q.embedding) AS nearness "
+        f"RETURN {_COLUMNS}, nearness ORDER BY nearness DESC, n.id LIMIT {limit}",
+        node=node,
+    )
+    return {"hits": [{**_hit(row), "nearness": row[4]} for row in rows]}
+
+
+def _hit(row: list[Any]) -> dict[str, Any]:
+    return {"id": row[0], "layer": row[1], "who": row[2], "text": row[3]}
