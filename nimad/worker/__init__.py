@@ -1,0 +1,1 @@
+"""One job from stdin: opens, does it, answers one JSON line, exits. Retries, sleeps and decides nothing."""

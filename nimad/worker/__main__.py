@@ -1,0 +1,65 @@
+"""`python -m nimad.worker PARENT`: import the engine, wait for a job on stdin, do it, answer, exit.
+
+The imports come before the wait, so that a worker that was started early is ready when its turn comes.
+"""
+
+import json
+import sys
+import traceback
+from typing import Any, TextIO
+
+from nimad.errors import EngineError, NimadError, SourceError
+from nimad.worker.job import Failure, Job
+from nimad.worker.process import settle
+
+
+def main() -> int:
+    answer = settle(int(sys.argv[1]))
+    try:
+        perform = _prepare()
+    except EngineError as error:
+        sys.stdin.readline()
+        return _say(answer, _failed(Failure.ENGINE, error))
+    line = sys.stdin.readline()
+    if not line.endswith("\n"):
+        return 0  # not needed after all, or the supervisor is gone
+    return _say(answer, perform(line))
+
+
+def _prepare() -> Any:
+    from nimad.target.engine import import_engine
+
+    engine = import_engine()
+    from nimad.worker.tasks import JobError, perform
+
+    def work(line: str) -> dict[str, Any]:
+        try:
+            return {"ok": True, **perform(Job.from_line(line), engine)}
+        except JobError as error:
+            return {**_failed(error.failure, error), **error.facts}
+        except SourceError as error:
+            return {**_failed(Failure.SOURCE, error), "exit_code": int(error.exit_code)}
+        except NimadError as error:
+            return {**_failed(Failure.UNEXPECTED, error), "exit_code": int(error.exit_code)}
+        except RuntimeError as error:  # how the engine reports everything
+            return _failed(Failure.TARGET, error)
+        except Exception as error:  # noqa: BLE001 - the last line of defence: the stack goes to the log
+            traceback.print_exc()
+            return _failed(Failure.UNEXPECTED, error)
+
+    return work
+
+
+def _failed(failure: Failure, error: Exception) -> dict[str, Any]:
+    text = str(error) or type(error).__name__
+    return {"ok": False, "failure": str(failure), "message": " ".join(text.split())}
+
+
+def _say(answer: TextIO, facts: dict[str, Any]) -> int:
+    answer.write(json.dumps(facts) + "\n")
+    answer.flush()
+    return 0 if facts["ok"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""The words between supervisor and worker: a job, one JSON line there; an answer, one JSON line back.
+
+Standard library only: both sides read this, and neither may need the other's packages.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from nimad.source.ranges import Range
+from nimad.source.schema import Schema
+
+
+class Task(StrEnum):
+    PROBE = "probe"  # which engine is there
+    CONVERT = "convert"  # read and judge a range, touch no target: the dry run
+    COUNT = "count"  # open the target and count it
+    LOAD = "load"  # put a range of one table into the target
+    VERIFY = "verify"  # compare target and source
+    MEND = "mend"  # bring rows that changed in the source up to date
+    COMPACT = "compact"  # copy the target into a new file without holes
+    SEARCH = "search"  # ask the target a question
+
+
+class Failure(StrEnum):
+    """Why a worker could not do its job, in the words of its answer."""
+
+    ENGINE = "engine"  # the engine is missing, wrong or cannot be loaded
+    SOURCE = "source"  # SQLite cannot be read
+    SCHEMA = "schema"  # the target was begun with another schema
+    STRICT = "strict"  # a row would have to be quarantined
+    TARGET = "target"  # the engine reported an error
+    UNEXPECTED = "unexpected"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything a worker needs to know. Paths are absolute; sizes in bytes."""
+
+    task: Task
+    source: str = ""
+    target: str = ""
+    schema: Schema | None = None
+    pool_bytes: int = 0
+    address_space_bytes: int = 0
+    threads: int = 1
+    range: Range | None = None  # rows of CONVERT, LOAD and VERIFY
+    previous: Range | None = None  # the batch before, which LOAD and COUNT look for
+    strays: bool = False  # also rows whose key is no integer
+    ids: Sequence[int] = ()  # rows of MEND that changed or are missing
+    removed: Sequence[int] = ()  # rows of MEND that the source no longer has
+    table: str = ""  # table of MEND, and of VERIFY by ids
+    bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY
+    chunk_rows: int = 0
+    chunk_bytes: int = 0
+    ledger: str = ""
+    quarantine: str = ""
+    strict: bool = False
+    copy_to: str = ""  # the new file of COMPACT
+    text: str = ""  # the question of SEARCH
+    like: int | None = None  # or the node whose neighbours are wanted
+    limit: int = 0
+
+    def to_line(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":")) + "\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> "Job":
+        data = json.loads(line)
+        data["task"] = Task(data["task"])
+        data["schema"] = Schema.from_json(data["schema"]) if data["schema"] else None
+        for name in ("range", "previous"):
+            data[name] = Range(**data[name]) if data[name] else None
+        return cls(**data)
+
+    def needs(self) -> Schema:
+        """The schema, for the tasks that cannot do without."""
+        if self.schema is None:
+            raise ValueError(f"a {self.task} job without a schema")
+        return self.schema
+
+    def source_path(self) -> Path:
+        return Path(self.source)
+
+    def target_path(self) -> Path:
+        return Path(self.target)

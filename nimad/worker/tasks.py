@@ -1,0 +1,257 @@
+"""What a worker can be asked to do, task by task."""
+
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nimad.source import arrow
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.ranges import Range
+from nimad.source.rows import Judged, Reject, Rows
+from nimad.source.schema import EDGES, LINKS, NODES, TURNS, Schema
+from nimad.target import compacting, counting, loading, reading
+from nimad.target import schema as target_schema
+from nimad.target.database import Database, Limits, open_database
+from nimad.target.engine import Engine
+from nimad.worker import ledger, quarantine, verifying
+from nimad.worker.job import Failure, Job, Task
+
+Facts = dict[str, Any]
+
+
+class JobError(Exception):
+    """The job cannot be done, for a reason that has a word of its own."""
+
+    def __init__(self, failure: Failure, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.facts = facts
+
+
+def perform(job: Job, engine: tuple[ModuleType, Engine]) -> Facts:
+    """Do `job` and return the facts for its answer."""
+    module, found = engine
+    started = time.monotonic()
+    facts = _TASKS[job.task](job, module)
+    return {
+        **facts,
+        "engine": found.to_json(),
+        "seconds": round(time.monotonic() - started, 3),
+        "peak_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+
+
+def _probe(_: Job, __: ModuleType) -> Facts:
+    return {}
+
+
+def _limits(job: Job) -> Limits:
+    return Limits(job.pool_bytes, job.address_space_bytes, job.threads)
+
+
+def _convert(job: Job, _: ModuleType) -> Facts:
+    """Do what loading does with a range, all but handing it to the engine."""
+    judged = _read_judged(job)
+    (arrow.edge_table if judged.rows.table.name == EDGES else arrow.node_table)(judged, job.needs())
+    rejects = [*judged.rejects, *_strays(job)]
+    reasons = [(reject.table, reject.id, reject.part, reject.reason) for reject in rejects]
+    return {"rejects": [list(map(_plain, reason)) for reason in reasons]}
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, (int, str)) else repr(value)
+
+
+def _count(job: Job, module: ModuleType) -> Facts:
+    with open_database(module, job.target_path(), _limits(job), read_only=True) as database:
+        counts = counting.count(database)
+        differences = target_schema.differences(database, job.schema) if job.schema else []
+        previous = _held(database, job.previous)
+        free, page = counting.page_use(database)
+    if differences:
+        raise JobError(Failure.SCHEMA, "; ".join(differences))
+    return {"counts": _counts(counts), "previous": previous, "free_bytes": free * page}
+
+
+def _counts(counts: Mapping[str, counting.Count]) -> Facts:
+    return {name: asdict(count) for name, count in counts.items()}
+
+
+def _load(job: Job, module: ModuleType) -> Facts:
+    """Put a range into the target: what is there already stays, the rest is copied."""
+    judged = _read_judged(job)
+    rejects = [*judged.rejects, *_strays(job)]
+    with open_database(module, job.target_path(), _limits(job)) as database:
+        target_schema.create(database, job.needs())
+        found = counting.count(database)
+        previous = _held(database, job.previous)
+        loaded = _LOADERS[judged.rows.table.name](job, database, judged, rejects)
+    return {"found": _counts(found), "previous": previous, **asdict(loaded)}
+
+
+def _held(database: Database, wanted: Range | None) -> dict[str, int]:
+    """How many rows of a range each table has: the word on whether the batch before arrived."""
+    if wanted is None:
+        return {}
+    return {name: len(reading.keys(database, name, wanted)) for name in _TABLES_OF[wanted.table]}
+
+
+_TABLES_OF: Mapping[str, tuple[str, ...]] = {
+    NODES: (target_schema.NODE_TABLE,),
+    EDGES: (target_schema.EDGE_TABLE,),
+    TURNS: (target_schema.TURN_TABLE, *target_schema.LINK_TABLES),
+}
+
+
+@dataclass
+class Loaded:
+    """By target table: rows that were copied, and rows of the range that should be there now."""
+
+    loaded: dict[str, int] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+
+    def note(self, table: str, there: int, copied: int) -> None:
+        self.loaded[table] = copied
+        self.held[table] = there + copied
+
+
+def _set_aside(job: Job, rejects: Sequence[Reject]) -> None:
+    if rejects and job.strict:
+        first = rejects[0]
+        raise JobError(Failure.STRICT, f"{first.table} id {first.id}: {first.reason}")
+    quarantine.add(Path(job.quarantine), rejects)
+
+
+def _hand_over(job: Job, rows: Rows) -> None:
+    entries = ((row[0], source_rows.digest(row)) for row in rows.values)
+    ledger.append(Path(job.ledger), rows.table.name, entries)
+
+
+def _there(job: Job, database: Database, table: str, judged: Judged) -> set[int]:
+    wanted = job.range or list(judged.rows.keys)
+    return reading.keys(database, table, wanted)
+
+
+def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    _set_aside(job, rejects)
+    there = _there(job, database, target_schema.NODE_TABLE, judged)
+    fresh = loading.without(judged, there)
+    _hand_over(job, fresh.rows)
+    loaded = Loaded()
+    loaded.note(target_schema.NODE_TABLE, len(there), loading.load_nodes(database, job.needs(), fresh))
+    return loaded
+
+
+def _load_edges(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    connected, dangling = loading.with_both_ends(judged, reading.node_ids(database))
+    _set_aside(job, [*rejects, *dangling])
+    there = _there(job, database, target_schema.EDGE_TABLE, judged)
+    fresh = loading.without(connected, there)
+    _hand_over(job, fresh.rows)
+    loaded = Loaded()
+    loaded.note(target_schema.EDGE_TABLE, len(there), loading.load_edges(database, job.needs(), fresh))
+    return loaded
+
+
+def _load_turns(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    pairs, dangling = loading.link_pairs(judged, reading.node_ids(database))
+    _set_aside(job, [*rejects, *dangling])
+    there = _there(job, database, target_schema.TURN_TABLE, judged)
+    fresh = loading.without(judged, there)
+    _hand_over(job, fresh.rows)
+    loaded = Loaded()
+    loaded.note(target_schema.TURN_TABLE, len(there), loading.load_turns(database, job.needs(), fresh))
+    for link in LINKS.values():
+        there = _there(job, database, link, judged)
+        missing = [pair for pair in pairs[link] if pair[0] not in there]
+        loaded.note(link, len(there), loading.load_links(database, link, missing))
+    return loaded
+
+
+_LOADERS: Mapping[str, Callable[[Job, Database, Judged, Sequence[Reject]], Loaded]] = {
+    NODES: _load_nodes,
+    EDGES: _load_edges,
+    TURNS: _load_turns,
+}
+
+
+def _read_judged(job: Job) -> Judged:
+    schema, wanted = job.needs(), job.range
+    if wanted is None:
+        raise ValueError(f"a {job.task} job without a range")
+    table = schema.table(wanted.table)
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_range(c, table, wanted))
+    return source_rows.judge(rows, schema)
+
+
+def _strays(job: Job) -> list[Reject]:
+    if not job.strays or job.range is None:
+        return []
+    table = job.needs().table(job.range.table)
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_strays(c, table))
+    return source_rows.judge_strays(rows)
+
+
+def _verify(job: Job, module: ModuleType) -> Facts:
+    with open_database(module, job.target_path(), _limits(job), read_only=True) as database:
+        found = verifying.verify(job, database)
+        counts = counting.count(database)
+        free, page = counting.page_use(database)
+    quarantine.add(Path(job.quarantine), found.rejects)
+    return {**found.to_json(), "counts": _counts(counts), "free_bytes": free * page}
+
+
+def _mend(job: Job, module: ModuleType) -> Facts:
+    """Bring rows up to date: nodes in place, because their edges hang on them; others taken out and put in."""
+    schema = job.needs()
+    judged = _read_ids(job, schema)
+    gone = sorted({*job.removed, *(set(job.ids) - set(judged.rows.keys))})
+    with open_database(module, job.target_path(), _limits(job)) as database:
+        if job.table == NODES:
+            loading.remove(database, target_schema.NODE_TABLE, gone)
+            there = reading.keys(database, target_schema.NODE_TABLE, list(job.ids))
+            changed = loading.select(judged, [key in there for key in judged.rows.keys])
+            _hand_over(job, changed.rows)
+            loading.update_nodes(database, schema, changed)
+        else:
+            name = target_schema.EDGE_TABLE if job.table == EDGES else target_schema.TURN_TABLE
+            loading.remove(database, name, [*gone, *judged.rows.keys])
+        _LOADERS[job.table](job, database, judged, list(judged.rejects))
+    return {"mended": len(judged.rows), "removed": len(gone)}
+
+
+def _read_ids(job: Job, schema: Schema) -> Judged:
+    table = schema.table(job.table)
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_ids(c, table, job.ids))
+    return source_rows.judge(rows, schema)
+
+
+def _compact(job: Job, module: ModuleType) -> Facts:
+    counts = compacting.compact(module, job.target_path(), Path(job.copy_to), _limits(job))
+    return {"counts": _counts(counts)}
+
+
+def _search(job: Job, module: ModuleType) -> Facts:
+    from nimad.target import searching
+
+    with open_database(module, job.target_path(), _limits(job), read_only=True) as database:
+        if job.like is not None:
+            return searching.like(database, job.like, job.limit)
+        return searching.text(database, job.text, job.limit)
+
+
+_TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
+    Task.PROBE: _probe,
+    Task.CONVERT: _convert,
+    Task.COUNT: _count,
+    Task.LOAD: _load,
+    Task.VERIFY: _verify,
+    Task.MEND: _mend,
+    Task.COMPACT: _compact,
+    Task.SEARCH: _search,
+}

@@ -1,0 +1,254 @@
+"""Verification: every row and every column of the target against what SQLite holds now.
+
+Both sides are read anew, range by range, and compared value for value (floats of embeddings bit for bit), which
+says more than a checksum would at the same cost: both sides have to be read for either. What SQLite gave is
+compared as it is, without the conversion that loading used, so a conversion that cut something cannot hide.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.ranges import Range, next_range
+from nimad.source.rows import Judged, Reject, Rows
+from nimad.source.schema import EDGES, FLOAT_BYTES, LINKS, NODES, TURNS, Kind, Schema, Table
+from nimad.target import loading, reading
+from nimad.target import schema as t
+from nimad.target.database import Database
+from nimad.worker import ledger
+from nimad.worker.job import Job
+
+#: How many damaged values an answer names; the number of them is always whole.
+NAMED_DAMAGES = 100
+
+TARGET_TABLES: Mapping[str, str] = {NODES: t.NODE_TABLE, EDGES: t.EDGE_TABLE, TURNS: t.TURN_TABLE}
+
+_Keys = Range | Sequence[int]
+
+
+@dataclass
+class Found:
+    """What a verification found, by the source's table names. Rows are named by key."""
+
+    compared: dict[str, int] = field(default_factory=dict)
+    changed: dict[str, list[int]] = field(default_factory=dict)  # the source changed them since they were copied
+    missing: dict[str, list[int]] = field(default_factory=dict)  # in the source, not in the target
+    removed: dict[str, list[int]] = field(default_factory=dict)  # copied, and since deleted from the source
+    damaged: list[tuple[str, int, str]] = field(default_factory=list)  # table, id, column
+    rejects: list[Reject] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "compared": self.compared,
+            "changed": self.changed,
+            "missing": self.missing,
+            "removed": self.removed,
+            "damaged": self.damaged[:NAMED_DAMAGES],
+            "damages": len(self.damaged),
+            "rejected": [source_key(reject) for reject in self.rejects],
+        }
+
+
+def source_key(reject: Reject) -> list[Any]:
+    """A reject's key as it stands in the quarantine file."""
+    entry = reject.to_json()
+    return [entry["table"], entry["id"], entry["part"]]
+
+
+@dataclass(frozen=True)
+class _Side:
+    """What a range holds in the target: keys in order, and columns to be compared by position."""
+
+    keys: Sequence[int]
+    columns: Sequence[tuple[str, Kind, Any]]
+
+
+def verify(job: Job, database: Database) -> Found:
+    """Compare all rows up to `job.bounds`, or just the rows `job.ids` of `job.table`."""
+    found = Found()
+    schema = job.needs()
+    nodes: set[int] = set()
+    for table in schema.tables():
+        if job.table and table.name != job.table:
+            continue
+        if table.name != NODES and not nodes:
+            nodes = reading.node_ids(database)
+        noted = ledger.read(Path(job.ledger), table.name)
+        compared = 0
+        for keys, rows in _chunks(job, table):
+            judged = _expected(source_rows.judge(rows, schema), nodes, found)
+            compared += len(judged.rows)
+            side = _READERS[table.name](database, schema, keys)
+            _compare(judged, side, noted, found)
+            if table.name == TURNS:
+                _compare_links(judged, nodes, database, keys, noted, found)
+        found.compared[table.name] = compared
+        if not job.ids:
+            _look_beyond(job, table, database, noted, found)
+            _find_strays(job, table, found)
+    return found
+
+
+def _chunks(job: Job, table: Table) -> Iterator[tuple[_Keys, Rows]]:
+    source = SourceFile(job.source_path())
+    if job.ids:
+        yield job.ids, source.read(lambda c: source_rows.read_ids(c, table, job.ids))
+        return
+    after: int | None = None
+    while table.name in job.bounds:
+        chunk = source.read(lambda c, after=after: _next_chunk(c, job, table, after))  # type: ignore[misc]
+        if chunk is None:
+            return
+        wanted, rows = chunk
+        yield wanted, rows
+        after = wanted.upto
+
+
+def _next_chunk(connection: Any, job: Job, table: Table, after: int | None) -> tuple[Range, Rows] | None:
+    upto = job.bounds[table.name]
+    wanted = next_range(connection, table, after, upto, job.chunk_rows, job.chunk_bytes)
+    return None if wanted is None else (wanted, source_rows.read_range(connection, table, wanted))
+
+
+def _expected(judged: Judged, nodes: set[int], found: Found) -> Judged:
+    """What the target should hold of these rows; what it cannot hold is listed."""
+    found.rejects.extend(judged.rejects)
+    if judged.rows.table.name == EDGES:
+        judged, dangling = loading.with_both_ends(judged, nodes)
+        found.rejects.extend(dangling)
+    return judged
+
+
+def _read_nodes(database: Database, schema: Schema, keys: _Keys) -> _Side:
+    return _side(reading.nodes(database, schema, keys), schema.nodes, skip=1)
+
+
+def _read_turns(database: Database, schema: Schema, keys: _Keys) -> _Side:
+    return _side(reading.turns(database, schema, keys), schema.table(TURNS), skip=1)
+
+
+def _read_edges(database: Database, schema: Schema, keys: _Keys) -> _Side:
+    table = schema.table(EDGES)
+    batch = reading.edges(database, schema, keys)
+    side = _side(batch, table, skip=3)
+    ends = [(name, Kind.INT64, batch.column(1 + index)) for index, name in enumerate(table.ends)]
+    return _Side(side.keys, [*ends, *side.columns])
+
+
+def _side(batch: Any, table: Table, *, skip: int) -> _Side:
+    columns = [(c.name, c.kind, batch.column(skip + index)) for index, c in enumerate(table.columns)]
+    return _Side(batch.column(0).to_pylist(), columns)
+
+
+_READERS: Mapping[str, Callable[[Database, Schema, _Keys], _Side]] = {
+    NODES: _read_nodes,
+    EDGES: _read_edges,
+    TURNS: _read_turns,
+}
+
+
+def _compare(judged: Judged, side: _Side, noted: Mapping[int, bytes], found: Found) -> None:
+    table = judged.rows.table.name
+    here, there = set(judged.rows.keys), set(side.keys)
+    if len(side.keys) != len(there):
+        repeated = {key for key, following in zip(side.keys, side.keys[1:], strict=False) if key == following}
+        found.damaged.extend((table, key, "the row is there more than once") for key in sorted(repeated))
+        return
+    _note(found.missing, table, sorted(here - there))
+    _sort_extra(table, sorted(there - here), noted, found)
+    if here != there:
+        judged = loading.select(judged, [key in there for key in judged.rows.keys])
+        kept = [position for position, key in enumerate(side.keys) if key in here]
+        side = _Side([side.keys[p] for p in kept], [(n, k, column.take(kept)) for n, k, column in side.columns])
+    offset = len(judged.columns) - len(side.columns)
+    for (name, kind, got), expected in zip(side.columns, judged.columns[offset:], strict=True):
+        for position in _differing(kind, expected, got):
+            _sort_difference(judged.rows, position, name, noted, found)
+
+
+def _sort_extra(table: str, keys: Sequence[int], noted: Mapping[int, bytes], found: Found) -> None:
+    """A row that only the target has: the source deleted it since, or it was never the source's."""
+    _note(found.removed, table, [key for key in keys if key in noted])
+    found.damaged.extend((table, key, "not a row of the source") for key in keys if key not in noted)
+
+
+def _sort_difference(rows: Rows, position: int, column: str, noted: Mapping[int, bytes], found: Found) -> None:
+    """A value that differs: the source changed the row since it was copied, or it arrived wrong."""
+    key = rows.keys[position]
+    if noted.get(key) == source_rows.digest(rows.values[position]):
+        found.damaged.append((rows.table.name, key, column))
+    else:
+        _note(found.changed, rows.table.name, [key])
+
+
+def _note(lists: dict[str, list[int]], table: str, keys: Sequence[int]) -> None:
+    if keys:
+        listed = lists.setdefault(table, [])
+        listed.extend(key for key in keys if key not in listed[-1:])
+
+
+def _differing(kind: Kind, expected: Sequence[Any], got: Any) -> Iterator[int]:
+    if kind is Kind.VECTOR:
+        yield from _differing_vectors(expected, got)
+        return
+    there = got.to_pylist()
+    if there == expected:  # one comparison for the whole column, which nearly always is the last
+        return
+    yield from (position for position, pair in enumerate(zip(expected, there, strict=True)) if pair[0] != pair[1])
+
+
+def _differing_vectors(expected: Sequence[bytes | None], got: Any) -> Iterator[int]:
+    there = _vector_bytes(got)
+    yield from (position for position, pair in enumerate(zip(expected, there, strict=True)) if pair[0] != pair[1])
+
+
+def _vector_bytes(got: Any) -> list[bytes | None]:
+    """Each vector's floats as little-endian bytes."""
+    result: list[bytes | None] = []
+    chunks = got.chunks if hasattr(got, "chunks") else [got]
+    for chunk in chunks:
+        valid = chunk.is_valid().to_pylist()
+        floats = chunk.flatten()  # leaves out what is NULL
+        width = chunk.type.list_size * FLOAT_BYTES
+        data = memoryview(floats.buffers()[1] or b"")[floats.offset * FLOAT_BYTES :] if len(floats) else b""
+        at = 0
+        for is_valid in valid:
+            result.append(bytes(data[at : at + width]) if is_valid else None)
+            at += width if is_valid else 0
+    return result
+
+
+def _compare_links(
+    judged: Judged, nodes: set[int], database: Database, keys: _Keys, noted: Mapping[int, bytes], found: Found
+) -> None:
+    pairs, dangling = loading.link_pairs(judged, nodes)
+    found.rejects.extend(dangling)
+    positions = {key: position for position, key in enumerate(judged.rows.keys)}
+    columns = {LINKS[end.lower()]: end for end in judged.rows.table.ends}
+    for link, expected in pairs.items():
+        there = reading.links(database, link, keys)
+        if there == sorted(expected):
+            continue
+        for turn in sorted({pair[0] for pair in set(there) ^ set(expected)} | _repeated(there)):
+            if turn in positions and turn not in found.missing.get(TURNS, ()):
+                _sort_difference(judged.rows, positions[turn], columns.get(link, link), noted, found)
+
+
+def _repeated(pairs: Sequence[tuple[int, int]]) -> set[int]:
+    return {pair[0] for pair in pairs if pairs.count(pair) > 1} if len(set(pairs)) != len(pairs) else set()
+
+
+def _look_beyond(job: Job, table: Table, database: Database, noted: Mapping[int, bytes], found: Found) -> None:
+    """Rows of the target above the highest key that the source had, and so in none of the ranges."""
+    bound = job.bounds.get(table.name)
+    everything = Range(table.name, bound, 2**63 - 1, 0, 0)
+    extra = reading.keys(database, TARGET_TABLES[table.name], everything)
+    _sort_extra(table.name, sorted(extra), noted, found)
+
+
+def _find_strays(job: Job, table: Table, found: Found) -> None:
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_strays(c, table))
+    found.rejects.extend(source_rows.judge_strays(rows))
