@@ -1,0 +1,34 @@
+"""Asking a finished target a question, in a worker like everything else that touches the engine."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nimad.errors import UsageError
+from nimad.migration import machine, retry
+from nimad.migration.child import Workers
+from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR
+from nimad.worker.job import Job, Task
+
+
+def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Mapping[str, Any]]:
+    """Memories that contain `text`, newest first, or those nearest in meaning to the memory `like`."""
+    if not target.exists():
+        raise UsageError(f"there is no {target}; make it with: nimad migrate --target {target}")
+    job = Job(
+        task=Task.SEARCH,
+        target=str(target),
+        pool_bytes=POOL_FLOOR,
+        address_space_bytes=ADDRESS_SPACE_FLOOR,
+        threads=min(machine.processors(), MAX_THREADS),
+        text=text,
+        like=like,
+        limit=limit,
+    )
+    with Workers(threading.Event()) as workers:
+        answer = workers.do(job, last=True)
+    if not answer.ok:
+        raise retry.error_of(answer)
+    hits: Sequence[Mapping[str, Any]] = answer.facts["hits"]
+    return hits

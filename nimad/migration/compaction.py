@@ -1,0 +1,56 @@
+"""Compaction: a staging file with many holes is copied without them, when that wins something."""
+
+from nimad.migration import machine
+from nimad.migration.context import Context
+from nimad.migration.events import Compacted, NotCompacted
+from nimad.migration.files import discard, sync_folder
+from nimad.worker.job import Task
+
+#: A file larger than this many times its compact self is copied.
+WORTHWHILE = 1.25
+#: Below this, in bytes, holes cost nobody anything.
+SMALL_FILE = 16 * 1024**2
+#: Disk that a copy takes against the compact size: Parquet files and the new file, both at once.
+DISK_FACTOR = 2.2
+
+
+def compact_if_worthwhile(context: Context) -> bool:
+    """Replace the staging file by a copy without holes; True when that happened.
+
+    Never fatal: a file with holes is complete. The copy takes the staging file's place in one rename, and only
+    once a fresh process has counted it. Verification comes after, so that what is published is what was compared.
+    """
+    size = context.files.staging.stat().st_size
+    compact = max(size - context.free_bytes, 1)
+    if size < SMALL_FILE or size <= WORTHWHILE * compact:
+        return False
+    free = machine.free_disk(context.files.staging.parent)
+    if free < compact * DISK_FACTOR:
+        context.listener(NotCompacted(f"{int(compact * DISK_FACTOR):,} bytes of disk needed, {free:,} free"))
+        return False
+    with context.phase("compacting"):
+        return _compact(context, size)
+
+
+def _compact(context: Context, size: int) -> bool:
+    copy = context.files.compacted
+    answer = context.workers.do(context.job(Task.COMPACT, copy_to=str(copy)))
+    if answer.ok:
+        recount = context.workers.do(context.job(Task.COUNT, target=str(copy)))
+        if recount.ok and recount.facts["counts"] == answer.facts["counts"]:
+            copy.replace(context.files.staging)
+            sync_folder(copy.parent)
+            discard(copy)
+            after = context.files.staging.stat().st_size
+            context.free_bytes = recount.facts["free_bytes"]
+            context.listener(Compacted(size, after))
+            return True
+        answer = recount
+    discard(copy)
+    context.listener(NotCompacted(answer.message or "the copy does not hold the same rows"))
+    return False
+
+
+def leftovers(context: Context) -> None:
+    """Throw away what an interrupted compaction left: the staging file is whole without it."""
+    discard(context.files.compacted)

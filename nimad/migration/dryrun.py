@@ -1,0 +1,68 @@
+"""The dry run: every row read and converted, nothing written anywhere."""
+
+import time
+from typing import Any
+
+from nimad.errors import StoppedError
+from nimad.migration import retry
+from nimad.migration.context import Context
+from nimad.migration.events import DryRun
+from nimad.source.dangling import count_dangling
+from nimad.source.ranges import Range, next_range
+from nimad.source.schema import Table
+from nimad.worker.job import Failure, Task
+
+#: How many rejected rows are named.
+NAMED = 10
+#: A whole migration takes about this many times as long as reading and converting every row (docs/PLAN.md).
+EXPECTED_FACTOR = 4.0
+
+
+def dry_run(context: Context) -> None:
+    """Convert every row in workers, then say what a real run would do."""
+    began = time.monotonic()
+    rejects: list[list[Any]] = []
+    for table in context.survey.schema.tables():
+        rejects += _convert_table(context, table)
+    seconds = time.monotonic() - began
+    dangling = context.source.read(lambda c: count_dangling(c, context.survey.schema))
+    rows = [reject for reject in rejects if reject[2] == "row"]
+    facts = {
+        "rows": {name: extent.rows for name, extent in context.survey.tables.items()},
+        "dimension": context.survey.schema.dimension,
+        "quarantine_rows": len(rows),
+        "quarantine_parts": len(rejects) - len(rows),
+        "examples": [f"{table} id {key} ({part}): {reason}" for table, key, part, reason in rejects[:NAMED]],
+        "dangling": dict(dangling),
+        "seconds_converting": round(seconds, 2),
+        "seconds_expected": round(seconds * EXPECTED_FACTOR, 1),
+        "plan": context.plan.to_json(),
+    }
+    context.listener(DryRun(str(context.files.target), facts))
+    if context.settings.strict and rejects:
+        raise StoppedError(
+            f"--strict would stop at {rejects[0][0]} id {rejects[0][1]}: {rejects[0][3]}; correct it in the source, "
+            "or run without --strict"
+        )
+
+
+def _convert_table(context: Context, table: Table) -> list[list[Any]]:
+    extent = context.survey.tables[table.name]
+    plan, rejects, after = context.plan, [], None
+    strays = extent.strays > 0
+    while extent.last is not None or strays:
+        last = extent.last or 0
+        wanted = context.source.read(
+            lambda c, after=after, last=last: next_range(c, table, after, last, plan.largest_batch, plan.batch_bytes)  # type: ignore[misc]
+        )
+        if wanted is None:
+            if not strays:
+                break
+            wanted = Range(table.name, last, last, 0, 0)
+        job = context.job(Task.CONVERT, range=wanted, strays=strays)
+        answer = context.workers.do(job)
+        if not answer.ok:
+            raise (retry.error_of(answer) if answer.failure is not Failure.TARGET else StoppedError(answer.message))
+        rejects += answer.facts["rejects"]
+        after, strays = wanted.upto, False
+    return rejects

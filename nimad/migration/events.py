@@ -1,0 +1,188 @@
+"""What happens in a run, as facts. :mod:`nimad.report` gives them words; nothing here depends on who listens."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from nimad.migration.result import Result
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened in a run."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"event": type(self).__name__, **asdict(self)}
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True)
+class Analyzing(Event):
+    """The source can be opened and is about to be read."""
+
+    source: str
+
+
+@dataclass(frozen=True)
+class Analyzed(Event):
+    """What the source holds. `size` in bytes; `left_out`: name, rows and why of each table not migrated."""
+
+    source: str
+    size: int
+    nodes: int
+    edges: int
+    turns: int
+    layers: Mapping[str, int]
+    left_out: Sequence[tuple[str, int | None, str]]
+
+
+@dataclass(frozen=True)
+class Planned(Event):
+    """How the run will go. `total_batches`: of nodes, as far as can be foreseen."""
+
+    batch_size: int
+    total_batches: int
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Started(Event):
+    """The lock is taken and nothing speaks against writing. `found`: rows that an earlier run left counted."""
+
+    log_file: str
+    staging: str
+    found: Mapping[str, int]
+    start_offset: int
+
+
+@dataclass(frozen=True)
+class BatchLoaded(Event):
+    """A worker put a batch into the target and ended well. The next process counts it."""
+
+    table: str
+    number: int
+    total: int
+    rows: int
+    done: int
+    of: int
+    eta_s: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class BatchFailed(Event):
+    """A worker ended without having done its job."""
+
+    attempt: int
+    attempts: int
+    message: str
+    delay_s: float | None  # until the next try; None: there is none
+    offset: int  # rows of this table that were counted before
+    stack: str = ""
+
+
+@dataclass(frozen=True)
+class BatchRecovered(Event):
+    """A batch went through after failures."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
+class BatchLost(Event):
+    """A batch that a worker reported was not there when the next process counted."""
+
+    table: str
+    expected: int
+    counted: int
+
+
+@dataclass(frozen=True)
+class TableLoaded(Event):
+    """All batches of a table are through."""
+
+    table: str
+    rows: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Compacted(Event):
+    """The file was copied without its holes. Sizes in bytes."""
+
+    before: int
+    after: int
+
+
+@dataclass(frozen=True)
+class NotCompacted(Event):
+    """The file keeps its holes; it is complete all the same."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Verifying(Event):
+    """Comparison begins, at the level given."""
+
+    level: str
+
+
+@dataclass(frozen=True)
+class Verified(Event):
+    """The target holds what the source holds. `mended`: rows brought up to date since they were copied."""
+
+    compared: Mapping[str, int]
+    mended: int
+    removed: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Quarantined(Event):
+    """Rows, or parts of them, that have no place in the target."""
+
+    file: str
+    rows: int
+    parts: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True)
+class LateArrivals(Event):
+    """Rows that reached the source after the run's bound was taken."""
+
+    rows: int
+
+
+@dataclass(frozen=True)
+class Published(Event):
+    """The final name exists. `backup`: what the file in the way is called now."""
+
+    target: str
+    size: int
+    backup: str | None
+
+
+@dataclass(frozen=True)
+class DryRun(Event):
+    """What a real run would do, every row having been read and converted."""
+
+    target: str
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class NothingToDo(Event):
+    """The run ends at once, for a good reason."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Finished(Event):
+    """The last event of a run that reached its end."""
+
+    result: Result

@@ -1,0 +1,172 @@
+"""Loading: table by table, batch by batch, each batch counted by the process after it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nimad.errors import StoppedError
+from nimad.migration import retry
+from nimad.migration.child import Answer
+from nimad.migration.context import TARGET_TABLES, Context
+from nimad.migration.events import BatchLoaded, BatchLost, TableLoaded
+from nimad.migration.plan import LIGHT_ROWS
+from nimad.source.ranges import Range, next_range
+from nimad.source.schema import NODES, TURNS, Table, quoted
+from nimad.worker.job import Job, Task
+from nimad.worker.quarantine import entries
+
+#: How often batches may be found missing before the machine, and not chance, is to blame.
+LOSSES_ALLOWED = 5
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A range that a worker put into the target, and how many of its rows the next process must find there."""
+
+    range: Range
+    held: Mapping[str, int]
+
+
+class Loader:
+    """Loads the tables in order, and redoes a batch that the next process does not find."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._unconfirmed: Batch | None = None
+        self._rows = context.plan.first_batch
+        self._offset = 0
+        self._losses = 0
+
+    def load_all(self) -> None:
+        """Bring every row up to the run's bounds into the staging file, counted but for the last batch."""
+        for table in self._context.survey.schema.tables():
+            with self._context.phase(f"loading {table.name}"):
+                self._load_table(table)
+
+    def confirm_last(self) -> None:
+        """Have a fresh process count the staging file, and find the latest batch in it."""
+        context = self._context
+        while True:
+            batch = self._unconfirmed
+            count = context.job(Task.COUNT, previous=batch.range if batch else None)
+            answer = retry.attempt(context.workers, retry.same(count), context.listener)
+            context.note_counts(answer.facts["counts"])
+            context.free_bytes = answer.facts["free_bytes"]
+            if self._confirmed(batch, answer.facts["previous"]):
+                return
+
+    def _confirmed(self, batch: Batch | None, found: Mapping[str, int]) -> bool:
+        """Whether a later process found the whole batch; one that it did not find is done again."""
+        if batch is None or found == batch.held:
+            return True
+        context, name = self._context, TARGET_TABLES[batch.range.table]
+        context.listener(BatchLost(batch.range.table, batch.held[name], found.get(name, 0)))
+        context.state.failed_batches += 1
+        self._losses += 1
+        if self._losses > LOSSES_ALLOWED:
+            raise StoppedError(
+                f"batches of {batch.range.table} keep vanishing after they were written; check the disk "
+                "(dmesg), then run again"
+            )
+        self._rows = context.plan.first_batch
+        self._load_range(batch.range, strays=False)
+        return False
+
+    def _load_table(self, table: Table) -> None:
+        context = self._context
+        extent = context.survey.tables[table.name]
+        after, done = self._resume_point(table)
+        began, done_before = time.monotonic(), done
+        number = 0
+        strays = extent.strays > 0
+        while extent.last is not None or strays:
+            wanted = self._next(table, after, extent.last)
+            if wanted is None:
+                if not strays:
+                    break
+                wanted = Range(table.name, extent.last, extent.last or 0, 0, 0)  # empty: only the strays
+            answer, did = self._load_range(wanted, strays=strays)
+            strays = False
+            after, done, number = did.upto, min(done + did.rows, extent.rows), number + 1
+            rate = (done - done_before) / max(time.monotonic() - began, 1e-6)
+            self._report(table, did, number, done, rate, answer)
+        counted = context.counted.get(TARGET_TABLES[table.name], 0)
+        context.listener(TableLoaded(table.name, counted, extent.rows))
+
+    def _resume_point(self, table: Table) -> tuple[int | None, int]:
+        """The key up to which the count accounts for every row of the source, and how many rows that is.
+
+        Turns start over: their links are tables of their own. Doing a range again costs little and harms nothing.
+        """
+        context = self._context
+        last = context.last_keys.get(TARGET_TABLES[table.name])
+        if last is None or table.name == TURNS:
+            return None, 0
+        key = quoted(table.key)
+        query = f"SELECT count(*) FROM {quoted(table.name)} WHERE typeof({key}) = 'integer' AND {key} <= ?"
+        rows = context.source.read(lambda connection: int(connection.execute(query, (last,)).fetchone()[0]))
+        set_aside = sum(
+            entry["table"] == table.name
+            and entry["part"] == "row"
+            and isinstance(entry["id"], int)
+            and entry["id"] <= last
+            for entry in entries(context.files.quarantine)
+        )
+        counted = context.counted.get(TARGET_TABLES[table.name], 0)
+        return (last, rows) if counted + set_aside == rows else (None, 0)
+
+    def _next(self, table: Table, after: int | None, last: int | None, rows: int | None = None) -> Range | None:
+        if last is None:
+            return None
+        context = self._context
+        size = rows or self._rows * (1 if table.name == NODES else LIGHT_ROWS)
+        limit = context.plan.batch_bytes
+        return context.source.read(lambda c: next_range(c, table, after, last, size, limit))
+
+    def _load_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
+        """Load a range; a try that failed is followed by one of half the rows. Return what was done at last."""
+        context, did = self._context, wanted
+        table = context.survey.schema.table(wanted.table)
+
+        def job(number: int) -> Job:
+            nonlocal did
+            if number:
+                context.state.retries += 1
+                rows = max(1, wanted.rows >> number)
+                self._rows = min(self._rows, rows)
+                did = self._next(table, wanted.after, wanted.upto, rows) or wanted
+            before = self._unconfirmed.range if self._unconfirmed else None
+            return context.job(Task.LOAD, range=did, previous=before, strays=strays)
+
+        retries = context.state.retries
+        answer = retry.attempt(context.workers, job, context.listener, offset=self._offset)
+        healthy = context.state.retries == retries
+        self._settle(answer, did, healthy=healthy)
+        return answer, did
+
+    def _settle(self, answer: Answer, did: Range, *, healthy: bool) -> None:
+        context, facts = self._context, answer.facts
+        before, self._unconfirmed = self._unconfirmed, Batch(did, facts["held"])
+        context.note_counts(facts["found"])
+        for name, rows in facts["loaded"].items():
+            context.counted[name] = context.counted.get(name, 0) + rows
+        context.batches += 1
+        context.batch_s += facts["seconds"]
+        context.state.engine = facts["engine"]
+        if healthy and did.table == NODES:
+            self._rows = context.plan.next_size(self._rows)
+        self._confirmed(before, facts["previous"])
+
+    def _report(self, table: Table, did: Range, number: int, done: int, rate: float, answer: Answer) -> None:
+        context, state = self._context, self._context.state
+        extent = context.survey.tables[table.name]
+        self._offset = done
+        left = extent.rows - done
+        size = self._rows * (1 if table.name == NODES else LIGHT_ROWS)
+        total = number + context.plan.batches_for(left, size)
+        state.counts[table.name] = {"done": done, "of": extent.rows}
+        state.batch, state.total_batches = number, total
+        state.rows_per_s, state.eta_s = rate, left / rate if rate else 0.0
+        state.write()
+        seconds = answer.facts["seconds"]
+        context.listener(BatchLoaded(table.name, number, total, did.rows, done, extent.rows, state.eta_s, seconds))

@@ -1,0 +1,113 @@
+"""The plan: every limit of a run, made from the machine and the data, and shown before it starts.
+
+docs/PLAN.md says where the factors come from.
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from nimad.config import Settings
+from nimad.migration import machine
+from nimad.source.survey import Survey
+
+MIB = 1024**2
+GIB = 1024**3
+
+#: A healthy batch is followed by one this many times as large: small fixed batches cost O(n²).
+GROWTH = 4
+#: Rows of one node group: a larger batch would rewrite nothing less.
+NODE_GROUP_ROWS = 131_072
+#: An edge or a turn weighs at most this share of a node (some 100 bytes against some 8 kB).
+LIGHT_ROWS = 16
+#: COPY of everything at once needs about five times the rows' bytes as buffer pool.
+POOL_FACTOR = 5
+POOL_BASE = 64 * MIB
+POOL_FLOOR = 128 * MIB
+#: Share of the free memory that the engine's pool may take, and a batch's rows outside of it.
+POOL_SHARE = 2
+BATCH_SHARE = 8
+#: Address space: enough for the file many times over, small enough for a 36-bit kernel.
+ADDRESS_SPACE_FLOOR = 16 * GIB
+ADDRESS_SPACE_FACTOR = 64
+MAX_THREADS = 4
+#: Rows and bytes that verification holds of each side at once.
+CHUNK_ROWS = 8_192
+CHUNK_BYTES = 32 * MIB
+#: Disk for the staging file while it has holes, against the rows' bytes; and what else is written beside it.
+DISK_FACTOR = 1.5
+DISK_BASE = 32 * MIB
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Numbers of one run. Sizes in bytes."""
+
+    first_batch: int
+    largest_batch: int
+    growth: int
+    batch_bytes: int
+    total_batches: int  # of nodes, if all go well
+    pool_bytes: int
+    address_space_bytes: int
+    threads: int
+    memory_available: int
+    chunk_rows: int
+    chunk_bytes: int
+    disk_needed: int
+    disk_free: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def next_size(self, rows: int) -> int:
+        """Rows of the batch after a healthy one of `rows`."""
+        return min(rows * self.growth, self.largest_batch)
+
+    def batches_for(self, rows: int, size: int) -> int:
+        """How many batches `rows` will take when the first has `size`, all going well."""
+        batches = 0
+        while rows > 0:
+            rows -= size
+            size = self.next_size(size)
+            batches += 1
+        return batches
+
+
+def make_plan(settings: Settings, survey: Survey) -> Plan:
+    available = machine.available_memory()
+    pool = _pool(survey.row_bytes, available)
+    largest = settings.max_batch_size or max(settings.batch_size, NODE_GROUP_ROWS)
+    draft = Plan(
+        first_batch=settings.batch_size,
+        largest_batch=settings.batch_size if settings.fixed_batch else largest,
+        growth=1 if settings.fixed_batch else GROWTH,
+        batch_bytes=max(MIB, min(pool // POOL_FACTOR, available // BATCH_SHARE)),
+        total_batches=0,
+        pool_bytes=pool,
+        address_space_bytes=_address_space(survey.size),
+        threads=min(machine.processors(), MAX_THREADS),
+        memory_available=available,
+        chunk_rows=CHUNK_ROWS,
+        chunk_bytes=CHUNK_BYTES,
+        disk_needed=int(survey.row_bytes * DISK_FACTOR) + DISK_BASE,
+        disk_free=machine.free_disk(_existing(settings.target.parent)),
+    )
+    total = draft.batches_for(survey.nodes.rows, draft.first_batch)
+    return Plan(**{**asdict(draft), "total_batches": total})
+
+
+def _pool(row_bytes: int, available: int) -> int:
+    wanted = POOL_BASE + POOL_FACTOR * row_bytes
+    return max(POOL_FLOOR, min(wanted, available // POOL_SHARE))
+
+
+def _address_space(size: int) -> int:
+    space = ADDRESS_SPACE_FLOOR
+    while space < ADDRESS_SPACE_FACTOR * size:
+        space *= 2
+    return space
+
+
+def _existing(folder: Path) -> Path:
+    return folder if folder.exists() else _existing(folder.parent)

@@ -1,0 +1,45 @@
+"""What a migration came to."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from nimad.errors import ExitCode
+
+
+class Outcome(StrEnum):
+    """How a run ended."""
+
+    COMPLETE = "complete"
+    ALREADY_COMPLETE = "already complete"
+    DRY_RUN = "dry run"
+    NOT_ASKED = "not asked"  # --auto, and OpenClaw's file does not ask for a migration
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """The figures of a run that reached its end. Counts are of rows; times in seconds."""
+
+    outcome: Outcome
+    target: str
+    total_nodes: int = 0
+    migrated: int = 0  # nodes counted in the target
+    edges: int = 0
+    turns: int = 0
+    quarantined: int = 0  # whole rows of any table
+    quarantined_parts: int = 0  # embeddings and links whose row migrated without them
+    failed_batches: int = 0
+    retries: int = 0
+    batches: int = 0
+    elapsed_s: float = 0.0
+    batch_s: float = 0.0  # sum of the batches' times
+    phases_s: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        return ExitCode.QUARANTINED if self.quarantined or self.quarantined_parts else ExitCode.COMPLETE
+
+    @property
+    def success_rate(self) -> float:
+        """Share of the source's nodes that are in the target, in percent."""
+        return 100.0 if not self.total_nodes else 100.0 * self.migrated / self.total_nodes

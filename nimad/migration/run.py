@@ -1,0 +1,221 @@
+"""A migration from beginning to end: the story that the other modules of this room tell the parts of."""
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+
+from nimad.config import Settings
+from nimad.errors import CannotWriteError, DifferenceError, NimadError, StoppedError, UsageError
+from nimad.migration import compaction, dryrun, events, existing, publishing, retry, verification
+from nimad.migration.child import Workers
+from nimad.migration.context import TARGET_TABLES, Context
+from nimad.migration.events import Listener
+from nimad.migration.files import Files, check_folder, locked, refuse_links
+from nimad.migration.loading import Loader
+from nimad.migration.plan import make_plan
+from nimad.migration.result import Outcome, Result
+from nimad.migration.state import State
+from nimad.source.file import SourceFile, check_source
+from nimad.source.schema import NODES
+from nimad.source.survey import Survey, survey
+from nimad.worker.job import Job, Task
+from nimad.worker.quarantine import entries
+
+#: How many quarantined rows an event names.
+NAMED = 5
+
+
+def migrate(settings: Settings, on_event: Listener | None = None, stop: threading.Event | None = None) -> Result:
+    """Migrate the memory `settings.source` to `settings.target`, and return the figures.
+
+    Parameters
+    ----------
+    settings:
+        What to do; `Settings(source=path)` is enough.
+    on_event:
+        Called with every `nimad.Event` of the run, in order, in the calling thread.
+    stop:
+        Set it from a signal handler or another thread to end the run: the current batch may finish within a few
+        seconds, everything counted is kept, and `StoppedError` is raised.
+
+    Raises a `nimad.NimadError` whose message is meant for the user and whose `exit_code` says of what kind it is.
+    An interrupted run leaves its staging file; calling again goes on from there.
+
+    """
+    listener = on_event or _ignore
+    if settings.auto and (why := _not_asked(settings)):
+        listener(events.NothingToDo(why))
+        return Result(outcome=Outcome.NOT_ASKED, target=str(settings.target))
+    check_source(settings.source)
+    if not settings.dry_run:
+        check_folder(settings.target)
+    with Workers(stop or threading.Event()) as workers:
+        try:
+            return _migrate(settings, workers, listener)
+        except OSError as error:
+            raise CannotWriteError(f"{error.filename or settings.target}: {error.strerror or error}") from error
+
+
+def _ignore(_: events.Event) -> None:
+    pass
+
+
+def _not_asked(settings: Settings) -> str | None:
+    return settings.openclaw.why_not if settings.openclaw else "OpenClaw's file was not read"
+
+
+def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result:
+    began = time.monotonic()
+    source = SourceFile(settings.source)
+    listener(events.Analyzing(str(settings.source)))
+    found = survey(source, nodes_only=settings.nodes_only)
+    if settings.start_offset > found.nodes.rows:
+        raise UsageError(
+            f"--start-offset {settings.start_offset} is past the end: the source has {found.nodes.rows} nodes; "
+            "leave it out, a run goes on by itself"
+        )
+    listener(_analyzed(settings, found))
+    files = Files(settings.target)
+    plan = make_plan(settings, found)
+    state = State(files, found.identity, plan=plan.to_json())
+    context = Context(settings, source, found, plan, files, workers, listener, state, began=began)
+    listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
+    if settings.dry_run:
+        dryrun.dry_run(context)
+        return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=found.nodes.rows)
+    answer = workers.do(Job(task=Task.PROBE))
+    if not answer.ok:
+        raise retry.error_of(answer)
+    state.engine = answer.facts["engine"]
+    refuse_links(files)
+    with locked(files):
+        if why := existing.finished(context):
+            listener(events.NothingToDo(why))
+            return Result(outcome=Outcome.ALREADY_COMPLETE, target=str(files.target), total_nodes=found.nodes.rows)
+        return _write(context)
+
+
+def _analyzed(settings: Settings, found: Survey) -> events.Analyzed:
+    rows = {name: extent.rows for name, extent in found.tables.items()}
+    return events.Analyzed(
+        source=str(settings.source),
+        size=found.size,
+        nodes=rows[NODES],
+        edges=rows.get("memory_edges", 0),
+        turns=rows.get("memory_turns", 0),
+        layers=dict(found.layers),
+        left_out=[(table.name, table.rows, table.why) for table in found.left_out],
+    )
+
+
+def _write(context: Context) -> Result:
+    """Everything that changes files, with the state file telling how far it is, or why it ended."""
+    state = context.state
+    try:
+        _check_disk(context)
+        existing.adopt(context)
+        context.listener(
+            events.Started(
+                str(context.settings.log_file),
+                str(context.files.staging),
+                dict(context.counted),
+                context.settings.start_offset,
+            )
+        )
+        return _load_verify_publish(context)
+    except StoppedError as error:
+        kept = f"{context.counted.get('MemoryNode', 0)} of {context.survey.nodes.rows} nodes are kept"
+        state.phase, state.message = "interrupted", f"{error}; {kept}"
+        state.write()
+        raise StoppedError(state.message) from error
+    except (DifferenceError, NimadError) as error:
+        state.phase, state.message = "failed", str(error)
+        if os.access(context.files.state.parent, os.W_OK):
+            state.write()
+        raise
+
+
+def _check_disk(context: Context) -> None:
+    plan = context.plan
+    there = context.files.staging.stat().st_size if context.files.staging.exists() else 0
+    if plan.disk_free + there < plan.disk_needed:
+        raise CannotWriteError(
+            f"{context.files.target.parent} has {plan.disk_free // 10**6} MB free, the migration needs "
+            f"{plan.disk_needed // 10**6} MB; make room, or choose another place with --target"
+        )
+
+
+def _load_verify_publish(context: Context) -> Result:
+    compaction.leftovers(context)
+    loader = Loader(context)
+    loader.load_all()
+    with context.phase("counting"):
+        loader.confirm_last()
+    compaction.compact_if_worthwhile(context)
+    with context.phase("verifying"):
+        verification.verify(context)
+    if compaction.compact_if_worthwhile(context):  # mending leaves holes too
+        with context.phase("verifying"):
+            verification.verify(context)
+    with context.phase("publishing"):
+        _say_quarantine(context)
+        _say_late_arrivals(context)
+        publishing.publish(context)
+    return _finish(context)
+
+
+def _say_quarantine(context: Context) -> None:
+    rows = parts = 0
+    examples: list[str] = []
+    for entry in entries(context.files.quarantine):
+        whole = entry["part"] == "row"
+        rows, parts = rows + whole, parts + (not whole)
+        if len(examples) < NAMED:
+            examples.append(f"{entry['table']} id {entry['id']} ({entry['part']}): {entry['reason']}")
+    context.state.quarantined = rows + parts
+    if rows or parts:
+        context.listener(events.Quarantined(str(context.files.quarantine), rows, parts, examples))
+
+
+def _say_late_arrivals(context: Context) -> None:
+    query = "SELECT count(*) FROM \"memory_nodes\" WHERE typeof({key}) = 'integer' AND {key} > ?"
+    key = f'"{context.survey.schema.nodes.key}"'
+    last = context.survey.nodes.last
+    bound = -(2**63) if last is None else last
+    rows = context.source.read(lambda c: int(c.execute(query.format(key=key), (bound,)).fetchone()[0]))
+    if rows:
+        context.listener(events.LateArrivals(rows))
+
+
+def _finish(context: Context) -> Result:
+    state, counted = context.state, context.counted
+    aside = list(_parts(context))
+    result = Result(
+        outcome=Outcome.COMPLETE,
+        target=str(context.files.target),
+        total_nodes=context.survey.nodes.rows,
+        migrated=counted.get(TARGET_TABLES[NODES], 0),
+        edges=counted.get("relates_to", 0),
+        turns=counted.get("Turn", 0),
+        quarantined=aside.count("row"),
+        quarantined_parts=len(aside) - aside.count("row"),
+        failed_batches=state.failed_batches,
+        retries=state.retries,
+        batches=context.batches,
+        elapsed_s=time.monotonic() - context.began,
+        batch_s=context.batch_s,
+        phases_s=_rounded(state.phases_s),
+    )
+    state.phase, state.published, state.eta_s = "complete", dict(counted), 0.0
+    state.write()
+    context.listener(events.Finished(result))
+    return result
+
+
+def _parts(context: Context) -> list[str]:
+    return [entry["part"] for entry in entries(context.files.quarantine)]
+
+
+def _rounded(phases: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(seconds, 3) for name, seconds in phases.items()}

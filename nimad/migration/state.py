@@ -1,0 +1,86 @@
+"""The state file: what a run is doing, for people and other programs. Never believed over the target."""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from nimad._version import VERSION
+from nimad.migration.files import Files, replace_text
+from nimad.source.file import Identity
+
+#: Version of the state file's keys.
+FORMAT = 1
+
+
+@dataclass
+class State:
+    """The figures of a run as they stand. Times are seconds since the epoch, durations seconds."""
+
+    files: Files
+    source: Identity
+    phase: str = "planning"
+    started: float = field(default_factory=time.time)
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)  # by source table: done, of
+    batch: int = 0
+    total_batches: int = 0
+    failed_batches: int = 0
+    retries: int = 0
+    quarantined: int = 0
+    rows_per_s: float = 0.0
+    eta_s: float = 0.0
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    phases_s: dict[str, float] = field(default_factory=dict)
+    published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once complete
+    message: str = ""
+
+    def write(self) -> None:
+        """Put the state file in place."""
+        replace_text(self.files.state, json.dumps(self.to_json(), indent=2, ensure_ascii=False) + "\n")
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "phase": self.phase,
+            "message": self.message,
+            "source": {"path": self.source.path, "inode": self.source.inode},
+            "target": str(self.files.target),
+            "started": _stamp(self.started),
+            "updated": _stamp(time.time()),
+            "counts": self.counts,
+            "batch": self.batch,
+            "total_batches": self.total_batches,
+            "failed_batches": self.failed_batches,
+            "retries": self.retries,
+            "quarantined": self.quarantined,
+            "rows_per_s": round(self.rows_per_s, 1),
+            "eta_s": round(self.eta_s, 1),
+            "phases_s": {name: round(value, 3) for name, value in self.phases_s.items()},
+            "published": dict(self.published),
+            "plan": dict(self.plan),
+            "versions": {"nimad": VERSION, "engine": dict(self.engine)},
+        }
+
+
+def _stamp(moment: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment))
+
+
+def read(files: Files) -> dict[str, Any]:
+    """What an earlier run wrote; empty where there is nothing that can be read."""
+    with contextlib.suppress(OSError, ValueError):
+        data = json.loads(files.state.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and data.get("format") == FORMAT:
+            return data
+    return {}
+
+
+def identity_of(data: Mapping[str, Any]) -> Identity | None:
+    """The source that an earlier run read."""
+    source = data.get("source")
+    if not isinstance(source, dict):
+        return None
+    return Identity(str(source.get("path")), int(source.get("inode", 0)))

@@ -1,0 +1,176 @@
+"""Verification: the target against the source, and rows that changed meanwhile brought up to date."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nimad.config import Verify
+from nimad.errors import DifferenceError
+from nimad.migration import retry
+from nimad.migration.context import TARGET_TABLES, Context
+from nimad.migration.events import Verified, Verifying
+from nimad.migration.files import replace_bytes
+from nimad.source.schema import NODES, quoted
+from nimad.worker.job import Job, Task
+from nimad.worker.quarantine import entries, entry_key
+
+#: How often rows that go on changing are brought up to date before they are left as they are.
+MEND_PASSES = 5
+#: Rows of one mending batch.
+MEND_ROWS = 500
+#: How many differing values a message names.
+NAMED = 5
+
+
+def verify(context: Context) -> None:
+    """Compare, mend, and compare what was mended. Raises `DifferenceError` when something is not as it should be."""
+    level = context.settings.verify
+    if level is Verify.NONE:
+        return
+    began = time.monotonic()
+    context.listener(Verifying(str(level)))
+    if level is Verify.COUNTS:
+        compared = _compare_counts(context)
+        context.listener(Verified(compared, 0, 0, time.monotonic() - began))
+        return
+    compared, mended, removed = _compare_rows(context)
+    context.listener(Verified(compared, mended, removed, time.monotonic() - began))
+
+
+def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
+    found = _ask(context, {})
+    compared: dict[str, int] = dict(found["compared"])
+    mended = removed = 0
+    for _ in range(MEND_PASSES):
+        _raise_for_damage(found)
+        work = list(_mending(found))
+        if not work:
+            break
+        for table, ids, gone in work:
+            _mend(context, table, ids, gone)
+            mended, removed = mended + len(ids), removed + len(gone)
+        found = _after_mending(context, found)
+        compared.update({name: rows for name, rows in found["compared"].items() if not found["partly"]})
+    _raise_for_missing(found)
+    _raise_for_damage(found)
+    return compared, mended, removed
+
+
+def _after_mending(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare again: all when nodes came or went, because edges hang on them, else just the mended rows."""
+    if found["missing"].get(NODES) or found["removed"].get(NODES):
+        return _ask(context, {})
+    merged: dict[str, Any] = {
+        "compared": {},
+        "changed": {},
+        "missing": {},
+        "removed": {},
+        "damaged": [],
+        "damages": 0,
+    }
+    for table, ids, _ in _mending(found):
+        if not ids:
+            continue
+        part = _ask(context, {"table": table, "ids": ids})
+        for name in ("changed", "missing", "removed"):
+            for key, values in part[name].items():
+                merged[name].setdefault(key, []).extend(values)
+        merged["damaged"] += part["damaged"]
+        merged["damages"] += part["damages"]
+    return {**merged, "partly": True}
+
+
+def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def job(number: int) -> Job:
+        rows, size = context.plan.chunk_rows >> number, context.plan.chunk_bytes >> number
+        bounds = context.bounds()
+        return context.job(Task.VERIFY, bounds=bounds, chunk_rows=rows, chunk_bytes=size, **facts)
+
+    answer = retry.attempt(context.workers, job, context.listener)
+    context.note_counts(answer.facts["counts"])
+    context.free_bytes = answer.facts["free_bytes"]
+    if not facts:
+        _keep_only(context, answer.facts["rejected"])
+    return {**answer.facts, "partly": bool(facts)}
+
+
+def _mending(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
+    """What is to be brought up to date: table, ids that changed or are missing, ids that are gone. Nodes first."""
+    names = [name for name in TARGET_TABLES if any(name in found[k] for k in ("changed", "missing", "removed"))]
+    for name in names:
+        ids = sorted({*found["changed"].get(name, ()), *found["missing"].get(name, ())})
+        gone = found["removed"].get(name, [])
+        for start in range(0, max(len(ids), len(gone)), MEND_ROWS):
+            yield name, ids[start : start + MEND_ROWS], gone[start : start + MEND_ROWS]
+
+
+def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> None:
+    retry.attempt(
+        context.workers,
+        retry.same(context.job(Task.MEND, table=table, ids=ids, removed=gone)),
+        context.listener,
+    )
+
+
+def _raise_for_damage(found: Mapping[str, Any]) -> None:
+    if not found["damages"]:
+        return
+    named = "; ".join(f"{table} id {key}: {column}" for table, key, column in found["damaged"][:NAMED])
+    if found["damages"] > NAMED:
+        named += f"; and {found['damages'] - NAMED} more"
+    raise DifferenceError(
+        f"the target differs from the source in {found['damages']} places ({named}); "
+        "nothing was published. Begin again with --restart"
+    )
+
+
+def _raise_for_missing(found: Mapping[str, Any]) -> None:
+    missing = [(table, key) for table, keys in found["missing"].items() for key in keys]
+    if missing:
+        named = ", ".join(f"{table} id {key}" for table, key in missing[:NAMED])
+        raise DifferenceError(
+            f"{len(missing)} rows do not stay in the target ({named}); nothing was published. "
+            "Begin again with --restart"
+        )
+
+
+def _keep_only(context: Context, confirmed: list[list[Any]]) -> None:
+    """Take out of the quarantine file what the source no longer gives a reason for."""
+    path = context.files.quarantine
+    if not path.exists():
+        return
+    keys = {(table, json.dumps(key, sort_keys=True), part) for table, key, part in confirmed}
+    stale = sum(entry_key(entry) not in keys for entry in entries(path))
+    if not stale:
+        return
+    if not keys:
+        path.unlink()
+        return
+    kept = (
+        json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in entries(path) if entry_key(entry) in keys
+    )
+    replace_bytes(path, kept)
+
+
+def _compare_counts(context: Context) -> dict[str, int]:
+    """Hold the count of each table against the source's, less what is in quarantine."""
+    aside = list(entries(context.files.quarantine))
+    for table in context.survey.schema.tables():
+        rows = context.survey.tables[table.name].rows
+        whole = sum(entry["table"] == table.name and entry["part"] == "row" for entry in aside)
+        counted = context.counted.get(TARGET_TABLES[table.name], 0)
+        now = _rows_now(context, table.name, table.key)
+        # The source may have lost or gained rows below the bound meanwhile: either count is a true one.
+        if counted + whole not in {rows, now}:
+            raise DifferenceError(
+                f"{table.name} has {rows} rows, of which {counted} are in the target and {whole} in quarantine; "
+                "nothing was published. Compare every row with --verify full, or begin again with --restart"
+            )
+    return {name: context.counted.get(target, 0) for name, target in TARGET_TABLES.items()}
+
+
+def _rows_now(context: Context, table: str, key: str) -> int:
+    bound = context.survey.tables[table].last
+    query = f"SELECT count(*) FROM {quoted(table)} WHERE {quoted(key)} <= ? OR typeof({quoted(key)}) <> 'integer'"
+    return context.source.read(lambda connection: int(connection.execute(query, (bound,)).fetchone()[0]))
