@@ -1,0 +1,250 @@
+"""The words for each event: the lines of the guide, and those that come between."""
+
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+from nimad.migration import events as e
+from nimad.migration.result import Result
+
+
+class Level(StrEnum):
+    """How much a line matters, as it stands in the log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARN = "WARN"
+    ERROR = "ERROR"
+
+
+RULE = "=" * 60
+TITLE = "NIMA Memory Migration: SQLite → LadybugDB"
+SUMMARY_TITLE = "Migration Summary"
+_MB = 1_000_000
+
+Lines = Iterator[tuple[Level, str]]
+
+
+def heading(event: e.Event) -> str | None:
+    """The title that goes over an event's lines, if it opens a part of the output."""
+    if isinstance(event, e.Analyzing):
+        return TITLE
+    return SUMMARY_TITLE if isinstance(event, e.Finished) else None
+
+
+def lines(event: e.Event) -> Lines:
+    """The lines for an event, with their levels; none for an event that needs no words."""
+    words = _WORDS.get(type(event))
+    return words(event) if words else iter(())
+
+
+def _analyzing(_: e.Analyzing) -> Lines:
+    yield Level.INFO, "Analyzing source database..."
+
+
+def _analyzed(event: e.Analyzed) -> Lines:
+    yield Level.INFO, f"Source: {event.nodes} nodes, {_megabytes(event.size)}"
+    yield Level.INFO, f"Layers: {dict(event.layers)}"
+    if event.edges or event.turns:
+        yield Level.INFO, f"Also: {event.edges} edges, {event.turns} turns"
+    for name, rows, why in event.left_out:
+        counted = "rows that cannot be counted here" if rows is None else f"{rows} rows"
+        yield Level.INFO, f"Left out: {name} ({counted}; {why})"
+
+
+def _planned(event: e.Planned) -> Lines:
+    yield Level.INFO, f"Batch size: {event.batch_size} nodes"
+    yield Level.INFO, f"Total batches: {event.total_batches}"
+
+
+def _started(event: e.Started) -> Lines:
+    found = event.found.get("MemoryNode", 0)
+    if event.start_offset:
+        yield (
+            Level.INFO,
+            f"Start offset {event.start_offset}: {found} nodes are counted in the target; going on from there",
+        )
+    if event.found:
+        yield Level.INFO, f"Going on with {event.staging}: {found} nodes are there"
+    yield Level.INFO, "Starting migration..."
+
+
+def _batch_loaded(event: e.BatchLoaded) -> Lines:
+    share = 100.0 * event.done / event.of if event.of else 100.0
+    if event.table == "memory_nodes":
+        yield (
+            Level.INFO,
+            f"Batch {event.number}/{event.total} ({share:.1f}% complete, ETA: {event.eta_s:.0f}s)",
+        )
+    else:
+        yield Level.DEBUG, f"{_NOUNS[event.table]} batch {event.number}/{event.total} ({share:.1f}% complete)"
+
+
+def _batch_failed(event: e.BatchFailed) -> Lines:
+    message = event.message.rstrip(".")
+    if event.delay_s is None:
+        yield (
+            Level.ERROR,
+            f"Batch failed after {event.attempts} attempts: {message} (at offset {event.offset})",
+        )
+    else:
+        retry = f"Retrying in {event.delay_s:.0f}s..."
+        yield Level.WARN, f"Batch failed (attempt {event.attempt}/{event.attempts}): {message}. {retry}"
+    if event.stack:
+        yield Level.DEBUG, f"What the worker said:\n{event.stack}"
+
+
+def _batch_recovered(event: e.BatchRecovered) -> Lines:
+    yield Level.INFO, f"Batch succeeded on retry {event.attempt}"
+
+
+def _batch_lost(event: e.BatchLost) -> Lines:
+    noun = _NOUNS[event.table].lower()
+    yield (
+        Level.WARN,
+        f"A batch of {event.expected} {noun} was written, but {event.counted} are found; doing it again",
+    )
+
+
+def _table_loaded(event: e.TableLoaded) -> Lines:
+    if event.table != "memory_nodes":
+        yield Level.INFO, f"{_NOUNS[event.table]}: {event.rows} of {event.of}"
+
+
+def _compacted(event: e.Compacted) -> Lines:
+    yield Level.INFO, f"Compacted: {_megabytes(event.before)} to {_megabytes(event.after)}"
+
+
+def _not_compacted(event: e.NotCompacted) -> Lines:
+    yield Level.WARN, f"Not compacted, the file stays larger than it need be: {event.why}"
+
+
+def _verifying(event: e.Verifying) -> Lines:
+    what = "every row and column" if event.level == "full" else "the counts"
+    yield Level.INFO, f"Verifying {what} against the source..."
+
+
+def _verified(event: e.Verified) -> Lines:
+    counts = ", ".join(f"{rows} {_NOUNS[table].lower()}" for table, rows in event.compared.items())
+    yield Level.INFO, f"Verified: {counts} ({event.seconds:.1f}s)"
+    if event.mended:
+        yield (
+            Level.INFO,
+            f"Brought up to date: {event.mended} rows that changed in the source since they were copied",
+        )
+    if event.removed:
+        yield Level.INFO, f"Taken out: {event.removed} rows that were deleted from the source since"
+
+
+def _quarantined(event: e.Quarantined) -> Lines:
+    yield (
+        Level.WARN,
+        f"Quarantined: {event.rows} rows and {event.parts} parts of rows, listed in {event.file}",
+    )
+    for example in event.examples:
+        yield Level.WARN, f"Quarantined: {example}"
+    more = event.rows + event.parts - len(event.examples)
+    if more > 0:
+        yield Level.WARN, f"Quarantined: and {more} more"
+
+
+def _late_arrivals(event: e.LateArrivals) -> Lines:
+    yield (
+        Level.WARN,
+        f"{event.rows} memories reached the source after this run began and are not in the target; "
+        "make a new target later with --replace",
+    )
+
+
+def _published(event: e.Published) -> Lines:
+    if event.backup:
+        yield Level.INFO, f"Kept what was there before as {event.backup}"
+    yield Level.INFO, f"Published: {event.target} ({_megabytes(event.size)})"
+
+
+def _dry_run(event: e.DryRun) -> Lines:
+    facts, plan = event.facts, event.facts["plan"]
+    rows = ", ".join(f"{count} {_NOUNS[table].lower()}" for table, count in facts["rows"].items())
+    yield Level.INFO, f"Dry run: read and converted {rows}; embeddings of {facts['dimension']} floats"
+    yield Level.INFO, f"Target: {event.target}"
+    yield (
+        Level.INFO,
+        f"Batches: {plan['total_batches']} of nodes, from {plan['first_batch']} up to {plan['largest_batch']} rows "
+        f"and {_megabytes(plan['batch_bytes'])}",
+    )
+    yield (
+        Level.INFO,
+        f"Memory: {_megabytes(plan['pool_bytes'])} engine pool, {plan['threads']} threads, "
+        f"{plan['address_space_bytes'] // 2**30} GiB of address space; "
+        f"{_megabytes(plan['memory_available'])} available",
+    )
+    yield Level.INFO, f"Disk: {_megabytes(plan['disk_needed'])} needed, {_megabytes(plan['disk_free'])} free"
+    yield from _would_be_quarantined(facts)
+    yield Level.INFO, f"Expected time: about {facts['seconds_expected']:.0f}s"
+    yield Level.INFO, "Nothing was written. Migrate with the same command without --dry-run"
+
+
+def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:
+    rows, parts = facts["quarantine_rows"], facts["quarantine_parts"]
+    level = Level.WARN if rows or parts else Level.INFO
+    yield level, f"Would be quarantined: {rows} rows and {parts} parts of rows"
+    for example in facts["examples"]:
+        yield Level.WARN, f"Would be quarantined: {example}"
+    for table, count in facts["dangling"].items():
+        if count:
+            yield (
+                Level.WARN,
+                f"Would be quarantined: {count} {_NOUNS[table].lower()} or links to nodes that do not exist",
+            )
+
+
+def _nothing_to_do(event: e.NothingToDo) -> Lines:
+    yield Level.INFO, f"Nothing to do: {event.why}"
+
+
+def _finished(event: e.Finished) -> Lines:
+    result = event.result
+    yield Level.INFO, f"Total nodes: {result.total_nodes}"
+    yield Level.INFO, f"Migrated: {result.migrated}"
+    yield Level.INFO, f"Failed batches: {result.failed_batches}"
+    yield Level.INFO, f"Retries: {result.retries}"
+    yield Level.INFO, f"Elapsed: {result.elapsed_s:.1f}s"
+    yield Level.INFO, f"Avg batch time: {_average(result):.2f}s"
+    yield Level.INFO, f"Success rate: {result.success_rate:.1f}%"
+    if result.exit_code:
+        yield Level.WARN, "Migration completed with errors"
+    else:
+        yield Level.INFO, "✅ Migration completed successfully!"
+
+
+def _average(result: Result) -> float:
+    return result.batch_s / result.batches if result.batches else 0.0
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / _MB:.0f} MB" if size >= _MB or not size else f"{size / _MB:.2f} MB"
+
+
+_NOUNS = {"memory_nodes": "Nodes", "memory_edges": "Edges", "memory_turns": "Turns"}
+
+_WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
+    e.Analyzing: _analyzing,
+    e.Analyzed: _analyzed,
+    e.Planned: _planned,
+    e.Started: _started,
+    e.BatchLoaded: _batch_loaded,
+    e.BatchFailed: _batch_failed,
+    e.BatchRecovered: _batch_recovered,
+    e.BatchLost: _batch_lost,
+    e.TableLoaded: _table_loaded,
+    e.Compacted: _compacted,
+    e.NotCompacted: _not_compacted,
+    e.Verifying: _verifying,
+    e.Verified: _verified,
+    e.Quarantined: _quarantined,
+    e.LateArrivals: _late_arrivals,
+    e.Published: _published,
+    e.DryRun: _dry_run,
+    e.NothingToDo: _nothing_to_do,
+    e.Finished: _finished,
+}

@@ -1,0 +1,93 @@
+"""The log: one format for console and `migration.log`, kept by loguru."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from nimad.report.lines import Level
+
+if TYPE_CHECKING:
+    from loguru import Message, Record
+
+#: loguru's names for our levels.
+_LOGURU = {Level.DEBUG: "DEBUG", Level.INFO: "INFO", Level.WARN: "WARNING", Level.ERROR: "ERROR"}
+_TIME = "[{time:YYYY-MM-DD HH:mm:ss}]"
+#: Lines kept in memory until it is clear that a log file may be written.
+_BUFFERED = 1_000
+
+
+class Log:
+    """Passes lines on to the console at once, and to the log file as soon as there is one."""
+
+    def __init__(self, level: str, console: Callable[[str], None] | None) -> None:
+        self._level = _LOGURU[Level(level)]
+        self._waiting: list[tuple[Level, str]] | None = []
+        self._file_sink: int | None = None
+        logger.remove()
+        if console is not None:
+            self._console_sink = logger.add(
+                _plain(console), level=self._level, format=_format, filter=_for_console, catch=False
+            )
+
+    def write(self, level: Level, text: str) -> None:
+        """One line, stamped with the time and its level."""
+        if self._waiting is not None and len(self._waiting) < _BUFFERED:
+            self._waiting.append((level, text))
+        self._say(level, text, to="both" if self._file_sink is not None else "console")
+
+    def to_file_only(self, level: Level, text: str) -> None:
+        """A line that the console has had in another form."""
+        if self._file_sink is not None:
+            self._say(level, text, to="file")
+
+    def open(self, path: Path) -> None:
+        """Begin to write the log file, with the lines said so far. Without one, say so and go on."""
+        if self._waiting is None:
+            return
+        waiting, self._waiting = self._waiting, None
+        try:
+            self._file_sink = logger.add(
+                path,
+                level=self._level,
+                format=_format,
+                filter=_for_file,
+                encoding="utf-8",
+                opener=_open_private,
+            )
+        except OSError as error:
+            self._say(Level.WARN, f"No log file {path} ({error.strerror}); going on without", to="console")
+            return
+        for level, text in waiting:
+            self._say(level, text, to="file")
+
+    def close(self) -> None:
+        """Flush and close the log file."""
+        if self._file_sink is not None:
+            logger.remove(self._file_sink)
+            self._file_sink = None
+
+    def _say(self, level: Level, text: str, *, to: str) -> None:
+        logger.bind(word=str(level), to=to).log(_LOGURU[level], "{}", text)
+
+
+def _format(_: "Record") -> str:
+    return _TIME + " [{extra[word]}] {message}\n"
+
+
+def _for_console(record: "Record") -> bool:
+    return record["extra"].get("to") in ("console", "both")
+
+
+def _for_file(record: "Record") -> bool:
+    return record["extra"].get("to") in ("file", "both")
+
+
+def _plain(console: Callable[[str], None]) -> Callable[["Message"], None]:
+    return lambda message: console(str(message).removesuffix("\n"))
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
