@@ -1,0 +1,5 @@
+"""Words into calls, errors into exit codes."""
+
+from nimad.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,117 @@
+"""`nimad migrate`."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from nimad.cli.options import file_option
+from nimad.config import Settings, load
+from nimad.errors import NimadError, StoppedError
+from nimad.migration.result import Outcome, Result
+from nimad.migration.run import migrate as run
+from nimad.report.console import Console
+from nimad.report.lines import Level
+from nimad.report.listener import JsonListener, PeopleListener
+from nimad.report.log import Log
+
+
+@click.command()
+@click.option("--batch-size", type=int, help="Number of nodes in the first batch.  [default: 500]")
+@click.option(
+    "--dry-run", is_flag=True, default=None, help="Read and convert every row, print the plan, write nothing."
+)
+@click.option("--start-offset", type=int, help="Resume from this offset; what the target holds is counted in any case.")
+@click.option("--auto", is_flag=True, default=None, help="Do what OpenClaw's file asks for, or nothing.")
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--target", "The LadybugDB file to make.  [default: graph.ladybug beside the source]")
+@click.option("--max-batch-size", type=int, help="Largest batch that a healthy run may grow to.")
+@click.option(
+    "--fixed-batch",
+    is_flag=False,
+    flag_value="",
+    metavar="[N]",
+    help="Hold the batch size instead of letting it grow; with N, at N nodes.",
+)
+@click.option("--replace", is_flag=True, default=None, help="Keep a file in the target's place as a dated backup.")
+@click.option("--restart", is_flag=True, default=None, help="Throw an unfinished target away and begin anew.")
+@click.option("--nodes-only", is_flag=True, default=None, help="Leave edges and turns out.")
+@click.option("--verify", type=click.Choice(["full", "counts", "none"]), help="What to compare.  [default: full]")
+@click.option("--strict", is_flag=True, default=None, help="Stop at the first row that would be quarantined.")
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+@click.option("--log-level", help="DEBUG, INFO, WARN or ERROR.  [default: INFO]")
+def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, **options: Any) -> None:
+    """Migrate a NIMA memory from SQLite into LadybugDB.
+
+    Run it again after any interruption: it goes on from what is counted in the target.
+    """
+    if fixed_batch is not None:
+        options["fixed_batch"] = True
+        if fixed_batch:
+            options["batch_size"] = _whole_number(fixed_batch)
+    settings = load(options, os.environ, config)
+    with _stop_on_signal() as stop, Console() as console:
+        log = Log(settings.log_level, None if as_json else console.say)
+        try:
+            result = run(settings, JsonListener(log) if as_json else PeopleListener(console, log), stop)
+        except NimadError as error:
+            _say_failure(error, log, as_json=as_json)
+            sys.exit(int(error.exit_code))
+        finally:
+            log.close()
+    _say_next_step(result, settings)
+    sys.exit(int(result.exit_code))
+
+
+def _whole_number(text: str) -> int:
+    if not text.lstrip("-").isdigit():
+        raise click.BadParameter(f"{text!r} is not a number of nodes", param_hint="'--fixed-batch'")
+    return int(text)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """Turn Ctrl-C, SIGTERM and a closed terminal into a stop that keeps everything counted."""
+    stop = threading.Event()
+
+    def ask(_: int, __: FrameType | None) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
+    text = str(error)
+    if isinstance(error, StoppedError) and "--strict" not in text:
+        text = f"{text}. Go on with: {_again()}"
+    if as_json:
+        failure = {"event": "Failed", "message": text, "exit_code": int(error.exit_code)}
+        click.echo(json.dumps(failure, ensure_ascii=False))
+    log.to_file_only(Level.ERROR, text)
+    click.echo(f"nimad: {text}", err=True)
+
+
+def _again() -> str:
+    """The command that goes on: what was typed, but for throwing away what is there."""
+    words = [word for word in sys.argv[1:] if word != "--restart"]
+    return shlex.join(["nimad", *words])
+
+
+def _say_next_step(result: Result, settings: Settings) -> None:
+    if result.outcome is Outcome.COMPLETE and sys.stdout.isatty():
+        click.echo(f"Search it with: nimad search --target {shlex.quote(str(settings.target))} 'some words'")
