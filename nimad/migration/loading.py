@@ -80,7 +80,7 @@ class Loader:
         number = 0
         strays = extent.strays > 0
         while extent.last is not None or strays:
-            wanted = self._next(table, after, extent.last)
+            wanted = self._next(table, after, extent.last, extent.rows - done)
             if wanted is None:
                 if not strays:
                     break
@@ -115,13 +115,16 @@ class Loader:
         counted = context.counted.get(TARGET_TABLES[table.name], 0)
         return (last, rows) if counted + set_aside == rows else (None, 0)
 
-    def _next(self, table: Table, after: int | None, last: int | None, rows: int | None = None) -> Range | None:
-        if last is None:
-            return None
-        context = self._context
-        size = rows or self._rows * (1 if table.name == NODES else LIGHT_ROWS)
-        limit = context.plan.batch_bytes
-        return context.source.read(lambda c: next_range(c, table, after, last, size, limit))
+    def _next(self, table: Table, after: int | None, last: int | None, left: int) -> Range | None:
+        return None if last is None else self._cut(table, after, last, self._context.plan.take(left, self._size(table)))
+
+    def _size(self, table: Table) -> int:
+        """Rows of the next batch: those of a node batch, or the many more edges or turns that weigh no more."""
+        return self._rows * (1 if table.name == NODES else LIGHT_ROWS)
+
+    def _cut(self, table: Table, after: int | None, last: int, rows: int) -> Range | None:
+        limit = self._context.plan.batch_bytes
+        return self._context.source.read(lambda c: next_range(c, table, after, last, rows, limit))
 
     def _load_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
         """Load a range; a try that failed is followed by one of half the rows. Return what was done at last."""
@@ -134,7 +137,7 @@ class Loader:
                 context.state.retries += 1
                 rows = max(1, wanted.rows >> number)
                 self._rows = min(self._rows, rows)
-                did = self._next(table, wanted.after, wanted.upto, rows) or wanted
+                did = self._cut(table, wanted.after, wanted.upto, rows) or wanted
             before = self._unconfirmed.range if self._unconfirmed else None
             return context.job(Task.LOAD, range=did, previous=before, strays=strays)
 
@@ -162,8 +165,7 @@ class Loader:
         extent = context.survey.tables[table.name]
         self._offset = done
         left = extent.rows - done
-        size = self._rows * (1 if table.name == NODES else LIGHT_ROWS)
-        total = number + context.plan.batches_for(left, size)
+        total = number + context.plan.batches_for(left, self._size(table))
         state.counts[table.name] = {"done": done, "of": extent.rows}
         state.batch, state.total_batches = number, total
         state.rows_per_s, state.eta_s = rate, left / rate if rate else 0.0

@@ -3,7 +3,7 @@
 docs/PLAN.md says where the factors come from.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ GIB = 1024**3
 
 #: A healthy batch is followed by one this many times as large: small fixed batches cost O(n²).
 GROWTH = 4
+#: A rest of up to this share of a batch goes with it: each batch rewrites all that are there before it.
+TAIL = 1.5
 #: Rows of one node group: a larger batch would rewrite nothing less.
 NODE_GROUP_ROWS = 131_072
 #: An edge or a turn weighs at most this share of a node (some 100 bytes against some 8 kB).
@@ -34,8 +36,10 @@ MAX_THREADS = 4
 #: Rows and bytes that verification holds of each side at once.
 CHUNK_ROWS = 8_192
 CHUNK_BYTES = 32 * MIB
-#: Disk for the staging file while it has holes, against the rows' bytes; and what else is written beside it.
+#: Disk against the rows' bytes: the file with few holes, what each further batch adds in holes, the rest.
 DISK_FACTOR = 1.5
+DISK_PER_BATCH = 0.35
+DISK_BATCHES_FREE = 3
 DISK_BASE = 32 * MIB
 
 
@@ -64,11 +68,15 @@ class Plan:
         """Rows of the batch after a healthy one of `rows`."""
         return min(rows * self.growth, self.largest_batch)
 
+    def take(self, left: int, size: int) -> int:
+        """Rows of the next batch when `left` are to come: a short tail goes with the batch before it."""
+        return left if self.growth > 1 and left <= size * TAIL and left <= self.largest_batch else size
+
     def batches_for(self, rows: int, size: int) -> int:
         """How many batches `rows` will take when the first has `size`, all going well."""
         batches = 0
         while rows > 0:
-            rows -= size
+            rows -= self.take(rows, size)
             size = self.next_size(size)
             batches += 1
         return batches
@@ -90,11 +98,17 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         memory_available=available,
         chunk_rows=CHUNK_ROWS,
         chunk_bytes=CHUNK_BYTES,
-        disk_needed=int(survey.row_bytes * DISK_FACTOR) + DISK_BASE,
+        disk_needed=0,
         disk_free=machine.free_disk(_existing(settings.target.parent)),
     )
     total = draft.batches_for(survey.nodes.rows, draft.first_batch)
-    return Plan(**{**asdict(draft), "total_batches": total})
+    return replace(draft, total_batches=total, disk_needed=_disk(survey.row_bytes, total))
+
+
+def _disk(row_bytes: int, batches: int) -> int:
+    """Every checkpoint rewrites the node group that is filling, and what it leaves is hardly used again."""
+    holes = DISK_PER_BATCH * max(0, batches - DISK_BATCHES_FREE)
+    return int(row_bytes * (DISK_FACTOR + holes)) + DISK_BASE
 
 
 def _pool(row_bytes: int, available: int) -> int:
