@@ -68,15 +68,15 @@ class SourceFile:
         raise SourceError(f"{self.path} changes faster than it can be opened; run again when it is quieter")
 
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        before = _fingerprint(self.path)  # first: a writer that comes after this line is noticed
         access = _access_mode(self.path)
-        before = _fingerprint(self.path) if access.still else None
         try:
             result = self._query(access, work)
         except sqlite3.Error as error:
-            if before is not None and before != _fingerprint(self.path):
+            if access.still and before != _fingerprint(self.path):
                 raise _MovedError from error
             raise self._explain(error) from error
-        if before is not None and before != _fingerprint(self.path):
+        if access.still and before != _fingerprint(self.path):
             raise _MovedError
         return result
 
@@ -125,9 +125,10 @@ def _access_mode(path: Path) -> _Access:
     """
     if not _is_wal(path):
         return _Access("")
-    if _beside(path, "-shm").exists():
+    log, index = _beside(path, "-wal"), _beside(path, "-shm")
+    if log.exists() and index.exists():
         return _Access("&readonly_shm=1")
-    if _size_or_zero(_beside(path, "-wal")) > 0:
+    if _size_or_zero(log) > 0:
         return _Access("&vfs=unix-none", still=True, private_index=True)
     return _Access("&immutable=1", still=True)
 
