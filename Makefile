@@ -1,0 +1,45 @@
+# Both targets do their own set-up on a Debian machine with python3-venv and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+
+.PHONY: demo test test-long lint format bench clean
+
+demo: $(READY)  ## a sample memory migrated, verified and asked
+	rm -rf demo
+	mkdir demo
+	$(BIN)/nimad sample demo/graph.sqlite
+	$(BIN)/nimad migrate --source demo/graph.sqlite
+	@echo
+	@echo "One question by text: 'telescope'"
+	$(BIN)/nimad search --target demo/graph.ladybug --limit 3 telescope
+	@echo
+	@echo "One question by embedding: what is most like memory 17?"
+	$(BIN)/nimad search --target demo/graph.ladybug --limit 3 --like 17
+
+test: $(READY)  ## the whole test suite
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: $(READY)  ## the torture tests at full length, minutes to an hour
+	$(BIN)/python -m pytest -m long
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(READY)  ## `nimad migrate` against one process that just copies
+	$(BIN)/python benchmarks/compare.py
+
+clean:
+	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(READY): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(READY)
