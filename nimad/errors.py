@@ -14,6 +14,7 @@ class ExitCode(IntEnum):
     QUARANTINED = 1  # complete except for quarantined or unmatched rows
     USAGE = 2
     ENGINE = 69
+    INTERNAL = 70  # a bug of ours
     CANNOT_WRITE = 73
     IO_ERROR = 74
     INTERRUPTED = 75  # run again to go on
@@ -64,6 +65,12 @@ class CannotWriteError(NimadError):
     exit_code = ExitCode.CANNOT_WRITE
 
 
+class DiskError(NimadError):
+    """The disk is full or failing."""
+
+    exit_code = ExitCode.IO_ERROR
+
+
 class EngineError(NimadError):
     """LadybugDB is missing, is another package of the same name, or has a version outside the range."""
 
@@ -74,6 +81,10 @@ class StoppedError(NimadError):
     """The run ended before it was complete; everything counted so far is kept."""
 
     exit_code = ExitCode.INTERRUPTED
+
+
+class BatchFailedError(StoppedError):
+    """A batch failed in every attempt."""
 
 
 class DifferenceError(NimadError):

@@ -1,6 +1,7 @@
 """The command `nimad`."""
 
 import sys
+import traceback
 
 import click
 
@@ -8,7 +9,8 @@ from nimad import __version__
 from nimad.cli.migrate import migrate
 from nimad.cli.sample import sample
 from nimad.cli.search import search
-from nimad.errors import NimadError
+from nimad.errors import ExitCode, NimadError
+from nimad.report.log import say_error
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,7 +27,16 @@ cli.add_command(search)
 def main() -> None:
     """Run the command line; an error that a user can cause is one line, never a traceback."""
     try:
-        cli()
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(int(ExitCode.INTERRUPTED))
     except NimadError as error:
-        click.echo(f"nimad: {error}", err=True)
+        say_error(str(error))
         sys.exit(int(error.exit_code))
+    except Exception:  # noqa: BLE001 - not to be taken for exit code 1, which says that the run is complete
+        traceback.print_exc()
+        say_error(f"this is a bug of nimad {__version__}; please report it with the lines above")
+        sys.exit(int(ExitCode.INTERNAL))

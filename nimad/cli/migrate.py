@@ -22,7 +22,7 @@ from nimad.migration.run import migrate as run
 from nimad.report.console import Console
 from nimad.report.lines import Level
 from nimad.report.listener import JsonListener, PeopleListener
-from nimad.report.log import Log
+from nimad.report.log import Log, say_error
 
 
 @click.command()
@@ -103,7 +103,7 @@ def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
         failure = {"event": "Failed", "message": text, "exit_code": int(error.exit_code)}
         click.echo(json.dumps(failure, ensure_ascii=False))
     log.to_file_only(Level.ERROR, text)
-    click.echo(f"nimad: {text}", err=True)
+    say_error(text)
 
 
 def _again() -> str:

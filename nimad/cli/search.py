@@ -22,7 +22,10 @@ def search(text: str, target: Path | None, like: int | None, limit: int, *, as_j
     if not text and like is None:
         raise click.UsageError("Name some TEXT, or a memory with --like ID.")
     settings = load({"target": target}, os.environ)
-    for hit in ask(settings.target, text, like, limit):
+    hits = ask(settings.target, text, like, limit)
+    if not hits and not as_json:
+        click.echo("Nothing found.")
+    for hit in hits:
         if as_json:
             click.echo(json.dumps(hit, ensure_ascii=False))
             continue

@@ -66,7 +66,11 @@ class Child:
     def work(self, job: Job, stop: threading.Event) -> Answer:
         """Hand over the job and wait for the end. Raises `StoppedError` when `stop` is set meanwhile."""
         self._hand_over(job)
-        output, errors, stopped = self._collect(stop)
+        try:
+            output, errors, stopped = self._collect(stop)
+        except BaseException:  # a caller without signal handlers gets its KeyboardInterrupt, and leaves no worker
+            self.dismiss()
+            raise
         status = self._process.wait()
         if stopped and status != 0:
             raise StoppedError("stopped")

@@ -186,3 +186,7 @@ class Finished(Event):
     """The last event of a run that reached its end."""
 
     result: Result
+
+    def to_json(self) -> dict[str, Any]:
+        rate = round(self.result.success_rate, 1)
+        return {**super().to_json(), "exit_code": int(self.result.exit_code), "success_rate": rate}

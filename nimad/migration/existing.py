@@ -24,7 +24,11 @@ def finished(context: Context) -> str | None:
     if not target.exists():
         raise in_the_way(target, "a symbolic link to nothing")
     earlier = state.read(context.files)
-    mine = earlier.get("phase") == "complete" and state.identity_of(earlier) == context.survey.identity
+    mine = (
+        earlier.get("phase") == "complete"
+        and state.identity_of(earlier) == context.survey.identity
+        and set(context.survey.tables) <= set(earlier.get("tables", ()))
+    )
     answer = context.workers.do(context.job(Task.COUNT, target=str(target), schema=None))
     if answer.failure is Failure.ENGINE:
         raise retry.error_of(answer)
@@ -49,7 +53,12 @@ def _complete(context: Context, answer: Answer, earlier: dict[str, Any]) -> str:
         return f"{target} is complete: {nodes} memories"
     if "MemoryNode" not in counted:
         raise in_the_way(target, "it is a LadybugDB file without memories")
-    raise in_the_way(target, f"it holds {nodes} memories, the source {context.survey.nodes.rows}")
+    differing = [
+        f"{counted.get(TARGET_TABLES[table], 0)} of the source's {extent.rows} rows of {table}"
+        for table, extent in context.survey.tables.items()
+        if _accounted(context, counted, table) != extent.rows
+    ]
+    raise in_the_way(target, f"it holds {', '.join(differing)}")
 
 
 def _accounted(context: Context, counted: dict[str, int], table: str) -> int:

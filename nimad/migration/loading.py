@@ -4,7 +4,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nimad.errors import StoppedError
+from nimad.errors import BatchFailedError, StoppedError
 from nimad.migration import retry
 from nimad.migration.child import Answer
 from nimad.migration.context import TARGET_TABLES, Context
@@ -61,7 +61,7 @@ class Loader:
             return True
         context, name = self._context, TARGET_TABLES[batch.range.table]
         context.listener(BatchLost(batch.range.table, batch.held[name], found.get(name, 0)))
-        context.state.failed_batches += 1
+        context.state.retries += 1
         self._losses += 1
         if self._losses > LOSSES_ALLOWED:
             raise StoppedError(
@@ -69,8 +69,15 @@ class Loader:
                 "(dmesg), then run again"
             )
         self._rows = context.plan.first_batch
-        self._load_range(batch.range, strays=False)
+        self._redo(batch.range)
         return False
+
+    def _redo(self, lost: Range) -> None:
+        """Load a whole range again, in as many parts as it takes."""
+        table, after = self._context.survey.schema.table(lost.table), lost.after
+        while (part := self._cut(table, after, lost.upto, max(1, lost.rows))) is not None:
+            _, did = self._load_range(part, strays=False)
+            after = did.upto
 
     def _load_table(self, table: Table) -> None:
         context = self._context
@@ -78,7 +85,8 @@ class Loader:
         after, done = self._resume_point(table)
         began, done_before = time.monotonic(), done
         number = 0
-        strays = extent.strays > 0
+        # An empty memory is loaded too: somebody has to make the tables.
+        strays = extent.strays > 0 or "MemoryNode" not in context.counted
         while extent.last is not None or strays:
             wanted = self._next(table, after, extent.last, extent.rows - done)
             if wanted is None:
@@ -138,11 +146,16 @@ class Loader:
                 rows = max(1, wanted.rows >> number)
                 self._rows = min(self._rows, rows)
                 did = self._cut(table, wanted.after, wanted.upto, rows) or wanted
+                context.state.write()
             before = self._unconfirmed.range if self._unconfirmed else None
             return context.job(Task.LOAD, range=did, previous=before, strays=strays)
 
         retries = context.state.retries
-        answer = retry.attempt(context.workers, job, context.listener, offset=self._offset)
+        try:
+            answer = retry.attempt(context.workers, job, context.listener, offset=self._offset)
+        except BatchFailedError:
+            context.state.failed_batches += 1
+            raise
         healthy = context.state.retries == retries
         self._settle(answer, did, healthy=healthy)
         return answer, did
@@ -168,6 +181,7 @@ class Loader:
         total = number + context.plan.batches_for(left, self._size(table))
         state.counts[table.name] = {"done": done, "of": extent.rows}
         state.batch, state.total_batches = number, total
+        state.quarantined = sum(1 for _ in entries(context.files.quarantine))
         state.rows_per_s, state.eta_s = rate, left / rate if rate else 0.0
         state.write()
         seconds = answer.facts["seconds"]

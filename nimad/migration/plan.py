@@ -70,7 +70,8 @@ class Plan:
 
     def take(self, left: int, size: int) -> int:
         """Rows of the next batch when `left` are to come: a short tail goes with the batch before it."""
-        return left if self.growth > 1 and left <= size * TAIL and left <= self.largest_batch else size
+        tail = self.growth > 1 and 0 < left <= min(size * TAIL, self.largest_batch)
+        return left if tail else size
 
     def batches_for(self, rows: int, size: int) -> int:
         """How many batches `rows` will take when the first has `size`, all going well."""

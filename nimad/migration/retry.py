@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from nimad.errors import EngineError, ExitCode, NimadError, SourceError, StoppedError
+from nimad.errors import BatchFailedError, EngineError, ExitCode, NimadError, SourceError, StoppedError
 from nimad.migration.child import Answer, Workers
 from nimad.migration.events import BatchFailed, BatchRecovered, Listener
 from nimad.worker.job import Failure, Job
@@ -64,4 +64,4 @@ def error_of(answer: Answer) -> NimadError:
             f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "
             "or run without --strict"
         )
-    return StoppedError(f"failed after {len(DELAYS_S)} attempts: {message}")
+    return BatchFailedError(f"a batch failed after {len(DELAYS_S)} attempts: {message}")

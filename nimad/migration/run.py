@@ -1,12 +1,13 @@
 """A migration from beginning to end: the story that the other modules of this room tell the parts of."""
 
+import errno
 import os
 import threading
 import time
 from collections.abc import Mapping
 
-from nimad.config import Settings
-from nimad.errors import CannotWriteError, DifferenceError, NimadError, StoppedError, UsageError
+from nimad.config import Settings, Verify
+from nimad.errors import CannotWriteError, DiskError, NimadError, StoppedError, UsageError
 from nimad.migration import compaction, dryrun, events, existing, publishing, retry, verification
 from nimad.migration.child import Workers
 from nimad.migration.context import TARGET_TABLES, Context
@@ -54,7 +55,14 @@ def migrate(settings: Settings, on_event: Listener | None = None, stop: threadin
         try:
             return _migrate(settings, workers, listener)
         except OSError as error:
-            raise CannotWriteError(f"{error.filename or settings.target}: {error.strerror or error}") from error
+            raise _explained(error, settings) from error
+
+
+def _explained(error: OSError, settings: Settings) -> NimadError:
+    message = f"{error.filename or settings.target}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+        return DiskError(f"{message}; make room or mend the disk, then run again: what was counted is kept")
+    return CannotWriteError(message)
 
 
 def _ignore(_: events.Event) -> None:
@@ -78,7 +86,7 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
     listener(_analyzed(settings, found))
     files = Files(settings.target)
     plan = make_plan(settings, found)
-    state = State(files, found.identity, plan=plan.to_json())
+    state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables))
     context = Context(settings, source, found, plan, files, workers, listener, state, began=began)
     listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
     if settings.dry_run:
@@ -129,7 +137,7 @@ def _write(context: Context) -> Result:
         state.phase, state.message = "interrupted", f"{error}; {kept}"
         state.write()
         raise StoppedError(state.message) from error
-    except (DifferenceError, NimadError) as error:
+    except NimadError as error:
         state.phase, state.message = "failed", str(error)
         if os.access(context.files.state.parent, os.W_OK):
             state.write()
@@ -190,16 +198,21 @@ def _say_late_arrivals(context: Context) -> None:
 
 def _finish(context: Context) -> Result:
     state, counted = context.state, context.counted
-    aside = list(_parts(context))
+    aside = [(entry["table"], entry["part"] == "row") for entry in entries(context.files.quarantine)]
+    rows = sum(whole for _, whole in aside)
+    migrated = counted.get(TARGET_TABLES[NODES], 0)
+    total = context.survey.nodes.rows
+    if context.settings.verify is Verify.FULL:  # then these are proven to be all, however many left the source
+        total = migrated + aside.count((NODES, True))
     result = Result(
         outcome=Outcome.COMPLETE,
         target=str(context.files.target),
-        total_nodes=context.survey.nodes.rows,
-        migrated=counted.get(TARGET_TABLES[NODES], 0),
+        total_nodes=total,
+        migrated=migrated,
         edges=counted.get("relates_to", 0),
         turns=counted.get("Turn", 0),
-        quarantined=aside.count("row"),
-        quarantined_parts=len(aside) - aside.count("row"),
+        quarantined=rows,
+        quarantined_parts=len(aside) - rows,
         failed_batches=state.failed_batches,
         retries=state.retries,
         batches=context.batches,
@@ -211,10 +224,6 @@ def _finish(context: Context) -> Result:
     state.write()
     context.listener(events.Finished(result))
     return result
-
-
-def _parts(context: Context) -> list[str]:
-    return [entry["part"] for entry in entries(context.files.quarantine)]
 
 
 def _rounded(phases: Mapping[str, float]) -> dict[str, float]:

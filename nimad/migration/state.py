@@ -3,7 +3,7 @@
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,7 @@ class State:
     plan: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
+    tables: Sequence[str] = ()  # the source's tables that this run migrates
     published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once complete
     message: str = ""
 
@@ -59,6 +60,7 @@ class State:
             "rows_per_s": round(self.rows_per_s, 1),
             "eta_s": round(self.eta_s, 1),
             "phases_s": {name: round(value, 3) for name, value in self.phases_s.items()},
+            "tables": list(self.tables),
             "published": dict(self.published),
             "plan": dict(self.plan),
             "versions": {"nimad": VERSION, "engine": dict(self.engine)},

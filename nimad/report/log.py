@@ -1,6 +1,8 @@
 """The log: one format for console and `migration.log`, kept by loguru."""
 
 import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -91,3 +93,8 @@ def _plain(console: Callable[[str], None]) -> Callable[["Message"], None]:
 
 def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
+def say_error(text: str) -> None:
+    """One line on stderr, in the log's format."""
+    sys.stderr.write(time.strftime(f"[%Y-%m-%d %H:%M:%S] [{Level.ERROR}] {text.replace('%', '%%')}\n"))

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def entries(path: Path) -> Iterator[dict[str, Any]]:
         return
     with file:
         for line in file:
-            if line.endswith(b"\n"):
-                yield json.loads(line)
+            with suppress(ValueError):  # a line that somebody edited is theirs
+                entry = json.loads(line) if line.endswith(b"\n") else None
+                if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys():
+                    yield entry
 
 
 def entry_key(entry: dict[str, Any]) -> tuple[str, str, str]:
