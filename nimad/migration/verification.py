@@ -1,6 +1,5 @@
 """Verification: the target against the source, and rows that changed meanwhile brought up to date."""
 
-import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +12,7 @@ from nimad.migration.events import Verified, Verifying
 from nimad.migration.files import replace_bytes
 from nimad.source.schema import NODES, quoted
 from nimad.worker.job import Job, Task
-from nimad.worker.quarantine import entries, entry_key
+from nimad.worker.quarantine import entries, line_key, lines
 
 #: How often rows that go on changing are brought up to date before they are left as they are.
 MEND_PASSES = 5
@@ -135,22 +134,15 @@ def _raise_for_missing(found: Mapping[str, Any]) -> None:
         )
 
 
-def _keep_only(context: Context, confirmed: list[list[Any]]) -> None:
-    """Take out of the quarantine file what the source no longer gives a reason for."""
-    path = context.files.quarantine
-    if not path.exists():
+def _keep_only(context: Context, confirmed: list[str]) -> None:
+    """Take out of the quarantine file what the source, as it is now, gives no reason for."""
+    path, keys = context.files.quarantine, set(confirmed)
+    if all(line_key(line) in keys for line in lines(path)):
         return
-    keys = {(table, json.dumps(key, sort_keys=True), part) for table, key, part in confirmed}
-    stale = sum(entry_key(entry) not in keys for entry in entries(path))
-    if not stale:
-        return
-    if not keys:
+    if keys:
+        replace_bytes(path, (line for line in lines(path) if line_key(line) in keys))
+    else:
         path.unlink()
-        return
-    kept = (
-        json.dumps(entry, ensure_ascii=False).encode() + b"\n" for entry in entries(path) if entry_key(entry) in keys
-    )
-    replace_bytes(path, kept)
 
 
 def _compare_counts(context: Context) -> dict[str, int]:

@@ -34,9 +34,6 @@ class Reject:
     reason: str
     row: Mapping[str, Any]
 
-    def key(self) -> tuple[str, str, str]:
-        return (self.table, repr(self.id), self.part)
-
     def to_json(self) -> dict[str, Any]:
         row = {name: _json_value(value) for name, value in self.row.items()}
         return {
@@ -101,6 +98,13 @@ def read_ids(connection: sqlite3.Connection, table: Table, ids: Sequence[int]) -
     return Rows(table, [row[0] for row in found], found)
 
 
+def read_keys(connection: sqlite3.Connection, table: Table) -> set[int]:
+    """Every key of a table that is an integer."""
+    key = quoted(table.key)
+    rows = connection.execute(f"SELECT {key} FROM {quoted(table.name)} WHERE typeof({key}) = 'integer'")
+    return {row[0] for row in rows}
+
+
 def read_strays(connection: sqlite3.Connection, table: Table) -> Rows:
     """Rows whose key is no integer: only possible where `id` is not the INTEGER PRIMARY KEY."""
     return _select(connection, table, f"typeof({quoted(table.key)}) <> 'integer'", ())
@@ -127,23 +131,21 @@ class Judged:
 def judge(rows: Rows, schema: Schema) -> Judged:
     """Apply the rules of :mod:`nimad.source.values` to every value of `rows`."""
     table = rows.table
-    rejects: list[Reject] = []
+    parts: dict[int, Reject] = {}
     bad = _repeated_keys(rows)
     converted: list[list[Any]] = []
     for index, (name, kind) in enumerate(_kinds(table)):
         column = rows.column(index + 1)
         if not are_plain(kind, column, schema.dimension):
-            column = _convert_column(rows, name, kind, column, schema, bad, rejects)
+            column = _convert_column(rows, name, kind, column, schema, bad, parts)
         converted.append(column)
+    rejects = [reject for position, reject in parts.items() if position not in bad]
     if not bad:
         return Judged(rows, converted, rejects)
-    keep = [position not in bad for position in range(len(rows))]
-    rejects = [reject for reject in rejects if reject.part != "row"]
     rejects += [_whole(rows, position, reason) for position, reason in sorted(bad.items())]
+    keep = [position not in bad for position in range(len(rows))]
     kept = [[value for value, flag in zip(column, keep, strict=True) if flag] for column in converted]
-    spoiled = {rows.keys[position] for position in bad}
-    parts = [reject for reject in rejects if reject.part == "row" or reject.id not in spoiled]
-    return Judged(rows.only(keep), kept, parts)
+    return Judged(rows.only(keep), kept, rejects)
 
 
 def judge_strays(rows: Rows) -> list[Reject]:
@@ -164,7 +166,7 @@ def _convert_column(
     column: list[Any],
     schema: Schema,
     bad: dict[int, str],
-    rejects: list[Reject],
+    parts: dict[int, Reject],
 ) -> list[Any]:
     result: list[Any] = []
     for position, value in enumerate(column):
@@ -173,7 +175,7 @@ def _convert_column(
         except UnrepresentableError as error:
             result.append(None)
             if kind is Kind.VECTOR:
-                rejects.append(_part(rows, position, "embedding", f"{name}: {error}"))
+                parts[position] = _part(rows, position, "embedding", f"{name}: {error}")
             else:
                 bad.setdefault(position, f"{name}: {error}")
     return result

@@ -1,5 +1,6 @@
 """The quarantine file: one JSON object a line for every row, or part of one, that has no place in the target."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -9,48 +10,54 @@ from typing import Any
 
 from nimad.source.rows import Reject
 
+_KEY_BYTES = 12
+
 
 def add(path: Path, rejects: Sequence[Reject]) -> None:
     """Append what is not listed yet, and sync it to disk before anything else happens."""
     if not rejects:
         return
-    listed = {entry_key(entry) for entry in entries(path)}
+    listed = {line_key(line) for line in lines(path)}
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         file.seek(_end_of_last_line(path))
         for reject in rejects:
-            entry = reject.to_json()
-            if entry_key(entry) not in listed:
-                listed.add(entry_key(entry))
-                file.write(json.dumps(entry, ensure_ascii=False).encode() + b"\n")
+            line = line_of(reject)
+            if line_key(line) not in listed:
+                listed.add(line_key(line))
+                file.write(line)
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
 
 
-def entries(path: Path) -> Iterator[dict[str, Any]]:
+def line_of(reject: Reject) -> bytes:
+    return json.dumps(reject.to_json(), ensure_ascii=False).encode() + b"\n"
+
+
+def line_key(line: bytes) -> str:
+    """What makes a line the same one when a range is done again: all of it. Several rows may share an id."""
+    return hashlib.blake2b(line, digest_size=_KEY_BYTES).hexdigest()
+
+
+def lines(path: Path) -> Iterator[bytes]:
     """Every whole line of the file; none where there is no file. A line that a power cut tore is passed over."""
     try:
         file = path.open("rb")
     except FileNotFoundError:
         return
     with file:
-        for line in file:
-            with suppress(ValueError):  # a line that somebody edited is theirs
-                entry = json.loads(line) if line.endswith(b"\n") else None
-                if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys():
-                    yield entry
+        yield from (line for line in file if line.endswith(b"\n"))
 
 
-def entry_key(entry: dict[str, Any]) -> tuple[str, str, str]:
-    """What makes an entry the same one when a range is done again."""
-    return (entry["table"], json.dumps(entry["id"], sort_keys=True), entry["part"])
+def entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines as what they say."""
+    for line in lines(path):
+        with suppress(ValueError):  # a line that somebody edited is theirs
+            entry = json.loads(line)
+            if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys():
+                yield entry
 
 
 def _end_of_last_line(path: Path) -> int:
-    end = 0
-    with path.open("rb") as file:
-        for line in file:
-            if line.endswith(b"\n"):
-                end += len(line)
-    return end
+    return sum(len(line) for line in lines(path))

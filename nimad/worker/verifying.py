@@ -18,7 +18,7 @@ from nimad.source.schema import EDGES, FLOAT_BYTES, LINKS, NODES, TURNS, Kind, S
 from nimad.target import loading, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
-from nimad.worker import ledger
+from nimad.worker import ledger, quarantine
 from nimad.worker.job import Job
 
 #: How many damaged values an answer names; the number of them is always whole.
@@ -48,14 +48,8 @@ class Found:
             "removed": self.removed,
             "damaged": self.damaged[:NAMED_DAMAGES],
             "damages": len(self.damaged),
-            "rejected": [source_key(reject) for reject in self.rejects],
+            "rejected": [quarantine.line_key(quarantine.line_of(reject)) for reject in self.rejects],
         }
-
-
-def source_key(reject: Reject) -> list[Any]:
-    """A reject's key as it stands in the quarantine file."""
-    entry = reject.to_json()
-    return [entry["table"], entry["id"], entry["part"]]
 
 
 @dataclass(frozen=True)
@@ -232,6 +226,9 @@ def _compare_links(
         there = reading.links(database, link, keys)
         if there == sorted(expected):
             continue
+        # A turn without a link of this kind lacks it: its node came after the turn.
+        lacking = {turn for turn, _ in expected} - {turn for turn, _ in there}
+        _note(found.missing, TURNS, sorted(lacking - set(found.missing.get(TURNS, ()))))
         for turn in sorted({pair[0] for pair in set(there) ^ set(expected)} | _repeated(there)):
             if turn in positions and turn not in found.missing.get(TURNS, ()):
                 _sort_difference(judged.rows, positions[turn], columns.get(link, link), noted, found)
