@@ -7,9 +7,8 @@ from nimad.errors import StoppedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import DryRun
-from nimad.source.dangling import count_dangling
 from nimad.source.ranges import Range, next_range
-from nimad.source.schema import Table
+from nimad.source.schema import NODES, Table
 from nimad.worker.job import Failure, Task
 
 #: How many rejected rows are named.
@@ -22,10 +21,13 @@ def dry_run(context: Context) -> None:
     """Convert every row in workers, then say what a real run would do."""
     began = time.monotonic()
     rejects: list[list[Any]] = []
+    lost: list[int] = []
     for table in context.survey.schema.tables():
-        rejects += _convert_table(context, table)
+        found, gone = _convert_table(context, table, lost)
+        rejects += found
+        if table.name == NODES:
+            lost = gone
     seconds = time.monotonic() - began
-    dangling = context.source.read(lambda c: count_dangling(c, context.survey.schema))
     rows = [reject for reject in rejects if reject[2] == "row"]
     facts = {
         "rows": {name: extent.rows for name, extent in context.survey.tables.items()},
@@ -33,7 +35,6 @@ def dry_run(context: Context) -> None:
         "quarantine_rows": len(rows),
         "quarantine_parts": len(rejects) - len(rows),
         "examples": [f"{table} id {key} ({part}): {reason}" for table, key, part, reason in rejects[:NAMED]],
-        "dangling": dict(dangling),
         "seconds_converting": round(seconds, 2),
         "seconds_expected": round(seconds * EXPECTED_FACTOR, 1),
         "plan": context.plan.to_json(),
@@ -46,9 +47,12 @@ def dry_run(context: Context) -> None:
         )
 
 
-def _convert_table(context: Context, table: Table) -> list[list[Any]]:
+def _convert_table(context: Context, table: Table, lost: list[int]) -> tuple[list[list[Any]], list[int]]:
+    """What of a table would be set aside, and which ids would then be missing; `lost` are such ids of nodes."""
     extent = context.survey.tables[table.name]
-    plan, rejects, after = context.plan, [], None
+    plan, after = context.plan, None
+    rejects: list[list[Any]] = []
+    gone: list[int] = []
     strays = extent.strays > 0
     while extent.last is not None or strays:
         last = extent.last or 0
@@ -59,10 +63,11 @@ def _convert_table(context: Context, table: Table) -> list[list[Any]]:
             if not strays:
                 break
             wanted = Range(table.name, last, last, 0, 0)
-        job = context.job(Task.CONVERT, range=wanted, strays=strays)
+        job = context.job(Task.CONVERT, range=wanted, strays=strays, removed=lost)
         answer = context.workers.do(job)
         if not answer.ok:
             raise (retry.error_of(answer) if answer.failure is not Failure.TARGET else StoppedError(answer.message))
         rejects += answer.facts["rejects"]
+        gone += answer.facts["lost"]
         after, strays = wanted.upto, False
-    return rejects
+    return rejects, gone

@@ -190,12 +190,6 @@ def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:
     yield level, f"Would be quarantined: {rows} rows and {parts} parts of rows"
     for example in facts["examples"]:
         yield Level.WARN, f"Would be quarantined: {example}"
-    for table, count in facts["dangling"].items():
-        if count:
-            yield (
-                Level.WARN,
-                f"Would be quarantined: {count} {_NOUNS[table].lower()} or links to nodes that do not exist",
-            )
 
 
 def _nothing_to_do(event: e.NothingToDo) -> Lines:

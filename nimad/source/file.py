@@ -102,6 +102,11 @@ class SourceFile:
             )
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return SourceError(f"{self.path} is locked by another program ({error}); close it and run again")
+        if code == sqlite3.SQLITE_READONLY and _size_or_zero(_beside(self.path, "-journal")):
+            return SourceError(
+                f"{self.path} has an unfinished transaction of a program that was killed; let SQLite undo it with: "
+                f"sqlite3 {self.path} 'PRAGMA user_version'"
+            )
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
             return SourceError(f"{self.path} cannot be opened ({error}); check its permissions and its folder's")
         return SourceError(f"{self.path} cannot be read ({error})")

@@ -139,7 +139,8 @@ def key_of(names: list[str]) -> str:
 
 def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, str]]:
     """Name and declared type of each column, in the file's order; empty when there is no such table."""
-    rows = connection.execute("SELECT name, type FROM pragma_table_info(?)", (table,))
+    # xinfo is table_info and the generated columns; 1 marks a virtual table's hidden ones, which hold no data.
+    rows = connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
     return [(str(name), str(declared or "")) for name, declared in rows]
 
 
@@ -159,14 +160,14 @@ def read_table(
     columns = []
     for column, declared_type in carried:
         kind = known.get(column.lower()) or _nearest_kind(connection, name, column, declared_type)
-        target = _free_name(column, reserved, taken)
+        target = _free_name(column, known, reserved, taken)
         taken.add(target.lower())
         columns.append(Column(column, target, kind))
     return Table(name, key, tuple(columns), present_ends)
 
 
-def _free_name(column: str, reserved: frozenset[str], taken: set[str]) -> str:
-    name = column.lower() if column.lower() in NODE_KINDS else column
+def _free_name(column: str, known: Mapping[str, Kind], reserved: frozenset[str], taken: set[str]) -> str:
+    name = column.lower() if column.lower() in known else column
     while name.lower() in reserved or name.lower() in taken or not name:
         name += "_"
     return name

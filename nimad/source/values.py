@@ -3,15 +3,17 @@
 SQLite's column types are advice: any column may hold any value. `docs/VALUES.md` says these rules in prose.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 from nimad.source.file import InvalidText
 from nimad.source.schema import FLOAT_BYTES, Kind
 
 _INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
-#: Longest text that can be a number; Python refuses to parse integers of more than 4,300 digits anyway.
+#: Longest text that can be a number, in characters.
 _NUMBER_CHARS = 400
 
 
@@ -46,24 +48,26 @@ def are_plain(kind: Kind, values: Sequence[Any], dimension: int) -> bool:
 
 def _int64(value: Any) -> int:
     number = _number(value, "an integer")
-    if isinstance(number, float):
-        if not number.is_integer() or not _INT64_MIN <= number <= _INT64_MAX:
-            raise UnrepresentableError(f"{number!r} where an integer belongs")
-        number = int(number)
-    if not _INT64_MIN <= number <= _INT64_MAX:
+    if not math.isfinite(number) or number != (whole := int(number)):
+        raise UnrepresentableError(f"{_short(value)} where an integer belongs")
+    if not _INT64_MIN <= whole <= _INT64_MAX:
         raise UnrepresentableError(f"{_short(value)} is outside the 64-bit integers")
-    return number
+    return whole
 
 
 def _double(value: Any) -> float:
     number = _number(value, "a number")
+    if isinstance(number, float):
+        return number
     try:
-        exact = float(number)
+        nearest = float(number)
     except OverflowError:
-        raise UnrepresentableError(f"{_short(value)} is outside the 64-bit floats") from None
-    if exact != number:
+        nearest = math.inf
+    if math.isinf(nearest) or (nearest == 0) != (number == 0):
+        raise UnrepresentableError(f"{_short(value)} is outside the 64-bit floats")
+    if number == int(number) and nearest != number:
         raise UnrepresentableError(f"{number} is not exact as a 64-bit float")
-    return exact
+    return nearest  # text in decimals becomes the float nearest to it, as SQLite itself would read it
 
 
 def _bool(value: Any) -> bool:
@@ -74,18 +78,15 @@ def _bool(value: Any) -> bool:
 
 
 #: What SQLite reads as a number in text; Python's own parsers also take 1_000, `inf` and other scripts' digits.
-_INTEGER = re.compile(r"\s*[+-]?[0-9]+\s*")
-_DECIMAL = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
+_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?\s*", re.ASCII)
 
 
-def _number(value: Any, wanted: str) -> int | float:
+def _number(value: Any, wanted: str) -> int | float | Decimal:
+    """The number that a value is, exactly: a text's decimals are not rounded yet."""
     if isinstance(value, (int, float)):
         return value
-    if isinstance(value, str) and len(value) <= _NUMBER_CHARS:
-        if _INTEGER.fullmatch(value):
-            return int(value)
-        if _DECIMAL.fullmatch(value):
-            return float(value)
+    if isinstance(value, str) and len(value) <= _NUMBER_CHARS and _NUMBER.fullmatch(value):
+        return Decimal(value.strip())
     raise UnrepresentableError(f"{_short(value)} where {wanted} belongs")
 
 

@@ -50,7 +50,7 @@ class Job:
     previous: Range | None = None  # the batch before, which LOAD and COUNT look for
     strays: bool = False  # also rows whose key is no integer
     ids: Sequence[int] = ()  # rows of MEND that changed or are missing
-    removed: Sequence[int] = ()  # rows of MEND that the source no longer has
+    removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without
     table: str = ""  # table of MEND, and of VERIFY by ids
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY
     chunk_rows: int = 0

@@ -58,9 +58,23 @@ def _convert(job: Job, _: ModuleType) -> Facts:
     """Do what loading does with a range, all but handing it to the engine."""
     judged = _read_judged(job)
     (arrow.edge_table if judged.rows.table.name == EDGES else arrow.node_table)(judged, job.needs())
-    rejects = [*judged.rejects, *_strays(job)]
+    rejects = [*judged.rejects, *_strays(job), *_foreseen_dangling(job, judged)]
+    lost = {reject.id for reject in rejects if reject.part == "row"} - set(judged.rows.keys)
     reasons = [(reject.table, reject.id, reject.part, reject.reason) for reject in rejects]
-    return {"rejects": [list(map(_plain, reason)) for reason in reasons]}
+    return {
+        "rejects": [list(map(_plain, reason)) for reason in reasons],
+        "lost": sorted(key for key in lost if isinstance(key, int)),
+    }
+
+
+def _foreseen_dangling(job: Job, judged: Judged) -> list[Reject]:
+    """Edges and links whose node will not be there: `job.removed` are those that go to quarantine."""
+    table = judged.rows.table.name
+    if table == NODES:
+        return []
+    ids = SourceFile(job.source_path()).read(lambda c: source_rows.read_keys(c, job.needs().nodes))
+    nodes = ids - set(job.removed)
+    return loading.with_both_ends(judged, nodes)[1] if table == EDGES else loading.link_pairs(judged, nodes)[1]
 
 
 def _plain(value: Any) -> Any:
