@@ -52,6 +52,7 @@ class Loader:
             answer = retry.attempt(context.workers, retry.same(count), context.listener)
             context.note_counts(answer.facts["counts"])
             context.free_bytes = answer.facts["free_bytes"]
+            self._unconfirmed = None
             if self._confirmed(batch, answer.facts["previous"]):
                 return
 
