@@ -1,0 +1,96 @@
+"""Counted, not claimed: a batch that a worker reported as loaded, and that is gone, is found missing and done again.
+
+The loss is made for real: between two workers, the staging file is put back to what it was a batch earlier. That is
+what a COPY looks like whose checkpoint never reached the disk.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import assert_same, edge, make_memory, node, turn
+
+import nimad
+from nimad.errors import StoppedError
+from nimad.migration.events import BatchLoaded, BatchLost, Event, TableLoaded
+
+
+def memory(tmp_path: Path) -> Path:
+    return make_memory(
+        tmp_path / "graph.sqlite",
+        nodes=[node(number) for number in range(1, 401)],
+        edges=[edge(number, number, number + 1) for number in range(1, 101)],
+        turns=[turn(number, number, None, number + 1) for number in range(1, 101)],
+    )
+
+
+def put_back(source: Path, when: Callable[[Event], bool]) -> tuple[list[Event], Callable[[Event], None]]:
+    """A listener that undoes the batch at whose event `when` says so, once, after keeping a copy before each."""
+    staging = source.with_name("graph.ladybug.migrating")
+    earlier = source.with_name("earlier")
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if not isinstance(event, BatchLoaded):
+            return
+        if when(event):
+            shutil.copy(earlier, staging)
+        shutil.copy(staging, earlier)
+
+    return heard, listen
+
+
+def lost(heard: list[Event]) -> list[BatchLost]:
+    return [event for event in heard if isinstance(event, BatchLost)]
+
+
+@pytest.mark.parametrize("verify", ["full", "none"])
+def test_a_batch_that_vanished_is_loaded_again(tmp_path: Path, verify: str) -> None:
+    source = memory(tmp_path)
+    heard, listen = put_back(source, lambda e: isinstance(e, BatchLoaded) and e.number == 3 and "nodes" in e.table)
+
+    settings = nimad.Settings(source=source, batch_size=100, fixed_batch=True, verify=nimad.Verify(verify))
+    result = nimad.migrate(settings, listen)
+
+    assert [(event.expected, event.counted) for event in lost(heard)] == [(100, 0)]
+    assert result.migrated == 400
+    assert result.retries == 1
+    assert_same(source, Path(result.target))
+
+
+@pytest.mark.parametrize("table", ["memory_nodes", "memory_edges", "memory_turns"])
+def test_the_last_batch_of_a_table_is_missed_too(tmp_path: Path, table: str) -> None:
+    source = memory(tmp_path)
+    gone: list[str] = []
+
+    def last_of_its_table(event: Event) -> bool:
+        is_last = isinstance(event, BatchLoaded) and event.table == table and event.done == event.of and not gone
+        if is_last:
+            gone.append(table)
+        return is_last
+
+    heard, listen = put_back(source, last_of_its_table)
+    settings = nimad.Settings(source=source, batch_size=100, fixed_batch=True, verify=nimad.Verify.NONE)
+    result = nimad.migrate(settings, listen)
+
+    assert [event.table for event in lost(heard)] == [table]
+    assert_same(source, Path(result.target))
+
+
+def test_batches_that_keep_vanishing_end_the_run(tmp_path: Path) -> None:
+    """A disk that forgets is not worked around for ever."""
+    source = memory(tmp_path)
+    staging, empty = source.with_name("graph.ladybug.migrating"), source.with_name("empty")
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, (BatchLost, BatchLoaded, TableLoaded)):
+            shutil.copy(staging, empty) if not empty.exists() else shutil.copy(empty, staging)
+
+    settings = nimad.Settings(source=source, batch_size=50, fixed_batch=True)
+    with pytest.raises(StoppedError, match="keep vanishing"):
+        nimad.migrate(settings, listen)
+    assert not source.with_name("graph.ladybug").exists()

@@ -1,0 +1,385 @@
+"""Each shape that a memory has in the field, and some that only bad luck makes: all of it arrives."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    assert_same,
+    edge,
+    make_memory,
+    migrate_smoothly,
+    node,
+    read_target,
+    turn,
+    vector,
+)
+
+from nimad.migration.events import Analyzed
+from nimad.sample import Sample, write_sample
+
+#: The columns that nima-core's readers ask for, and `created_at` (NIMA.md).
+NODE_COLUMNS = {
+    "id": "INT64",
+    "timestamp": "INT64",
+    "layer": "STRING",
+    "text": "STRING",
+    "summary": "STRING",
+    "who": "STRING",
+    "affect_json": "STRING",
+    "session_key": "STRING",
+    "conversation_id": "STRING",
+    "turn_id": "STRING",
+    "fe_score": "DOUBLE",
+    "embedding": "FLOAT[8]",
+    "strength": "DOUBLE",
+    "decay_rate": "DOUBLE",
+    "last_accessed": "INT64",
+    "is_ghost": "BOOL",
+    "dismissal_count": "INT64",
+    "recall_count": "INT64",
+    "memory_type": "STRING",
+    "importance": "DOUBLE",
+    "emotions": "STRING",
+    "themes": "STRING",
+    "source_agent": "STRING",
+    "model": "STRING",
+    "created_at": "STRING",
+}
+EDGE_COLUMNS = {"edge_id": "INT64", "relation": "STRING", "weight": "DOUBLE", "created_at": "STRING"}
+TURN_COLUMNS = {
+    "id": "INT64",
+    "turn_id": "STRING",
+    "timestamp": "INT64",
+    "affect_json": "STRING",
+    "created_at": "STRING",
+}
+TABLES_3_1 = {
+    "nima_dream_runs",
+    "nima_insights",
+    "nima_lucid_moments",
+    "nima_patterns",
+    "nima_pruner_runs",
+    "nima_suppressed_memories",
+}
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "graph.sqlite"
+
+
+def table(name: str, columns: str) -> str:
+    return f"CREATE TABLE {name} ({columns})"
+
+
+def adding(name: str, *columns: str) -> list[str]:
+    """SQL that adds columns, given as `"name" TYPE`, to a table."""
+    return [f"ALTER TABLE {name} ADD COLUMN {column}" for column in columns]
+
+
+# The released shapes
+
+
+@pytest.mark.parametrize("shape", ["1.0", "2.0", "2.2", "3.0", "3.1"])
+def test_every_row_and_column_of_a_released_shape_arrives(path: Path, shape: str) -> None:
+    counts = write_sample(path, Sample(nodes=60, shape=shape, dimension=8, embedded_share=0.8))
+    run = migrate_smoothly(path)
+
+    target = assert_same(path, run.target)
+    assert len(target.nodes) == counts.nodes == 60
+    assert len(target.edges) == counts.edges > 30
+    assert len(target.turns) == counts.turns > 30
+    assert sum(map(len, target.links.values())) > 40
+    assert (run.result.migrated, run.result.edges, run.result.turns) == (60, counts.edges, counts.turns)
+    assert (run.result.exit_code, run.quarantine) == (0, [])
+
+    # Readers find all their columns whatever the source lacks, empty ones too.
+    width = "FLOAT[512]" if shape < "2.2" else "FLOAT[8]"  # without a single embedding, NIMA's own default
+    assert target.types["MemoryNode"] == NODE_COLUMNS | {"embedding": width}
+    assert target.types["relates_to"] == EDGE_COLUMNS
+    assert target.types["Turn"] == TURN_COLUMNS
+    for row in target.nodes.values():
+        assert [row[name] for name in ("memory_type", "importance", "emotions", "model")] == [None] * 4
+        assert row["recall_count"] == 0
+        assert (row["strength"] is None) == (shape < "2.2")
+
+    analyzed = run.only(Analyzed)
+    assert (analyzed.nodes, analyzed.edges, analyzed.turns) == (60, counts.edges, counts.turns)
+    assert sum(analyzed.layers.values()) == 60
+    assert set(analyzed.layers) == {"contemplation", "input", "legacy_vsa", "output"}
+    left_out = {name: (rows, why) for name, rows, why in analyzed.left_out}
+    expected = dict.fromkeys(TABLES_3_1 if shape == "3.1" else (), (3, "not migrated"))
+    assert left_out == {**expected, "memory_fts": (60, "an index, not data")}
+
+
+# What is not migrated
+
+
+def test_nodes_only_leaves_edges_and_turns_behind_and_says_so(path: Path) -> None:
+    make_memory(path, "3.0", nodes=[node(1), node(2)], edges=[edge(1, 1, 2)], turns=[turn(1, 1, None, 2)])
+    run = migrate_smoothly(path, nodes_only=True)
+
+    target = assert_same(path, run.target, nodes_only=True)
+    assert (len(target.nodes), target.edges, target.turns) == (2, {}, {})
+    left_out = {name: rows for name, rows, _ in run.only(Analyzed).left_out}
+    assert left_out == {"memory_edges": 1, "memory_turns": 1}
+
+
+# Tables that are missing, empty or incomplete
+
+
+def test_a_memory_of_nodes_alone_is_a_memory_and_a_table_of_ones_own_is_named(path: Path) -> None:
+    own = [table("memory_nodes", "id INTEGER PRIMARY KEY, text TEXT")]
+    own += [table('"my ""notes"""', "note TEXT"), 'INSERT INTO "my ""notes""" VALUES (1), (2)']
+    make_memory(path, schema=own, own_schema=True, nodes=[{"id": 1, "text": "alone"}])
+    run = migrate_smoothly(path)
+
+    assert list(run.only(Analyzed).left_out) == [('my "notes"', 2, "not migrated")]
+    target = assert_same(path, run.target)
+    assert target.nodes[1]["text"] == "alone"
+    assert target.types["relates_to"] == EDGE_COLUMNS  # readers ask for every table
+    assert target.types["Turn"] == TURN_COLUMNS
+
+
+def test_a_memory_without_a_row_becomes_an_empty_target(path: Path) -> None:
+    make_memory(path)
+    run = migrate_smoothly(path)
+
+    target = assert_same(path, run.target)
+    assert (target.nodes, target.edges, target.turns) == ({}, {}, {})
+    assert target.types["MemoryNode"] == NODE_COLUMNS | {"embedding": "FLOAT[512]"}
+    assert run.result.exit_code == 0
+
+
+def test_edges_that_lack_an_end_are_left_out_by_name_and_turns_need_none(path: Path) -> None:
+    own = [
+        table("memory_nodes", "id INTEGER PRIMARY KEY"),
+        table("memory_edges", "id INTEGER PRIMARY KEY, source_id INTEGER, relation TEXT"),
+        table("memory_turns", "id INTEGER PRIMARY KEY, turn_id TEXT, output_node_id INTEGER"),
+    ]
+    edges = [{"id": 1, "source_id": 1, "relation": "triggered"}]
+    turns = [{"id": 1, "turn_id": "t", "output_node_id": 1}]
+    make_memory(path, schema=own, own_schema=True, nodes=[{"id": 1}], edges=edges, turns=turns)
+    run = migrate_smoothly(path)
+
+    assert list(run.only(Analyzed).left_out) == [("memory_edges", 1, "not migrated")]
+    target = read_target(run.target)
+    assert (target.edges, target.turns[1]["turn_id"], target.links["has_output"]) == ({}, "t", [(1, 1)])
+
+
+# Columns of one's own
+
+EXTRA_COLUMNS = ["mood INTEGER", "score REAL", "note TEXT", "image BLOB", "price NUMERIC", "share NUMERIC"]
+EXTRA_COLUMNS += ["code", "raw", "seen DATETIME", "done BOOLEAN", "empty"]
+EXTRA_TYPES = {
+    "mood": "INT64",
+    "score": "DOUBLE",
+    "note": "STRING",
+    "image": "BLOB",
+    # NUMERIC, its like and no type at all say nothing: what is there decides.
+    "price": "INT64",
+    "share": "DOUBLE",
+    "code": "STRING",
+    "raw": "BLOB",
+    "seen": "STRING",
+    "done": "INT64",
+    "empty": "STRING",
+}
+EXTRA_ROW: dict[str, Any] = {
+    "mood": -(2**40),
+    "score": 0.1,
+    "note": "größer",
+    "image": b"\x00\xff\x89PNG",
+    "price": 12,
+    "share": 0.25,
+    "code": "A7",
+    "raw": b"\xfe",
+    "seen": "2026-03-01 10:00:00",
+    "done": 1,
+}
+
+
+def test_columns_of_ones_own_keep_name_type_and_value(path: Path) -> None:
+    added = [one for name in ("node", "edge", "turn") for one in adding(f"memory_{name}s", *EXTRA_COLUMNS)]
+    make_memory(
+        path,
+        schema=added,
+        nodes=[node(1, **EXTRA_ROW), node(2)],
+        edges=[edge(1, 1, 2, **EXTRA_ROW), edge(2, 2, 1)],
+        turns=[turn(1, 1, **EXTRA_ROW), turn(2)],
+    )
+    target = assert_same(path, migrate_smoothly(path).target)
+
+    assert target.types["MemoryNode"] == NODE_COLUMNS | {"embedding": "FLOAT[512]"} | EXTRA_TYPES
+    assert target.types["relates_to"] == EDGE_COLUMNS | EXTRA_TYPES
+    assert target.types["Turn"] == TURN_COLUMNS | EXTRA_TYPES
+    for rows in (target.nodes, target.edges, target.turns):
+        assert {name: rows[1][name] for name in EXTRA_ROW} == EXTRA_ROW
+        assert {rows[2][name] for name in EXTRA_ROW} == {None}
+
+
+def test_numbers_of_both_kinds_in_one_loose_column_become_floats_and_mixed_values_text(path: Path) -> None:
+    added = adding("memory_nodes", "ratio NUMERIC", "label")
+    rows = [node(1, ratio=1, label=7), node(2, ratio=0.5, label="seven"), node(3, ratio=None, label=0.5)]
+    make_memory(path, schema=added, nodes=rows)
+    target = read_target(migrate_smoothly(path).target)
+
+    assert [(target.nodes[key]["ratio"], target.nodes[key]["label"]) for key in (1, 2, 3)] == [
+        (1.0, "7"),
+        (0.5, "seven"),
+        (None, "0.5"),
+    ]
+    assert (target.types["MemoryNode"]["ratio"], target.types["MemoryNode"]["label"]) == ("DOUBLE", "STRING")
+
+
+ODD_NAMES = [
+    "with space",
+    'double"quote',
+    "single'quote",
+    "back`tick",
+    "back\\slash",
+    "new\nline",
+    "group",
+    "order",
+    "MATCH",
+    "größe",
+    "気分",
+    "🙂",
+    "dot.ted",
+    "$dollar",
+    "1st",
+    "?",
+]
+
+
+def test_odd_column_names_arrive_as_they_are(path: Path) -> None:
+    columns = ['"' + name.replace('"', '""') + '" TEXT' for name in ODD_NAMES]
+    added = [one for name in ("node", "edge", "turn") for one in adding(f"memory_{name}s", *columns)]
+    row = {name: f"value of {name}" for name in ODD_NAMES}
+    make_memory(path, schema=added, nodes=[node(1, **row)], edges=[edge(1, 1, 1, **row)], turns=[turn(1, 1, **row)])
+    target = assert_same(path, migrate_smoothly(path).target)
+    for rows in (target.nodes, target.edges, target.turns):
+        assert {name: rows[1][name] for name in ODD_NAMES} == row
+
+
+def test_names_that_the_engine_keeps_or_takes_for_one_get_an_underscore(path: Path) -> None:
+    # COPY fills columns of an edge called `from` and `to` with the ends' ids, and reports success.
+    in_edges = ("from", "to", "edge_id", "_id", "_label", "_src", "_dst")
+    added = adding("memory_edges", *(f'"{name}" INTEGER' for name in in_edges))
+    added += adding("memory_nodes", '"_id" INTEGER', '"_id_" TEXT', '"from" TEXT')
+    added += adding("memory_nodes", '"été" TEXT', '"ÉTÉ" TEXT')  # one name to the engine, two to SQLite
+    row = {name: 1_000 + number for number, name in enumerate(in_edges)}
+    make_memory(
+        path,
+        schema=added,
+        nodes=[node(1, **{"_id": 77, "_id_": "taken", "from": "afar", "été": "summer", "ÉTÉ": "SUMMER"}), node(2)],
+        edges=[edge(7, 1, 2, **row)],
+    )
+    target = read_target(migrate_smoothly(path).target)
+
+    (arrived,) = target.edges.values()
+    assert {name: arrived[f"{name}_"] for name in in_edges} == row
+    assert (arrived["edge_id"], arrived["source_id"], arrived["target_id"]) == (7, 1, 2)
+    one = target.nodes[1]
+    assert (sorted([one["_id_"], one["_id__"]], key=str), one["from"]) == ([77, "taken"], "afar")
+    assert (one["été"], one["ÉTÉ_"]) == ("summer", "SUMMER")
+
+
+def test_column_names_in_capitals_are_the_same_columns(path: Path) -> None:
+    own = [
+        table("memory_nodes", "ID INTEGER PRIMARY KEY, Text TEXT, EMBEDDING BLOB"),
+        table("memory_edges", "Id INTEGER PRIMARY KEY, Source_ID INTEGER, TARGET_ID INTEGER, Relation TEXT, WEIGHT"),
+        table("memory_turns", "ID INTEGER PRIMARY KEY, Turn_ID TEXT, Input_Node_ID INTEGER"),
+    ]
+    make_memory(
+        path,
+        schema=own,
+        own_schema=True,
+        nodes=[{"ID": 1, "Text": "loud", "EMBEDDING": vector(1, 2)}],
+        edges=[{"Id": 1, "Source_ID": 1, "TARGET_ID": 1, "Relation": "triggered", "WEIGHT": 0.5}],
+        turns=[{"ID": 1, "Turn_ID": "t", "Input_Node_ID": 1}],
+    )
+    target = read_target(migrate_smoothly(path).target)
+
+    assert (target.nodes[1]["text"], target.nodes[1]["embedding"]) == ("loud", vector(1, 2))
+    assert (target.edges[1]["relation"], target.edges[1]["weight"]) == ("triggered", 0.5)
+    assert (target.turns[1]["turn_id"], target.links["has_input"]) == ("t", [(1, 1)])
+
+
+# Ids
+
+
+def test_gaps_negative_ids_and_the_ends_of_int64_arrive_in_small_batches(path: Path) -> None:
+    ids = [INT64_MIN, INT64_MIN + 1, -5, 0, 3, 4_000_000_000, INT64_MAX]
+    edges = [edge(INT64_MIN, INT64_MIN, INT64_MAX), edge(-1, 0, -5), edge(INT64_MAX, 3, 3)]
+    turns = [turn(INT64_MIN, INT64_MIN, 0, INT64_MAX), turn(INT64_MAX, -5)]
+    make_memory(path, nodes=map(node, ids), edges=edges, turns=turns)
+    run = migrate_smoothly(path, batch_size=3, fixed_batch=True)
+
+    target = assert_same(path, run.target)
+    assert sorted(target.nodes) == ids
+    assert sorted(target.edges) == [INT64_MIN, -1, INT64_MAX]
+    assert run.result.batches == 3 + 1 + 1
+
+
+def test_edges_without_an_id_are_told_apart_by_their_rowid(path: Path) -> None:
+    own = [
+        table("memory_nodes", "id INTEGER PRIMARY KEY"),
+        table("memory_edges", "source_id INTEGER, target_id INTEGER, relation TEXT, weight REAL"),
+    ]
+    same = {"source_id": 1, "target_id": 2, "relation": "triggered", "weight": 0.5}
+    edges = [same, same, same | {"relation": "produced"}, {"rowid": 40, **same}]
+    make_memory(path, schema=own, own_schema=True, nodes=[{"id": 1}, {"id": 2}], edges=edges)
+    target = assert_same(path, migrate_smoothly(path).target)
+    assert {key: row["relation"] for key, row in target.edges.items()} == {
+        1: "triggered",
+        2: "triggered",
+        3: "produced",
+        40: "triggered",
+    }
+
+
+LOOSE_IDS = [table("memory_nodes", "id, text TEXT, timestamp INTEGER")]
+
+
+def loose(node_id: Any, text: str, **values: Any) -> dict[str, Any]:
+    return {"id": node_id, "text": text, **values}
+
+
+def test_an_id_that_is_no_integer_or_a_second_one_goes_to_quarantine(path: Path) -> None:
+    rows = [loose(1, "first"), loose("seven", "in words"), loose(None, "nameless"), loose(1, "second"), loose(3, "x")]
+    make_memory(path, schema=LOOSE_IDS, own_schema=True, nodes=rows)
+    run = migrate_smoothly(path)
+
+    assert {key: row["text"] for key, row in read_target(run.target).nodes.items()} == {1: "first", 3: "x"}
+    listed = {(line["id"], line["row"]["text"]): line["reason"] for line in run.quarantine}
+    assert listed == {
+        (1, "second"): "another row has the same id",
+        ("seven", "in words"): "its id is no integer",
+        (None, "nameless"): "its id is no integer",
+    }
+    assert (run.result.migrated, run.result.quarantined, run.result.exit_code) == (2, 3, 1)
+
+
+def test_a_memory_of_nothing_but_unusable_ids_goes_to_quarantine_whole(path: Path) -> None:
+    rows = [loose("a", "one"), loose("b", "two"), loose(0.5, "half"), loose(b"\x01", "bytes")]
+    make_memory(path, schema=LOOSE_IDS, own_schema=True, nodes=rows)
+    run = migrate_smoothly(path)
+    assert read_target(run.target).nodes == {}
+    assert {line["row"]["text"] for line in run.quarantine} == {"one", "two", "half", "bytes"}
+
+
+def test_rows_that_share_an_id_or_have_none_are_all_listed(path: Path) -> None:
+    rows = [loose(1, f"the same {number}") for number in range(4)]
+    rows += [loose(None, f"nameless {number}") for number in range(3)]
+    rows += [loose(2, "no time", timestamp="soon"), loose(2, "in time", timestamp=5)]
+    make_memory(path, schema=LOOSE_IDS, own_schema=True, nodes=rows)
+    run = migrate_smoothly(path)
+
+    arrived = {row["text"] for row in read_target(run.target).nodes.values()}
+    listed = {line["row"]["text"] for line in run.quarantine}
+    assert arrived | listed == {row["text"] for row in rows}
+    assert not arrived & listed
+    assert run.result.migrated + run.result.quarantined == len(rows)

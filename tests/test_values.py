@@ -1,0 +1,332 @@
+"""Values: the rule of each column type (docs/VALUES.md), and that whatever follows the rules arrives bit for bit."""
+
+import math
+import shutil
+import struct
+import tempfile
+from collections.abc import Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
+from hypothesis import strategies as st
+from support import assert_same, edge, make_memory, migrate_smoothly, node, same_value, turn, vector
+
+from nimad.source.file import InvalidText
+from nimad.source.schema import Kind
+from nimad.source.values import UnrepresentableError, are_plain, convert
+
+INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
+DIMENSION = 4
+NAN, INF = math.nan, math.inf
+#: NaNs that no arithmetic makes: negative, signalling, with a payload.
+ODD_NANS = struct.pack("<4I", 0xFFC00000, 0x7F800001, 0x7FC0BEEF, 0xFFFFFFFF)
+NASTY_TEXTS = [
+    "",
+    "\0",
+    "a\0b",
+    "\r",
+    "a\rb\r\nc\n",
+    "'",
+    '"',
+    "`",
+    "\\",
+    "\\n",
+    "$x {} [] //",
+    "NULL",
+    "'; DROP TABLE memory_nodes; --",
+    '{"json": [1, "\\u0000"]}',
+    "👩🏽‍🚀 e\u0301 \u200f \ufeff",
+    "\U0010ffff\ufffe\ue000",
+    "\u2028\u2029\x85\x1c",
+    " leading and trailing ",
+]
+
+
+# The rules, type by type
+
+BECOMES: list[tuple[Kind, Any, Any]] = [
+    (Kind.INT64, 0, 0),
+    (Kind.INT64, INT64_MIN, INT64_MIN),
+    (Kind.INT64, INT64_MAX, INT64_MAX),
+    (Kind.INT64, 5.0, 5),
+    (Kind.INT64, -0.0, 0),
+    (Kind.INT64, float(INT64_MIN), INT64_MIN),
+    (Kind.INT64, "42", 42),
+    (Kind.INT64, "  -7\n", -7),
+    (Kind.INT64, "+3", 3),
+    (Kind.INT64, "007", 7),
+    (Kind.INT64, "5.0", 5),
+    (Kind.INT64, "1e3", 1_000),
+    (Kind.INT64, str(INT64_MAX), INT64_MAX),
+    (Kind.DOUBLE, 0.1, 0.1),
+    (Kind.DOUBLE, -0.0, -0.0),
+    (Kind.DOUBLE, 5e-324, 5e-324),
+    (Kind.DOUBLE, INF, INF),
+    (Kind.DOUBLE, 7, 7.0),
+    (Kind.DOUBLE, 2**53, 2.0**53),
+    (Kind.DOUBLE, -(2**63), -(2.0**63)),
+    (Kind.DOUBLE, "0.5", 0.5),
+    (Kind.DOUBLE, ".5", 0.5),
+    (Kind.DOUBLE, "5.", 5.0),
+    (Kind.DOUBLE, "-1E-3", -0.001),
+    (Kind.DOUBLE, " 12 ", 12.0),
+    (Kind.BOOL, 0, False),
+    (Kind.BOOL, 1, True),
+    (Kind.BOOL, 1.0, True),
+    (Kind.BOOL, "0", False),
+    (Kind.BOOL, "1", True),
+    (Kind.STRING, 7, "7"),
+    (Kind.STRING, INT64_MIN, "-9223372036854775808"),
+    (Kind.STRING, 0.1, "0.1"),
+    (Kind.STRING, b"gr\xc3\xb6\xc3\x9fer\0", "größer\0"),
+    (Kind.STRING, b"", ""),
+    *((Kind.STRING, text, text) for text in NASTY_TEXTS),
+    (Kind.BLOB, b"", b""),
+    (Kind.BLOB, b"\x00\xff", b"\x00\xff"),
+    (Kind.BLOB, "größer", "größer".encode()),
+    (Kind.BLOB, InvalidText(b"\xff"), b"\xff"),
+    (Kind.VECTOR, vector(1, -0.0, NAN, INF), vector(1, -0.0, NAN, INF)),
+    (Kind.VECTOR, ODD_NANS, ODD_NANS),
+    *((kind, None, None) for kind in Kind),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "expected"), BECOMES)
+def test_what_a_value_becomes(kind: Kind, value: Any, expected: Any) -> None:
+    assert same_value(convert(kind, value, DIMENSION), expected)
+
+
+REFUSED: list[tuple[Kind, Any, str]] = [
+    (Kind.INT64, "soon", "text 'soon' where an integer belongs"),
+    (Kind.INT64, "", "text '' where an integer belongs"),
+    (Kind.INT64, "5 6", "text '5 6' where an integer belongs"),
+    (Kind.INT64, "1_000", "text '1_000' where an integer belongs"),
+    (Kind.INT64, "0x10", "text '0x10' where an integer belongs"),
+    (Kind.INT64, "٣", "text '٣' where an integer belongs"),
+    (Kind.INT64, "5.5", "text '5.5' where an integer belongs"),
+    (Kind.INT64, 5.5, "5.5 where an integer belongs"),
+    (Kind.INT64, INF, "inf where an integer belongs"),
+    (Kind.INT64, 2.0**63, "9.223372036854776e+18 is outside the 64-bit integers"),
+    (Kind.INT64, str(2**63), "text '9223372036854775808' is outside the 64-bit integers"),
+    (Kind.INT64, b"5", "a BLOB of 1 bytes where an integer belongs"),
+    (Kind.INT64, InvalidText(b"\xff5"), "text of 2 bytes that is not valid UTF-8"),
+    (Kind.DOUBLE, "high", "text 'high' where a number belongs"),
+    (Kind.DOUBLE, "nan", "text 'nan' where a number belongs"),
+    (Kind.DOUBLE, "inf", "text 'inf' where a number belongs"),
+    (Kind.DOUBLE, ".", "text '.' where a number belongs"),
+    (Kind.DOUBLE, 2**53 + 1, "9007199254740993 is not exact as a 64-bit float"),
+    (Kind.DOUBLE, INT64_MAX, "9223372036854775807 is not exact as a 64-bit float"),
+    (Kind.DOUBLE, "9007199254740993", "9007199254740993 is not exact as a 64-bit float"),
+    (Kind.DOUBLE, "9" * 350, f"text '{'9' * 40}'… is outside the 64-bit floats"),
+    (Kind.DOUBLE, b"", "a BLOB of 0 bytes where a number belongs"),
+    (Kind.BOOL, 2, "2 where 0 or 1 belongs"),
+    (Kind.BOOL, -1, "-1 where 0 or 1 belongs"),
+    (Kind.BOOL, 0.5, "0.5 where 0 or 1 belongs"),
+    (Kind.BOOL, "yes", "text 'yes' where 0 or 1 belongs"),
+    (Kind.BOOL, b"\x01", "a BLOB of 1 bytes where 0 or 1 belongs"),
+    (Kind.STRING, b"\xff\xfe", "a BLOB of 2 bytes where text belongs"),
+    (Kind.STRING, b"\xed\xa0\x80", "a BLOB of 3 bytes where text belongs"),  # half a surrogate pair
+    (Kind.STRING, InvalidText(b"caf\xe9"), "text of 4 bytes that is not valid UTF-8"),
+    (Kind.BLOB, 5, "5 where bytes belong"),
+    (Kind.BLOB, 0.5, "0.5 where bytes belong"),
+    (Kind.VECTOR, b"", "an embedding of 0 floats, not 4"),
+    (Kind.VECTOR, bytes(15), "an embedding of 15 bytes, no multiple of 4"),
+    (Kind.VECTOR, vector(1, 2), "an embedding of 2 floats, not 4"),
+    (Kind.VECTOR, bytes(4 * 1_536), "an embedding of 1536 floats, not 4"),
+    (Kind.VECTOR, "[0.1, 0.2]", "text '[0.1, 0.2]' where an embedding's bytes belong"),
+    (Kind.VECTOR, 5, "5 where an embedding's bytes belong"),
+    (Kind.VECTOR, InvalidText(bytes(16)), "text that is not valid UTF-8 where an embedding's bytes belong"),
+]
+
+
+@pytest.mark.parametrize(("kind", "value", "reason"), REFUSED)
+def test_what_has_no_place_is_refused_with_the_value_and_the_reason(kind: Kind, value: Any, reason: str) -> None:
+    with pytest.raises(UnrepresentableError) as refused:
+        convert(kind, value, DIMENSION)
+    assert str(refused.value) == reason
+    assert not are_plain(kind, [None, value], DIMENSION)
+
+
+def test_a_reason_quotes_a_long_text_only_in_part() -> None:
+    with pytest.raises(UnrepresentableError) as refused:
+        convert(Kind.INT64, "x" * 10_000_000, DIMENSION)
+    assert str(refused.value) == f"text '{'x' * 40}'… where an integer belongs"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text"),
+    [
+        (Kind.INT64, "9007199254740993.0"),
+        (Kind.INT64, "0.99999999999999999999"),
+        (Kind.INT64, "1e-400"),
+        (Kind.BOOL, "0.99999999999999999999"),
+        (Kind.BOOL, "1e-400"),
+        (Kind.DOUBLE, "1e400"),
+    ],
+)
+def test_a_number_in_text_is_never_rounded_to_another(kind: Kind, text: str) -> None:
+    try:
+        got = convert(kind, text, DIMENSION)
+    except UnrepresentableError:
+        return
+    assert Decimal(got) == Decimal(text)
+
+
+# The rules, for any value at all
+
+ANY_INT = st.integers(INT64_MIN, INT64_MAX) | st.sampled_from([0, 1, 2**53, 2**53 + 1, INT64_MIN, INT64_MAX])
+ANY_FLOAT = st.floats(allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, 5e-324, INF, -INF, 2.0**63])
+ANY_TEXT = st.text() | st.sampled_from(NASTY_TEXTS) | ANY_INT.map(str) | ANY_FLOAT.map(repr)
+ANY_BYTES = st.binary(max_size=40) | st.binary(min_size=16, max_size=16)
+NO_UTF8 = st.binary(max_size=20).map(lambda raw: InvalidText(raw + b"\xff"))
+ANY_VALUE = st.none() | ANY_INT | ANY_FLOAT | ANY_TEXT | ANY_BYTES | NO_UTF8
+
+TYPES: dict[Kind, Any] = {
+    Kind.INT64: int,
+    Kind.DOUBLE: float,
+    Kind.STRING: str,
+    Kind.BOOL: bool,
+    Kind.BLOB: bytes,
+    Kind.VECTOR: bytes,
+}
+
+
+@given(kind=st.sampled_from(Kind), value=ANY_VALUE)
+@settings(max_examples=500, deadline=None, database=None)
+def test_any_value_becomes_its_equal_or_is_refused(kind: Kind, value: Any) -> None:
+    reason = None
+    try:
+        got = convert(kind, value, DIMENSION)
+    except UnrepresentableError as refused:
+        reason = str(refused)
+    if reason is not None:
+        assert 0 < len(reason.splitlines()) == 1
+        return
+    if value is None:
+        assert got is None
+        return
+    assert type(got) is TYPES[kind]
+    if kind is Kind.VECTOR:
+        assert got == value
+        assert len(got) == 4 * DIMENSION
+    elif kind is Kind.BLOB:
+        raw = value.raw if isinstance(value, InvalidText) else value
+        assert got == (raw.encode() if isinstance(raw, str) else raw)
+    elif kind is Kind.STRING:
+        assert got == (value.decode() if isinstance(value, bytes) else value if isinstance(value, str) else repr(value))
+    elif isinstance(value, str):
+        assert float(got) == float(value)
+    else:
+        assert got == value
+
+
+@given(kind=st.sampled_from(Kind), values=st.lists(ANY_VALUE, max_size=4))
+@example(kind=Kind.BOOL, values=[0, 1, None])
+@example(kind=Kind.BOOL, values=[0, 2])
+@example(kind=Kind.VECTOR, values=[bytes(16), bytes(15)])
+@settings(max_examples=500, deadline=None, database=None)
+def test_a_column_that_passes_for_plain_needs_no_rule(kind: Kind, values: Sequence[Any]) -> None:
+    if not are_plain(kind, values, DIMENSION):
+        return
+    for value in values:
+        got = convert(kind, value, DIMENSION)
+        assert same_value(got, bool(value) if kind is Kind.BOOL and value is not None else value)
+
+
+@given(values=st.lists(st.none() | ANY_INT, max_size=20), flags=st.lists(st.none() | st.sampled_from([0, 1])))
+@settings(max_examples=100, deadline=None, database=None)
+def test_columns_as_they_should_be_do_pass_for_plain(values: Sequence[Any], flags: Sequence[Any]) -> None:
+    assert are_plain(Kind.INT64, values, DIMENSION)
+    assert are_plain(Kind.BOOL, flags, DIMENSION)
+    assert are_plain(Kind.STRING, [str(value) for value in values], DIMENSION)
+
+
+# Through a real migration, and back
+
+EXTRA = ("image BLOB", "ratio REAL", "tally INTEGER", "note TEXT")
+ADDED = [f"ALTER TABLE memory_{name}s ADD COLUMN {one}" for name in ("node", "edge", "turn") for one in EXTRA]
+
+UTF8_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+TEXTS = st.none() | UTF8_TEXT | st.sampled_from(NASTY_TEXTS)
+INTS = st.none() | ANY_INT
+FLOATS = st.none() | ANY_FLOAT
+VECTORS = st.none() | st.binary(min_size=16, max_size=16) | st.just(ODD_NANS)
+OWN_COLUMNS = {"image": st.none() | st.binary(max_size=30), "ratio": FLOATS, "tally": INTS, "note": TEXTS}
+NODE_VALUES = st.fixed_dictionaries(
+    {
+        "timestamp": INTS,
+        "layer": TEXTS,
+        "text": TEXTS,
+        "summary": TEXTS,
+        "fe_score": FLOATS,
+        "strength": FLOATS,
+        "is_ghost": st.sampled_from([None, 0, 1]),
+        "embedding": VECTORS,
+        **OWN_COLUMNS,
+    }
+)
+EDGE_VALUES = st.fixed_dictionaries({"relation": TEXTS, "weight": FLOATS, **OWN_COLUMNS})
+TURN_VALUES = st.fixed_dictionaries({"affect_json": TEXTS, "timestamp": INTS, **OWN_COLUMNS})
+IDS = st.lists(ANY_INT, min_size=1, max_size=40, unique=True)
+
+
+@st.composite
+def memories(draw: st.DrawFn) -> dict[str, Any]:
+    """A batch of arbitrary rows for each table; every end of an edge or turn is a node of the batch."""
+    ids = draw(IDS)
+    one = st.sampled_from(ids)
+    maybe = st.none() | one
+    return {
+        "nodes": [node(key, **draw(NODE_VALUES)) for key in ids],
+        "edges": [edge(key, draw(one), draw(one), **draw(EDGE_VALUES)) for key in draw(IDS)[:15]],
+        "turns": [turn(key, draw(maybe), draw(maybe), draw(maybe), **draw(TURN_VALUES)) for key in draw(IDS)[:15]],
+    }
+
+
+@given(memory=memories())
+@settings(
+    max_examples=4,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],  # each step of shrinking would be one more migration
+    suppress_health_check=list(HealthCheck),
+)
+def test_any_rows_at_all_come_back_bit_for_bit(memory: dict[str, Any]) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="nimad-values-"))
+    try:
+        source = make_memory(folder / "graph.sqlite", schema=ADDED, **memory)
+        run = migrate_smoothly(source)
+        assert_same(source, run.target)
+        assert run.quarantine == []
+        assert run.result.exit_code == 0
+    finally:
+        shutil.rmtree(folder)
+
+
+def test_each_known_trap_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    texts = [*NASTY_TEXTS, None, "x" * 10_000_000, "🙂\0\n" * 300_000]
+    floats = [0.0, -0.0, INF, -INF, 5e-324, -2.2250738585072014e-308, 1.7976931348623157e308, 0.1, None]
+    ints = [INT64_MIN, INT64_MAX, 0, -1, 2**53 + 1, None]
+    vectors = [ODD_NANS, vector(NAN, INF, -INF, -0.0), vector(1e-45, 3.4e38, 1, 0), bytes(16), None]
+    nodes = [
+        node(
+            number,
+            text=text,
+            summary=None if text is None else text[:100],
+            fe_score=floats[number % len(floats)],
+            strength=floats[-number % len(floats)],
+            timestamp=ints[number % len(ints)],
+            embedding=vectors[number % len(vectors)],
+            image=None if text is None else text.encode()[:1_000],
+        )
+        for number, text in enumerate(texts)
+    ]
+    source = make_memory(tmp_path / "graph.sqlite", schema=ADDED, nodes=nodes)
+    run = migrate_smoothly(source)
+
+    target = assert_same(source, run.target)
+    assert [target.nodes[number]["text"] for number in range(len(texts))] == texts
+    assert run.result.exit_code == 0
