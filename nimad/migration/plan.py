@@ -28,7 +28,7 @@ POOL_BASE = 64 * MIB
 POOL_FLOOR = 128 * MIB
 #: Share of the free memory that the engine's pool may take, and a batch's rows outside of it.
 POOL_SHARE = 2
-BATCH_SHARE = 8
+BATCH_SHARE = 16
 #: Address space: enough for the file many times over, small enough for a 36-bit kernel.
 ADDRESS_SPACE_FLOOR = 16 * GIB
 ADDRESS_SPACE_FACTOR = 64
