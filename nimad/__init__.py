@@ -1,7 +1,7 @@
 """nimad moves an AI agent's NIMA memory from SQLite into LadybugDB and loses nothing on the way.
 
 >>> import nimad
->>> result = nimad.migrate(nimad.Settings(source="~/.nima/memory/graph.sqlite"))  # doctest: +SKIP
+>>> result = nimad.migrate(nimad.Settings(source=Path("~/.nima/memory/graph.sqlite")))  # doctest: +SKIP
 
 The names below are loaded when they are first used: a worker process imports this package too, and needs none
 of them.

@@ -83,6 +83,10 @@ class StoppedError(NimadError):
     exit_code = ExitCode.INTERRUPTED
 
 
+class RefusedError(StoppedError):
+    """The run would stop at the same place again: something else has to change first."""
+
+
 class BatchFailedError(StoppedError):
     """A batch failed in every attempt."""
 

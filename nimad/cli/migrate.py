@@ -16,10 +16,10 @@ import click
 
 from nimad.cli.options import file_option
 from nimad.config import Settings, load
-from nimad.errors import NimadError, StoppedError
+from nimad.errors import NimadError, RefusedError, StoppedError
 from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
-from nimad.report.console import Console
+from nimad.report.console import Console, write
 from nimad.report.lines import Level
 from nimad.report.listener import JsonListener, PeopleListener
 from nimad.report.log import Log, say_error
@@ -59,7 +59,12 @@ def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, **op
         options["fixed_batch"] = True
         if fixed_batch:
             options["batch_size"] = _whole_number(fixed_batch)
-    settings = load(options, os.environ, config)
+    try:
+        settings = load(options, os.environ, config)
+    except NimadError as error:
+        if as_json:
+            _say_failed(error, str(error))
+        raise
     with _stop_on_signal() as stop, Console() as console:
         log = Log(settings.log_level, None if as_json else console.say)
         try:
@@ -74,9 +79,11 @@ def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, **op
 
 
 def _whole_number(text: str) -> int:
-    if not text.lstrip("-").isdigit():
-        raise click.BadParameter(f"{text!r} is not a number of nodes", param_hint="'--fixed-batch'")
-    return int(text)
+    try:
+        return int(text)
+    except ValueError:
+        message = f"{text!r} is not a number of nodes"
+        raise click.BadParameter(message, click.get_current_context(), param_hint="'--fixed-batch'") from None
 
 
 @contextmanager
@@ -87,7 +94,10 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     def ask(_: int, __: FrameType | None) -> None:
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    # What our caller had us ignore (`nohup`, a shell's `&`) stays ignored.
+    heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, ask) for number in heeded}
     try:
         yield stop
     finally:
@@ -97,13 +107,16 @@ def _stop_on_signal() -> Iterator[threading.Event]:
 
 def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
     text = str(error)
-    if isinstance(error, StoppedError) and "--strict" not in text:
+    if isinstance(error, StoppedError) and not isinstance(error, RefusedError):
         text = f"{text}. Go on with: {_again()}"
     if as_json:
-        failure = {"event": "Failed", "message": text, "exit_code": int(error.exit_code)}
-        click.echo(json.dumps(failure, ensure_ascii=False))
+        _say_failed(error, text)
     log.to_file_only(Level.ERROR, text)
     say_error(text)
+
+
+def _say_failed(error: NimadError, text: str) -> None:
+    write(json.dumps({"event": "Failed", "message": text, "exit_code": int(error.exit_code)}, ensure_ascii=False))
 
 
 def _again() -> str:

@@ -14,8 +14,10 @@ from nimad.migration.asking import search as ask
 @click.command()
 @click.argument("text", required=False, default="")
 @file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
-@click.option("--like", type=int, metavar="ID", help="Memories nearest in meaning to this one.")
-@click.option("--limit", default=5, show_default=True, help="How many.")
+@click.option(
+    "--like", type=click.IntRange(-(2**63), 2**63 - 1), metavar="ID", help="Memories nearest in meaning to this one."
+)
+@click.option("--limit", type=click.IntRange(0), default=5, show_default=True, help="How many.")
 @click.option("--json", "as_json", is_flag=True, help="Hits as JSON lines.")
 def search(text: str, target: Path | None, like: int | None, limit: int, *, as_json: bool) -> None:
     """Ask a migrated memory: by TEXT, or by the embedding of a memory with --like."""

@@ -13,6 +13,8 @@ from nimad.errors import ConfigurationError, UsageError
 
 #: Nodes in a run's first batch, as the guide promises.
 DEFAULT_BATCH_SIZE: Final = 500
+#: More than any memory has, and small enough for SQLite's integers when edges are taken 16 times as many.
+MAX_BATCH_SIZE: Final = 1_000_000_000
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARN", "ERROR")
 
 # Told apart by identity: a user may type any path, this one too.
@@ -39,7 +41,7 @@ class Settings:
     batch_size : nodes in the first batch.
     max_batch_size : nodes that a batch may grow to; None leaves it to the plan.
     fixed_batch : keep every batch at ``batch_size``.
-    start_offset : nodes to pass over, in the source's order.
+    start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
 
@@ -104,6 +106,8 @@ class Settings:
         if self.batch_size < 1:
             what = f"must be at least 1, not {self.batch_size}; the default is {DEFAULT_BATCH_SIZE}"
             self._refuse("batch_size", what)
+        if self.batch_size > MAX_BATCH_SIZE:
+            self._refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {self.batch_size}")
         if self.start_offset < 0:
             self._refuse("start_offset", f"must be at least 0, not {self.start_offset}; the default is 0")
         if self.max_batch_size is None:
@@ -122,6 +126,9 @@ class Settings:
             self._refuse("batch_size", what, against="max_batch_size")
 
     def _check_paths(self) -> None:
+        for name in ("source", "target", "log_file"):
+            if not _is_utf8(getattr(self, name)):
+                self._refuse(name, f"{getattr(self, name)!s} is not UTF-8, so the engine cannot open it; rename it")
         taken = {os.path.realpath(self.source): "source"}
         for name in ("target", "log_file"):
             path: Path = getattr(self, name)
@@ -144,6 +151,14 @@ class Settings:
         if origins[0].startswith(places.ENVIRONMENT):
             raise UsageError(f"{origins[0].removeprefix(places.ENVIRONMENT)} {what}")
         raise UsageError(f"--{name.replace('_', '-')} {what}")
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_file(origin: str) -> bool:

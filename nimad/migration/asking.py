@@ -9,7 +9,7 @@ from nimad.errors import UsageError
 from nimad.migration import machine, retry
 from nimad.migration.child import Workers
 from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR
-from nimad.worker.job import Job, Task
+from nimad.worker.job import Failure, Job, Task
 
 
 def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -28,6 +28,8 @@ def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Ma
     )
     with Workers(threading.Event()) as workers:
         answer = workers.do(job, last=True)
+    if answer.failure in (Failure.TARGET, Failure.UNEXPECTED):
+        raise UsageError(f"{target} cannot be asked ({answer.message}); name a finished target with --target")
     if not answer.ok:
         raise retry.error_of(answer)
     hits: Sequence[Mapping[str, Any]] = answer.facts["hits"]

@@ -1,6 +1,6 @@
 """Compaction: a staging file with many holes is copied without them, when that wins something."""
 
-from nimad.migration import machine
+from nimad.migration import machine, retry
 from nimad.migration.context import Context
 from nimad.migration.events import Compacted, NotCompacted
 from nimad.migration.files import discard, sync_folder
@@ -34,9 +34,9 @@ def compact_if_worthwhile(context: Context) -> bool:
 
 def _compact(context: Context, size: int) -> bool:
     copy = context.files.compacted
-    answer = context.workers.do(context.job(Task.COMPACT, copy_to=str(copy)))
+    answer = retry.quietly(context.workers, context.job(Task.COMPACT, copy_to=str(copy)))
     if answer.ok:
-        recount = context.workers.do(context.job(Task.COUNT, target=str(copy)))
+        recount = retry.quietly(context.workers, context.job(Task.COUNT, target=str(copy)))
         if recount.ok and recount.facts["counts"] == answer.facts["counts"]:
             copy.replace(context.files.staging)
             sync_folder(copy.parent)

@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from nimad.errors import StoppedError
+from nimad.errors import RefusedError, StoppedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import DryRun
@@ -41,7 +41,7 @@ def dry_run(context: Context) -> None:
     }
     context.listener(DryRun(str(context.files.target), facts))
     if context.settings.strict and rejects:
-        raise StoppedError(
+        raise RefusedError(
             f"--strict would stop at {rejects[0][0]} id {rejects[0][1]}: {rejects[0][3]}; correct it in the source, "
             "or run without --strict"
         )
@@ -64,7 +64,7 @@ def _convert_table(context: Context, table: Table, lost: list[int]) -> tuple[lis
                 break
             wanted = Range(table.name, last, last, 0, 0)
         job = context.job(Task.CONVERT, range=wanted, strays=strays, removed=lost)
-        answer = context.workers.do(job)
+        answer = retry.quietly(context.workers, job)
         if not answer.ok:
             raise (retry.error_of(answer) if answer.failure is not Failure.TARGET else StoppedError(answer.message))
         rejects += answer.facts["rejects"]

@@ -29,7 +29,7 @@ def finished(context: Context) -> str | None:
         and state.identity_of(earlier) == context.survey.identity
         and set(context.survey.tables) <= set(earlier.get("tables", ()))
     )
-    answer = context.workers.do(context.job(Task.COUNT, target=str(target), schema=None))
+    answer = retry.quietly(context.workers, context.job(Task.COUNT, target=str(target), schema=None))
     if answer.failure is Failure.ENGINE:
         raise retry.error_of(answer)
     if answer.ok:

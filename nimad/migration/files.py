@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nimad.errors import CannotWriteError, NotAllowedError, StoppedError
+from nimad.errors import CannotWriteError, NotAllowedError, RefusedError
 
 #: What the engine itself may leave beside a file.
 ENGINE_SUFFIXES = (".wal", ".shadow")
@@ -113,7 +113,7 @@ def sync_folder(folder: Path) -> None:
 def locked(files: Files) -> Iterator[None]:
     """Keep a second run out. The lock dies with its holder, however that ends.
 
-    Raises `StoppedError` naming the holder's PID when another run has it.
+    Raises `RefusedError` naming the holder's PID when another run has it.
     """
     descriptor = _take(files.lock)
     try:
@@ -133,7 +133,7 @@ def _take(path: Path) -> int:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
-            raise StoppedError(
+            raise RefusedError(
                 f"another nimad (PID {holder}) is already working on this target; let it finish, or stop it with: "
                 f"kill {holder}"
             ) from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from nimad.errors import BatchFailedError, EngineError, ExitCode, NimadError, SourceError, StoppedError
+from nimad.errors import BatchFailedError, EngineError, ExitCode, NimadError, RefusedError, SourceError
 from nimad.migration.child import Answer, Workers
 from nimad.migration.events import BatchFailed, BatchRecovered, Listener
 from nimad.worker.job import Failure, Job
@@ -41,6 +41,12 @@ def attempt(
     raise error_of(answer)
 
 
+def quietly(workers: Workers, job: Job) -> Answer:
+    """Do a job that is no batch; a worker that died is replaced once, and what the answer means is the caller's."""
+    answer = workers.do(job)
+    return workers.do(job) if answer.failure is Failure.UNEXPECTED else answer
+
+
 def same(job: Job) -> Callable[[int], Job]:
     """The same job for every try."""
     return lambda _: job
@@ -56,11 +62,11 @@ def error_of(answer: Answer) -> NimadError:
         error.exit_code = ExitCode(answer.facts.get("exit_code", SourceError.exit_code))
         return error
     if answer.failure is Failure.SCHEMA:
-        return StoppedError(
+        return RefusedError(
             f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"
         )
     if answer.failure is Failure.STRICT:
-        return StoppedError(
+        return RefusedError(
             f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "
             "or run without --strict"
         )

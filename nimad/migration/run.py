@@ -5,9 +5,10 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from typing import Any
 
 from nimad.config import Settings, Verify
-from nimad.errors import CannotWriteError, DiskError, NimadError, StoppedError, UsageError
+from nimad.errors import CannotWriteError, DiskError, EngineError, NimadError, StoppedError, UsageError
 from nimad.migration import compaction, dryrun, events, existing, publishing, retry, verification
 from nimad.migration.child import Workers
 from nimad.migration.context import TARGET_TABLES, Context
@@ -17,10 +18,11 @@ from nimad.migration.loading import Loader
 from nimad.migration.plan import make_plan
 from nimad.migration.result import Outcome, Result
 from nimad.migration.state import State
+from nimad.packages import unloadable
 from nimad.source.file import SourceFile, check_source
 from nimad.source.schema import NODES
 from nimad.source.survey import Survey, survey
-from nimad.worker.job import Job, Task
+from nimad.worker.job import Failure, Job, Task
 from nimad.worker.quarantine import entries
 
 #: How many quarantined rows an event names.
@@ -44,7 +46,7 @@ def migrate(settings: Settings, on_event: Listener | None = None, stop: threadin
     An interrupted run leaves its staging file; calling again goes on from there.
 
     """
-    listener = on_event or _ignore
+    listener = _guarded(on_event or _ignore)
     if settings.auto and (why := _not_asked(settings)):
         listener(events.NothingToDo(why))
         return Result(outcome=Outcome.NOT_ASKED, target=str(settings.target))
@@ -54,8 +56,27 @@ def migrate(settings: Settings, on_event: Listener | None = None, stop: threadin
     with Workers(stop or threading.Event()) as workers:
         try:
             return _migrate(settings, workers, listener)
+        except _ListenerError as error:
+            raise error.cause from None
         except OSError as error:
             raise _explained(error, settings) from error
+
+
+class _ListenerError(Exception):
+    """An OSError of the listener's own, on its way through code that would take it for one of the disk."""
+
+    def __init__(self, cause: OSError) -> None:
+        self.cause = cause
+
+
+def _guarded(listener: Listener) -> Listener:
+    def tell(event: events.Event) -> None:
+        try:
+            listener(event)
+        except OSError as error:
+            raise _ListenerError(error) from error
+
+    return tell
 
 
 def _explained(error: OSError, settings: Settings) -> NimadError:
@@ -89,19 +110,27 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
     state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables))
     context = Context(settings, source, found, plan, files, workers, listener, state, began=began)
     listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
+    state.engine = _probe(workers)
     if settings.dry_run:
         dryrun.dry_run(context)
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=found.nodes.rows)
-    answer = workers.do(Job(task=Task.PROBE))
-    if not answer.ok:
-        raise retry.error_of(answer)
-    state.engine = answer.facts["engine"]
     refuse_links(files)
     with locked(files):
         if why := existing.finished(context):
             listener(events.NothingToDo(why))
             return Result(outcome=Outcome.ALREADY_COMPLETE, target=str(files.target), total_nodes=found.nodes.rows)
         return _write(context)
+
+
+def _probe(workers: Workers) -> Mapping[str, Any]:
+    """Which engine is there. One that takes its worker down twice, before any file is opened, cannot be used."""
+    answer = retry.quietly(workers, Job(task=Task.PROBE))
+    if answer.failure is Failure.UNEXPECTED:
+        raise EngineError(unloadable(answer.message))
+    if not answer.ok:
+        raise retry.error_of(answer)
+    engine: Mapping[str, Any] = answer.facts["engine"]
+    return engine
 
 
 def _analyzed(settings: Settings, found: Survey) -> events.Analyzed:
@@ -136,7 +165,7 @@ def _write(context: Context) -> Result:
         kept = f"{context.counted.get('MemoryNode', 0)} of {context.survey.nodes.rows} nodes are kept"
         state.phase, state.message = "interrupted", f"{error}; {kept}"
         state.write()
-        raise StoppedError(state.message) from error
+        raise type(error)(state.message) from error
     except NimadError as error:
         state.phase, state.message = "failed", str(error)
         if os.access(context.files.state.parent, os.W_OK):

@@ -1,5 +1,6 @@
 """The console: plain lines when piped, a progress bar under them on a terminal."""
 
+import os
 import sys
 from contextlib import suppress
 from types import TracebackType
@@ -16,6 +17,8 @@ class Console:
     """Where lines go that a person reads while a run goes on. Losing the reader does not stop the run."""
 
     def __init__(self) -> None:
+        if sys.stdout is None:  # `>&-`
+            _forget_stdout()
         with suppress(AttributeError):
             sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         self._bar = _Bar() if sys.stdout.isatty() else None
@@ -34,10 +37,7 @@ class Console:
         if self._bar:
             self._bar.say(line)
             return
-        try:
-            print(line, flush=True)  # noqa: T201 - this is the console
-        except BrokenPipeError:
-            _forget_stdout()
+        write(line)
 
     def title(self, text: str) -> None:
         for line in (RULE, text, RULE):
@@ -49,8 +49,18 @@ class Console:
             self._bar.show(event)
 
 
+def write(line: str) -> None:
+    """One line on stdout, for as long as there is somebody to read it."""
+    try:
+        print(line, flush=True)  # noqa: T201 - this is the console
+    except OSError:
+        _forget_stdout()
+
+
 def _forget_stdout() -> None:
-    """The reader of our pipe is gone (`| head`): the migration goes on, and the log file tells of it."""
+    """Nobody reads (`| head`), or nothing more fits: the migration goes on, and the log file tells of it."""
+    with suppress(OSError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at the end
     sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open for the process's life
 
 
@@ -71,7 +81,7 @@ class _Bar:
         self._table = ""
 
     def say(self, line: str) -> None:
-        self._progress.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self._progress.console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def show(self, event: e.Event) -> None:
         if isinstance(event, e.Started):

@@ -1,11 +1,10 @@
 """Listeners: what turns a run's events into lines, or into JSON."""
 
 import json
-import sys
 from pathlib import Path
 
 from nimad.migration import events as e
-from nimad.report.console import Console
+from nimad.report.console import Console, write
 from nimad.report.lines import heading, lines
 from nimad.report.log import Log
 
@@ -34,8 +33,7 @@ class JsonListener:
 
     def __call__(self, event: e.Event) -> None:
         _open_log(self._log, event)
-        sys.stdout.write(json.dumps(event.to_json(), ensure_ascii=False, default=str) + "\n")
-        sys.stdout.flush()
+        write(json.dumps(event.to_json(), ensure_ascii=False, default=str))
         for level, text in lines(event):
             self._log.write(level, text)
 

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,13 @@ class Log:
         waiting, self._waiting = self._waiting, None
         try:
             self._file_sink = logger.add(
-                path,
+                str(path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
                 level=self._level,
                 format=_format,
                 filter=_for_file,
                 encoding="utf-8",
                 opener=_open_private,
+                catch=False,
             )
         except OSError as error:
             self._say(Level.WARN, f"No log file {path} ({error.strerror}); going on without", to="console")
@@ -68,11 +70,17 @@ class Log:
     def close(self) -> None:
         """Flush and close the log file."""
         if self._file_sink is not None:
-            logger.remove(self._file_sink)
-            self._file_sink = None
+            sink, self._file_sink = self._file_sink, None
+            with suppress(OSError):
+                logger.remove(sink)
 
     def _say(self, level: Level, text: str, *, to: str) -> None:
-        logger.bind(word=str(level), to=to).log(_LOGURU[level], "{}", text)
+        try:
+            logger.bind(word=str(level), to=to).log(_LOGURU[level], "{}", text)
+        except OSError as error:  # a full disk under the log does not stop a migration
+            self.close()
+            if to != "console":
+                self._say(Level.WARN, f"The log file cannot be written any more ({error.strerror})", to="console")
 
 
 def _format(_: "Record") -> str:
@@ -97,4 +105,4 @@ def _open_private(path: str, flags: int) -> int:
 
 def say_error(text: str) -> None:
     """One line on stderr, in the log's format."""
-    sys.stderr.write(time.strftime(f"[%Y-%m-%d %H:%M:%S] [{Level.ERROR}] {text.replace('%', '%%')}\n"))
+    sys.stderr.write(f"{time.strftime('[%Y-%m-%d %H:%M:%S]')} [{Level.ERROR}] {text}\n")

@@ -100,6 +100,8 @@ class SourceFile:
                 f"{self.path} is damaged ({error}); restore a backup, or save what is readable with: "
                 f"sqlite3 {self.path} .recover"
             )
+        if code == sqlite3.SQLITE_IOERR:
+            return SourceDamagedError(f"{self.path} cannot be read ({error}); check the disk (dmesg), then run again")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return SourceError(f"{self.path} is locked by another program ({error}); close it and run again")
         if code == sqlite3.SQLITE_READONLY and _size_or_zero(_beside(self.path, "-journal")):

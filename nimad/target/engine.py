@@ -2,19 +2,17 @@
 
 import importlib
 import importlib.metadata
-import importlib.util
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nimad import packages
 from nimad.errors import EngineError
+from nimad.packages import MODULE, REQUIREMENT, pip, unloadable
 
-MODULE = "ladybug"
 #: Releases whose file format and COPY behaviour this program was measured with: from, and below.
 VERSION_RANGE = ((0, 22), (0, 23))
-REQUIREMENT = "ladybug>=0.22,<0.23"
 _NAMESAKE = "ladybug-core"
 
 
@@ -33,9 +31,11 @@ class Engine:
 
 def import_engine() -> tuple[ModuleType, Engine]:
     """Import the engine. Raises `EngineError` with what was found, where, and the command that mends it."""
-    folder = _folder()
+    folder = packages.folder()
     if folder is None:
-        raise EngineError(f"LadybugDB not available. Install: {_pip()} install '{REQUIREMENT}'")
+        raise EngineError(f"LadybugDB not available. Install: {pip()} install '{REQUIREMENT}'")
+    if _installed(_NAMESAKE) and _is_namesake(folder):
+        raise EngineError(_namesake_message(folder))
     try:
         module = importlib.import_module(MODULE)
         database = module.Database
@@ -45,17 +45,22 @@ def import_engine() -> tuple[ModuleType, Engine]:
     except Exception as error:
         if _installed(_NAMESAKE):
             raise EngineError(_namesake_message(folder)) from error
-        raise EngineError(
-            f"LadybugDB in {folder} cannot be loaded ({type(error).__name__}: {error}). "
-            f"Install it again: {_pip()} install --force-reinstall '{REQUIREMENT}'"
-        ) from error
+        raise EngineError(unloadable(f"{type(error).__name__}: {error}")) from error
     engine = Engine(MODULE, version, storage, folder)
     if not in_range(version):
         raise EngineError(
             f"LadybugDB {version} in {folder} is outside the range this program writes with. "
-            f"Install: {_pip()} install '{REQUIREMENT}'"
+            f"Install: {pip()} install '{REQUIREMENT}'"
         )
     return module, engine
+
+
+def _is_namesake(folder: str) -> bool:
+    """Whether the package names no database: read, not run, because importing ladybug-core makes `~/.ladybug`."""
+    try:
+        return "Database" not in Path(folder, "__init__.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
 
 
 def in_range(version: str) -> bool:
@@ -68,24 +73,13 @@ def in_range(version: str) -> bool:
     return low <= numbers < high
 
 
-def _folder() -> str | None:
-    try:
-        spec = importlib.util.find_spec(MODULE)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    places = [*(spec.submodule_search_locations or ())] or [str(Path(spec.origin or "?").parent)]
-    return str(places[0])
-
-
 def _namesake_message(folder: str) -> str:
     version = _installed(_NAMESAKE)
     found = f"{_NAMESAKE} {version}, a weather-file library," if version else "another package"
     return (
         f"LadybugDB not available: the import name '{MODULE}' in {folder} belongs to {found} and not to the "
-        f"database. Install: {_pip()} uninstall -y {_NAMESAKE} && "
-        f"{_pip()} install --force-reinstall '{REQUIREMENT}'"
+        f"database. Install: {pip()} uninstall -y {_NAMESAKE} && "
+        f"{pip()} install --force-reinstall '{REQUIREMENT}'"
     )
 
 
@@ -94,7 +88,3 @@ def _installed(distribution: str) -> str | None:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _pip() -> str:
-    return f"{sys.executable} -m pip"
