@@ -18,7 +18,7 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 	@echo "One question by embedding: what is most like memory 17?"
 	$(BIN)/nimad search --target demo/graph.ladybug --limit 3 --like 17
 
-test: $(READY)  ## the whole test suite
+test: $(READY)  ## the whole test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long"
 
 test-long: $(READY)  ## the torture tests at full length, minutes to an hour

@@ -53,6 +53,12 @@ class SourceDamagedError(SourceError):
     exit_code = ExitCode.IO_ERROR
 
 
+class SourceBusyError(SourceError):
+    """Another program holds the SQLite file; later it may be free."""
+
+    exit_code = ExitCode.INTERRUPTED
+
+
 class NotAllowedError(NimadError):
     """The operating system refuses access."""
 

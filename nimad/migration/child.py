@@ -36,6 +36,7 @@ class Answer:
     message: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     stack: str = ""  # the end of its stderr, when it failed
+    signal: int | None = None  # that ended it
 
     @property
     def ok(self) -> bool:
@@ -135,7 +136,7 @@ def _judge(status: int, output: bytes, errors: bytes) -> Answer:
     except ValueError:
         facts = None
     if status < 0:
-        return Answer(Failure.UNEXPECTED, f"the worker was ended by {_signal_name(-status)}", {}, stack)
+        return Answer(Failure.UNEXPECTED, f"the worker was ended by {_signal_name(-status)}", {}, stack, -status)
     if not isinstance(facts, dict):
         return Answer(Failure.UNEXPECTED, f"the worker ended with status {status} and no answer", {}, stack)
     if facts.get("ok"):

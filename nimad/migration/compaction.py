@@ -1,9 +1,11 @@
 """Compaction: a staging file with many holes is copied without them, when that wins something."""
 
+import shutil
+
+from nimad.disk import discard, export_folder, is_closed, sync
 from nimad.migration import machine, retry
 from nimad.migration.context import Context
 from nimad.migration.events import Compacted, NotCompacted
-from nimad.migration.files import discard, sync_folder
 from nimad.worker.job import Task
 
 #: A file larger than this many times its compact self is copied.
@@ -24,6 +26,8 @@ def compact_if_worthwhile(context: Context) -> bool:
     compact = max(size - context.free_bytes, 1)
     if size < SMALL_FILE or size <= WORTHWHILE * compact:
         return False
+    if not is_closed(context.files.staging):  # a log beside it would be replayed into the copy that takes its name
+        return False
     free = machine.free_disk(context.files.staging.parent)
     if free < compact * DISK_FACTOR:
         context.listener(NotCompacted(f"{int(compact * DISK_FACTOR):,} bytes of disk needed, {free:,} free"))
@@ -39,7 +43,7 @@ def _compact(context: Context, size: int) -> bool:
         recount = retry.quietly(context.workers, context.job(Task.COUNT, target=str(copy)))
         if recount.ok and recount.facts["counts"] == answer.facts["counts"]:
             copy.replace(context.files.staging)
-            sync_folder(copy.parent)
+            sync(copy.parent)
             discard(copy)
             after = context.files.staging.stat().st_size
             context.free_bytes = recount.facts["free_bytes"]
@@ -54,3 +58,4 @@ def _compact(context: Context, size: int) -> bool:
 def leftovers(context: Context) -> None:
     """Throw away what an interrupted compaction left: the staging file is whole without it."""
     discard(context.files.compacted)
+    shutil.rmtree(export_folder(context.files.compacted), ignore_errors=True)

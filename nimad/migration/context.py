@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nimad.config import Settings
+from nimad.errors import SourceError
 from nimad.migration.child import Workers
 from nimad.migration.events import Listener
 from nimad.migration.files import Files
 from nimad.migration.plan import Plan
 from nimad.migration.state import State
 from nimad.source.file import SourceFile
+from nimad.source.schema import NODES, quoted
 from nimad.source.survey import Survey
 from nimad.worker.job import Job, Task
-
-#: The target's tables by the source's.
-TARGET_TABLES = {"memory_nodes": "MemoryNode", "memory_edges": "relates_to", "memory_turns": "Turn"}
 
 
 @dataclass
@@ -34,6 +33,8 @@ class Context:
     state: State
     counted: dict[str, int] = field(default_factory=dict)  # rows that the latest count found, by target table
     last_keys: dict[str, int] = field(default_factory=dict)  # highest key of each, when the run began
+    redone: set[str] = field(default_factory=set)  # tables to judge anew: some of their rows are in quarantine
+    confirmed: set[str] = field(default_factory=set)  # lines of the quarantine that this run gave a reason for
     free_bytes: int = 0  # of the staging file, in pages that hold nothing
     began: float = field(default_factory=time.monotonic)
     batches: int = 0
@@ -41,6 +42,7 @@ class Context:
 
     def job(self, task: Task, **facts: Any) -> Job:
         """A job on this run's source and staging file within the plan's limits."""
+        self.check_source()
         return Job(
             task=task,
             **{
@@ -51,7 +53,7 @@ class Context:
                 "address_space_bytes": self.plan.address_space_bytes,
                 "threads": self.plan.threads,
                 "ledger": str(self.files.ledger),
-                "quarantine": str(self.files.quarantine),
+                "quarantine": str(self.files.quarantining),
                 "strict": self.settings.strict,
                 "chunk_rows": self.plan.chunk_rows,
                 "chunk_bytes": self.plan.chunk_bytes,
@@ -59,12 +61,26 @@ class Context:
             },
         )
 
+    def check_source(self) -> None:
+        """Raise `SourceError` when the file this run began with is no longer the one of that name."""
+        if not self.source.path.exists() or self.source.identity() != self.survey.identity:
+            raise SourceError(
+                f"{self.source.path} was replaced or taken away during the run, so nothing is published; put it back "
+                "and run again, or begin anew with --restart"
+            )
+
     def bounds(self) -> dict[str, int]:
         """The highest key of each table when the run began."""
         return {name: table.last for name, table in self.survey.tables.items() if table.last is not None}
 
     def note_counts(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         self.counted = {name: count["rows"] for name, count in counts.items()}
+
+    def nodes_above(self, bound: int) -> int:
+        """Nodes that reached the source with a higher key than `bound`."""
+        key = quoted(self.survey.schema.nodes.key)
+        query = f"SELECT count(*) FROM {quoted(NODES)} WHERE typeof({key}) = 'integer' AND {key} > ?"
+        return self.source.read(lambda connection: int(connection.execute(query, (bound,)).fetchone()[0]))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

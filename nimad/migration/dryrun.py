@@ -31,6 +31,7 @@ def dry_run(context: Context) -> None:
     rows = [reject for reject in rejects if reject[2] == "row"]
     facts = {
         "rows": {name: extent.rows for name, extent in context.survey.tables.items()},
+        "schema": {table.name: _columns(table) for table in context.survey.schema.tables()},
         "dimension": context.survey.schema.dimension,
         "quarantine_rows": len(rows),
         "quarantine_parts": len(rejects) - len(rows),
@@ -45,6 +46,11 @@ def dry_run(context: Context) -> None:
             f"--strict would stop at {rejects[0][0]} id {rejects[0][1]}: {rejects[0][3]}; correct it in the source, "
             "or run without --strict"
         )
+
+
+def _columns(table: Table) -> list[str]:
+    """What was found and what it becomes, column by column."""
+    return [table.key, *table.ends, *(f"{c.name} {c.kind}" for c in table.columns)]
 
 
 def _convert_table(context: Context, table: Table, lost: list[int]) -> tuple[list[list[Any]], list[int]]:

@@ -100,6 +100,14 @@ class BatchLost(Event):
 
 
 @dataclass(frozen=True)
+class WalSetAside(Event):
+    """A write-ahead log that kept the unfinished target from opening was given the name `file`."""
+
+    file: str
+    message: str
+
+
+@dataclass(frozen=True)
 class TableLoaded(Event):
     """All batches of a table are through."""
 

@@ -1,14 +1,20 @@
 """What is there already: a finished target, another file in its place, or an interrupted run to go on with."""
 
 import os
+import time
+from collections.abc import Mapping
 from typing import Any
 
+from nimad.config import Verify
+from nimad.disk import discard, pieces
 from nimad.errors import CannotWriteError
-from nimad.migration import retry, state
+from nimad.migration import publishing, retry, state
 from nimad.migration.child import Answer
-from nimad.migration.context import TARGET_TABLES, Context
-from nimad.migration.files import discard
+from nimad.migration.context import Context
+from nimad.migration.events import WalSetAside
 from nimad.migration.publishing import in_the_way
+from nimad.source.file import Identity
+from nimad.source.schema import TARGET_TABLES
 from nimad.worker.job import Failure, Task
 from nimad.worker.quarantine import entries
 
@@ -23,67 +29,111 @@ def finished(context: Context) -> str | None:
         return None
     if not target.exists():
         raise in_the_way(target, "a symbolic link to nothing")
-    earlier = state.read(context.files)
-    mine = (
-        earlier.get("phase") == "complete"
-        and state.identity_of(earlier) == context.survey.identity
-        and set(context.survey.tables) <= set(earlier.get("tables", ()))
-    )
+    made = state.of_target(context.files)
+    maker, mine = state.identity_of(made), context.survey.identity
+    if maker is not None and maker != mine:
+        raise in_the_way(target, f"it was made from another source: {_difference(maker, mine)}")
     answer = retry.quietly(context.workers, context.job(Task.COUNT, target=str(target), schema=None))
     if answer.failure is Failure.ENGINE:
         raise retry.error_of(answer)
-    if answer.ok:
-        return _complete(context, answer, earlier if mine else {})
-    if mine and "lock" in answer.message.lower():
+    if not answer.ok and maker is not None and "lock" in answer.message.lower():
         return f"{target} is complete, and another program has it open"
-    raise in_the_way(target, f"it cannot be opened as a finished migration: {answer.message}")
+    if not answer.ok:
+        raise in_the_way(target, f"it cannot be opened as a finished migration: {answer.message}")
+    why = _complete(context, answer, made)
+    if not context.files.staging.exists():
+        publishing.tidy(context.files)
+    return why
 
 
-def _complete(context: Context, answer: Answer, earlier: dict[str, Any]) -> str:
+def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
+    """That the target is complete: by the word of the run that made it, or by comparing every row."""
+    target = context.files.target
     counted = {name: count["rows"] for name, count in answer.facts["counts"].items()}
-    target, nodes = context.files.target, counted.get("MemoryNode", 0)
-    published = earlier.get("published") or {}
-    if published and all(counted.get(name, 0) >= rows for name, rows in published.items()):
-        late = context.survey.nodes.rows - _accounted(context, counted, "memory_nodes")
-        tail = f"; {late} memories reached the source since: make a new target with --replace" if late > 0 else ""
-        return f"{target} is complete: {nodes} memories{tail}"
-    if counted.get("MemoryNode") is not None and all(
-        _accounted(context, counted, table) == extent.rows for table, extent in context.survey.tables.items()
-    ):
-        return f"{target} is complete: {nodes} memories"
     if "MemoryNode" not in counted:
         raise in_the_way(target, "it is a LadybugDB file without memories")
-    differing = [
-        f"{counted.get(TARGET_TABLES[table], 0)} of the source's {extent.rows} rows of {table}"
-        for table, extent in context.survey.tables.items()
-        if _accounted(context, counted, table) != extent.rows
-    ]
-    raise in_the_way(target, f"it holds {', '.join(differing)}")
+    missing = set(context.survey.tables) - set(made.get("tables", context.survey.tables))
+    if missing:
+        raise in_the_way(target, f"it was made without {' and '.join(sorted(missing))}")
+    if not made and not _equal(context):
+        raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
+    late = _late(context, made)
+    tail = f"; {late} memories reached the source since: make a new target with --replace" if late else ""
+    return f"{target} is complete: {counted['MemoryNode']} memories{tail}"
 
 
-def _accounted(context: Context, counted: dict[str, int], table: str) -> int:
-    """Rows of the source that are in the target or in quarantine."""
-    aside = sum(1 for e in entries(context.files.quarantine) if (e["table"], e["part"]) == (table, "row"))
-    return counted.get(TARGET_TABLES[table], 0) + aside
+def _equal(context: Context) -> bool:
+    """Whether a target of which no run tells holds what the source holds, every row and column."""
+    job = context.job(Task.VERIFY, target=str(context.files.target), bounds=context.bounds(), quarantine="", ledger="")
+    answer = retry.quietly(context.workers, job)
+    found = answer.facts
+    return answer.ok and not (found["changed"] or found["missing"] or found["removed"] or found["damages"])
+
+
+def _late(context: Context, made: Mapping[str, Any]) -> int:
+    """Nodes of the source above the bound of the run that made the target."""
+    bound = made.get("bounds", {}).get("memory_nodes")
+    return 0 if bound is None else context.nodes_above(bound)
+
+
+def _difference(earlier: Identity, mine: Identity) -> str:
+    if earlier.path == mine.path:
+        return f"{mine.path} was replaced by another file since"
+    return f"{earlier.path}, not {mine.path}"
 
 
 def adopt(context: Context) -> None:
-    """Take up what an interrupted run left, or begin anew. Raises when it was begun from another source."""
+    """Take up what an interrupted run left, or begin anew. Raises when it was begun otherwise."""
     files = context.files
-    if context.settings.restart:
-        discard(files.staging)
-    if not files.staging.exists():
+    if context.settings.restart or not files.staging.exists():
         _begin_anew(context)
         return
-    earlier = state.identity_of(state.read(files))
-    mine = context.survey.identity
-    if earlier is not None and earlier != mine:
-        what = "was replaced since" if earlier.path == mine.path else f"is not {earlier.path}"
+    _check_origin(context)
+    _count_staging(context)
+    held = [
+        table
+        for table, target in TARGET_TABLES.items()
+        if context.counted.get(target) and table not in context.survey.tables
+    ]
+    if held:
         raise CannotWriteError(
-            f"{files.staging} was begun from another source: {mine.path} {what}; "
+            f"{files.staging} holds rows of {' and '.join(held)} already, which this run is to leave out; go on "
+            "with the options it was begun with, or throw it away with --restart"
+        )
+    context.redone = {entry["table"] for entry in entries(files.quarantining)}
+
+
+def _check_origin(context: Context) -> None:
+    """Raise unless the staging file was begun from this very source."""
+    staging, mine = context.files.staging, context.survey.identity
+    earlier = state.identity_of(state.read(context.files))
+    if earlier is None and context.settings.verify is not Verify.FULL:
+        raise CannotWriteError(
+            f"nothing tells from which source {staging} was begun; go on with --verify full, which compares every "
+            "row, or throw it away with --restart"
+        )
+    if earlier is not None and earlier != mine:
+        raise CannotWriteError(
+            f"{staging} was begun from another source: {_difference(earlier, mine)}; "
             "go on with that source, or throw the unfinished file away with --restart"
         )
-    answer = retry.attempt(context.workers, retry.same(context.job(Task.COUNT)), context.listener)
+
+
+def _count_staging(context: Context) -> None:
+    """Count what an interrupted run left, with a write-ahead log that its last worker left taken in.
+
+    A log that was torn keeps the file from opening. What the last checkpoint holds is whole without it: the log is
+    set aside, never deleted, and whatever it held is loaded again.
+    """
+    files = context.files
+    count = context.job(Task.COUNT, writable=True)
+    answer = retry.quietly(context.workers, count)
+    log = pieces(files.staging)[1]
+    if answer.failure is Failure.TARGET and log.exists():
+        aside = log.with_name(f"{log.name}.{time.strftime('%Y%m%d-%H%M%S')}")
+        log.rename(aside)
+        context.listener(WalSetAside(str(aside), answer.message))
+    answer = retry.attempt(context.workers, retry.same(count), context.listener)
     context.note_counts(answer.facts["counts"])
     context.last_keys = {
         name: count["last"] for name, count in answer.facts["counts"].items() if count["last"] is not None
@@ -91,14 +141,8 @@ def adopt(context: Context) -> None:
 
 
 def _begin_anew(context: Context) -> None:
-    """No staging file: nothing that lies beside it belongs to this run."""
+    """Nothing that lies beside a target that is not begun yet belongs to it."""
     files = context.files
     discard(files.staging)
     files.ledger.unlink(missing_ok=True)
-    if files.quarantine.exists():
-        files.quarantine.rename(_dated(context))
-
-
-def _dated(context: Context) -> Any:
-    backup = context.files.backup(context.state.started)
-    return backup.with_name(backup.name + ".quarantine.jsonl")
+    files.quarantining.unlink(missing_ok=True)

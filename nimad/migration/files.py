@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from nimad.disk import pieces, sync
 from nimad.errors import CannotWriteError, NotAllowedError, RefusedError
-
-#: What the engine itself may leave beside a file.
-ENGINE_SUFFIXES = (".wal", ".shadow")
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,11 @@ class Files:
         return self._beside(".quarantine.jsonl")
 
     @property
+    def quarantining(self) -> Path:
+        """The quarantine of a target that is being built: the one above belongs to the target that is there."""
+        return self._beside(".migrating.quarantine.jsonl")
+
+    @property
     def lock(self) -> Path:
         return self._beside(".lock")
 
@@ -65,23 +68,20 @@ def check_folder(target: Path) -> None:
 
 def refuse_links(files: Files) -> None:
     """Raise when a symbolic link stands where we are about to write a file of ours."""
-    for path in (files.staging, files.compacted, files.ledger, files.state, files.quarantine, files.lock):
+    for path in (
+        *pieces(files.staging),
+        *(files.staging, files.compacted, files.ledger, files.quarantining),
+        *(files.state, files.quarantine, files.lock),
+    ):
         if path.is_symlink():
             raise NotAllowedError(f"{path} is a symbolic link, which this program does not follow; remove it")
 
 
-def discard(path: Path) -> None:
-    """Throw away a file of ours and what the engine left beside it."""
-    for suffix in ("", *ENGINE_SUFFIXES):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
-
-
 def move_aside(path: Path, to: Path) -> None:
     """Give a file, and what the engine left beside it, another name."""
-    for suffix in ("", *ENGINE_SUFFIXES):
-        piece = path.with_name(path.name + suffix)
+    for piece, name in zip(pieces(path), pieces(to), strict=True):
         if os.path.lexists(piece):
-            piece.rename(to.with_name(to.name + suffix))
+            piece.rename(name)
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -98,15 +98,7 @@ def replace_bytes(path: Path, pieces: "list[bytes] | Iterator[bytes]") -> None:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(path.parent)
 
 
 @contextlib.contextmanager

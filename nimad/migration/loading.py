@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from nimad.errors import BatchFailedError, StoppedError
 from nimad.migration import retry
 from nimad.migration.child import Answer
-from nimad.migration.context import TARGET_TABLES, Context
+from nimad.migration.context import Context
 from nimad.migration.events import BatchLoaded, BatchLost, TableLoaded
 from nimad.migration.plan import LIGHT_ROWS
 from nimad.source.ranges import Range, next_range
-from nimad.source.schema import NODES, TURNS, Table, quoted
+from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table, quoted
 from nimad.worker.job import Job, Task
-from nimad.worker.quarantine import entries
 
 #: How often batches may be found missing before the machine, and not chance, is to blame.
 LOSSES_ALLOWED = 5
@@ -105,24 +104,17 @@ class Loader:
     def _resume_point(self, table: Table) -> tuple[int | None, int]:
         """The key up to which the count accounts for every row of the source, and how many rows that is.
 
-        Turns start over: their links are tables of their own. Doing a range again costs little and harms nothing.
+        Turns start over, because their links are tables of their own, and so do tables of which something is in
+        quarantine: what the agent corrected since goes through. Doing a range again costs little, harms nothing.
         """
         context = self._context
         last = context.last_keys.get(TARGET_TABLES[table.name])
-        if last is None or table.name == TURNS:
+        if last is None or table.name == TURNS or table.name in context.redone:
             return None, 0
         key = quoted(table.key)
         query = f"SELECT count(*) FROM {quoted(table.name)} WHERE typeof({key}) = 'integer' AND {key} <= ?"
         rows = context.source.read(lambda connection: int(connection.execute(query, (last,)).fetchone()[0]))
-        set_aside = sum(
-            entry["table"] == table.name
-            and entry["part"] == "row"
-            and isinstance(entry["id"], int)
-            and entry["id"] <= last
-            for entry in entries(context.files.quarantine)
-        )
-        counted = context.counted.get(TARGET_TABLES[table.name], 0)
-        return (last, rows) if counted + set_aside == rows else (None, 0)
+        return (last, rows) if context.counted.get(TARGET_TABLES[table.name], 0) == rows else (None, 0)
 
     def _next(self, table: Table, after: int | None, last: int | None, left: int) -> Range | None:
         return None if last is None else self._cut(table, after, last, self._context.plan.take(left, self._size(table)))
@@ -169,6 +161,7 @@ class Loader:
             context.counted[name] = context.counted.get(name, 0) + rows
         context.batches += 1
         context.batch_s += facts["seconds"]
+        context.confirmed.update(facts["rejected"])
         context.state.engine = facts["engine"]
         if healthy and did.table == NODES:
             self._rows = context.plan.next_size(self._rows)
@@ -182,7 +175,7 @@ class Loader:
         total = number + context.plan.batches_for(left, self._size(table))
         state.counts[table.name] = {"done": done, "of": extent.rows}
         state.batch, state.total_batches = number, total
-        state.quarantined = sum(1 for _ in entries(context.files.quarantine))
+        state.quarantined = len(context.confirmed)
         state.rows_per_s, state.eta_s = rate, left / rate if rate else 0.0
         state.write()
         seconds = answer.facts["seconds"]

@@ -6,10 +6,11 @@ import os
 import time
 from pathlib import Path
 
+from nimad.disk import is_closed, pieces, sync
 from nimad.errors import CannotWriteError
 from nimad.migration.context import Context
 from nimad.migration.events import Published
-from nimad.migration.files import ENGINE_SUFFIXES, Files, move_aside, sync_folder
+from nimad.migration.files import Files, move_aside
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -18,41 +19,36 @@ _RENAME_NOREPLACE = 1
 def publish(context: Context) -> None:
     """Give the staging file the target's name. What stood there, with `--replace`, becomes a dated backup."""
     files = context.files
-    _check_closed(files)
-    _sync_file(files.staging)
+    if not is_closed(files.staging):
+        raise CannotWriteError(f"{files.staging} was not closed cleanly; run again")
+    sync(files.staging)
     backup = _make_room(files, replace=context.settings.replace)
     rename_new(files.staging, files.target)
-    sync_folder(files.target.parent)
-    files.ledger.unlink(missing_ok=True)
+    tidy(files)
+    sync(files.target.parent)
     size = files.target.stat().st_size
     context.listener(Published(str(files.target), size, str(backup) if backup else None))
 
 
-def _check_closed(files: Files) -> None:
-    for suffix in ENGINE_SUFFIXES:
-        piece = files.staging.with_name(files.staging.name + suffix)
-        if piece.exists() and piece.stat().st_size:
-            raise CannotWriteError(f"{piece} is still there, so the file was not closed cleanly; run again")
-        piece.unlink(missing_ok=True)
-
-
-def _sync_file(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def tidy(files: Files) -> None:
+    """What follows the rename; done by the next run when this one was killed in between."""
+    if files.quarantining.exists():
+        files.quarantining.replace(files.quarantine)
+    files.ledger.unlink(missing_ok=True)
+    for piece in pieces(files.staging)[1:]:
+        piece.unlink(missing_ok=True)  # empty, or the file would not have counted as closed
 
 
 def _make_room(files: Files, *, replace: bool) -> Path | None:
     """Move what stands at the final name to a dated backup. A stray `.wal` there would be replayed into our file."""
-    pieces = [files.target.with_name(files.target.name + suffix) for suffix in ("", *ENGINE_SUFFIXES)]
-    if not any(os.path.lexists(piece) for piece in pieces):
-        return None
     if os.path.lexists(files.target) and not replace:
         raise in_the_way(files.target, "it appeared during the run")
+    if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine)):
+        return None
     backup = files.backup(time.time())
     move_aside(files.target, backup)
+    if files.quarantine.exists():
+        files.quarantine.rename(backup.with_name(backup.name + ".quarantine.jsonl"))
     return backup
 
 

@@ -1,6 +1,6 @@
 """What a migration came to."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -28,6 +28,7 @@ class Result:
     turns: int = 0
     quarantined: int = 0  # whole rows of any table
     quarantined_parts: int = 0  # embeddings and links whose row migrated without them
+    quarantined_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by table, or table and part
     failed_batches: int = 0
     retries: int = 0
     batches: int = 0

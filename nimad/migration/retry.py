@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from nimad.errors import BatchFailedError, EngineError, ExitCode, NimadError, RefusedError, SourceError
+from nimad.errors import BatchFailedError, DiskError, EngineError, ExitCode, NimadError, RefusedError, SourceError
 from nimad.migration.child import Answer, Workers
 from nimad.migration.events import BatchFailed, BatchRecovered, Listener
 from nimad.worker.job import Failure, Job
@@ -10,7 +10,7 @@ from nimad.worker.job import Failure, Job
 #: Seconds before each try.
 DELAYS_S = (0.0, 1.0, 5.0, 15.0)
 #: Failures that no repetition mends.
-FINAL = frozenset({Failure.ENGINE, Failure.SOURCE, Failure.SCHEMA, Failure.STRICT})
+FINAL = frozenset({Failure.ENGINE, Failure.SOURCE, Failure.SCHEMA, Failure.STRICT, Failure.DISK})
 
 
 def attempt(
@@ -61,6 +61,8 @@ def error_of(answer: Answer) -> NimadError:
         error = SourceError(message)
         error.exit_code = ExitCode(answer.facts.get("exit_code", SourceError.exit_code))
         return error
+    if answer.failure is Failure.DISK:
+        return DiskError(f"{message}; make room or mend the disk, then run again: what was counted is kept")
     if answer.failure is Failure.SCHEMA:
         return RefusedError(
             f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"
@@ -70,4 +72,6 @@ def error_of(answer: Answer) -> NimadError:
             f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "
             "or run without --strict"
         )
-    return BatchFailedError(f"a batch failed after {len(DELAYS_S)} attempts: {message}")
+    return BatchFailedError(
+        f"a batch failed after {len(DELAYS_S)} attempts: {message}; free some memory, or try a smaller --batch-size"
+    )

@@ -1,32 +1,30 @@
 """A migration from beginning to end: the story that the other modules of this room tell the parts of."""
 
 import errno
-import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from nimad.config import Settings, Verify
 from nimad.errors import CannotWriteError, DiskError, EngineError, NimadError, StoppedError, UsageError
 from nimad.migration import compaction, dryrun, events, existing, publishing, retry, verification
 from nimad.migration.child import Workers
-from nimad.migration.context import TARGET_TABLES, Context
+from nimad.migration.context import Context
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_folder, locked, refuse_links
 from nimad.migration.loading import Loader
 from nimad.migration.plan import make_plan
 from nimad.migration.result import Outcome, Result
-from nimad.migration.state import State
+from nimad.migration.state import State, of_target
+from nimad.migration.tally import Tally
 from nimad.packages import unloadable
 from nimad.source.file import SourceFile, check_source
-from nimad.source.schema import NODES
+from nimad.source.schema import NODES, TARGET_TABLES
 from nimad.source.survey import Survey, survey
 from nimad.worker.job import Failure, Job, Task
-from nimad.worker.quarantine import entries
-
-#: How many quarantined rows an event names.
-NAMED = 5
 
 
 def migrate(settings: Settings, on_event: Listener | None = None, stop: threading.Event | None = None) -> Result:
@@ -108,6 +106,7 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
     files = Files(settings.target)
     plan = make_plan(settings, found)
     state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables))
+    state.bounds = {name: extent.last for name, extent in found.tables.items() if extent.last is not None}
     context = Context(settings, source, found, plan, files, workers, listener, state, began=began)
     listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
     state.engine = _probe(workers)
@@ -125,6 +124,8 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
 def _probe(workers: Workers) -> Mapping[str, Any]:
     """Which engine is there. One that takes its worker down twice, before any file is opened, cannot be used."""
     answer = retry.quietly(workers, Job(task=Task.PROBE))
+    if answer.signal in (signal.SIGKILL, signal.SIGTERM):  # somebody else's doing, or the kernel's
+        raise StoppedError(f"{answer.message} before it did anything; free some memory")
     if answer.failure is Failure.UNEXPECTED:
         raise EngineError(unloadable(answer.message))
     if not answer.ok:
@@ -149,17 +150,18 @@ def _analyzed(settings: Settings, found: Survey) -> events.Analyzed:
 def _write(context: Context) -> Result:
     """Everything that changes files, with the state file telling how far it is, or why it ended."""
     state = context.state
-    try:
-        _check_disk(context)
-        existing.adopt(context)
-        context.listener(
-            events.Started(
-                str(context.settings.log_file),
-                str(context.files.staging),
-                dict(context.counted),
-                context.settings.start_offset,
-            )
+    _check_disk(context)
+    state.replaces = of_target(context.files) if context.files.target.exists() else {}
+    existing.adopt(context)  # until this went well, the state file tells of what was there before
+    context.listener(
+        events.Started(
+            str(context.settings.log_file),
+            str(context.files.staging),
+            dict(context.counted),
+            context.settings.start_offset,
         )
+    )
+    try:
         return _load_verify_publish(context)
     except StoppedError as error:
         kept = f"{context.counted.get('MemoryNode', 0)} of {context.survey.nodes.rows} nodes are kept"
@@ -168,7 +170,7 @@ def _write(context: Context) -> Result:
         raise type(error)(state.message) from error
     except NimadError as error:
         state.phase, state.message = "failed", str(error)
-        if os.access(context.files.state.parent, os.W_OK):
+        with suppress(OSError):
             state.write()
         raise
 
@@ -189,50 +191,44 @@ def _load_verify_publish(context: Context) -> Result:
     loader.load_all()
     with context.phase("counting"):
         loader.confirm_last()
+        verification.keep_confirmed(context)
     compaction.compact_if_worthwhile(context)
     with context.phase("verifying"):
         verification.verify(context)
     if compaction.compact_if_worthwhile(context):  # mending leaves holes too
         with context.phase("verifying"):
             verification.verify(context)
+    context.check_source()
+    _say_quarantine(context)
+    _say_late_arrivals(context)
+    context.state.published = dict(context.counted)
     with context.phase("publishing"):
-        _say_quarantine(context)
-        _say_late_arrivals(context)
         publishing.publish(context)
     return _finish(context)
 
 
 def _say_quarantine(context: Context) -> None:
-    rows = parts = 0
-    examples: list[str] = []
-    for entry in entries(context.files.quarantine):
-        whole = entry["part"] == "row"
-        rows, parts = rows + whole, parts + (not whole)
-        if len(examples) < NAMED:
-            examples.append(f"{entry['table']} id {entry['id']} ({entry['part']}): {entry['reason']}")
-    context.state.quarantined = rows + parts
-    if rows or parts:
-        context.listener(events.Quarantined(str(context.files.quarantine), rows, parts, examples))
+    tally = Tally.of(context.files.quarantining)
+    context.state.quarantined = tally.rows + tally.parts
+    if tally.rows or tally.parts:
+        file = str(context.files.quarantine)
+        context.listener(events.Quarantined(file, tally.rows, tally.parts, tally.examples))
 
 
 def _say_late_arrivals(context: Context) -> None:
-    query = "SELECT count(*) FROM \"memory_nodes\" WHERE typeof({key}) = 'integer' AND {key} > ?"
-    key = f'"{context.survey.schema.nodes.key}"'
     last = context.survey.nodes.last
-    bound = -(2**63) if last is None else last
-    rows = context.source.read(lambda c: int(c.execute(query.format(key=key), (bound,)).fetchone()[0]))
+    rows = context.nodes_above(-(2**63) if last is None else last)
     if rows:
         context.listener(events.LateArrivals(rows))
 
 
 def _finish(context: Context) -> Result:
     state, counted = context.state, context.counted
-    aside = [(entry["table"], entry["part"] == "row") for entry in entries(context.files.quarantine)]
-    rows = sum(whole for _, whole in aside)
+    tally = Tally.of(context.files.quarantine)
     migrated = counted.get(TARGET_TABLES[NODES], 0)
     total = context.survey.nodes.rows
     if context.settings.verify is Verify.FULL:  # then these are proven to be all, however many left the source
-        total = migrated + aside.count((NODES, True))
+        total = migrated + tally.nodes
     result = Result(
         outcome=Outcome.COMPLETE,
         target=str(context.files.target),
@@ -240,8 +236,9 @@ def _finish(context: Context) -> Result:
         migrated=migrated,
         edges=counted.get("relates_to", 0),
         turns=counted.get("Turn", 0),
-        quarantined=rows,
-        quarantined_parts=len(aside) - rows,
+        quarantined=tally.rows,
+        quarantined_parts=tally.parts,
+        quarantined_ids=tally.ids,
         failed_batches=state.failed_batches,
         retries=state.retries,
         batches=context.batches,
@@ -249,7 +246,7 @@ def _finish(context: Context) -> Result:
         batch_s=context.batch_s,
         phases_s=_rounded(state.phases_s),
     )
-    state.phase, state.published, state.eta_s = "complete", dict(counted), 0.0
+    state.phase, state.eta_s, state.replaces = "complete", 0.0, {}
     state.write()
     context.listener(events.Finished(result))
     return result

@@ -35,7 +35,9 @@ class State:
     engine: Mapping[str, Any] = field(default_factory=dict)
     phases_s: dict[str, float] = field(default_factory=dict)
     tables: Sequence[str] = ()  # the source's tables that this run migrates
-    published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once complete
+    bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that this run takes
+    published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once verified
+    replaces: Mapping[str, Any] = field(default_factory=dict)  # the state of the target that is there meanwhile
     message: str = ""
 
     def write(self) -> None:
@@ -61,7 +63,9 @@ class State:
             "eta_s": round(self.eta_s, 1),
             "phases_s": {name: round(value, 3) for name, value in self.phases_s.items()},
             "tables": list(self.tables),
+            "bounds": dict(self.bounds),
             "published": dict(self.published),
+            "replaces": dict(self.replaces),
             "plan": dict(self.plan),
             "versions": {"nimad": VERSION, "engine": dict(self.engine)},
         }
@@ -78,6 +82,15 @@ def read(files: Files) -> dict[str, Any]:
         if isinstance(data, dict) and data.get("format") == FORMAT:
             return data
     return {}
+
+
+def of_target(files: Files) -> dict[str, Any]:
+    """What the run wrote that made the target which is there; empty where no run tells of it."""
+    data = read(files)
+    if data.get("published") and (data.get("phase") == "complete" or not files.staging.exists()):
+        return data
+    replaced = data.get("replaces")
+    return replaced if isinstance(replaced, dict) else {}
 
 
 def identity_of(data: Mapping[str, Any]) -> Identity | None:

@@ -7,15 +7,17 @@ from typing import Any
 from nimad.config import Verify
 from nimad.errors import DifferenceError
 from nimad.migration import retry
-from nimad.migration.context import TARGET_TABLES, Context
+from nimad.migration.context import Context
 from nimad.migration.events import Verified, Verifying
 from nimad.migration.files import replace_bytes
-from nimad.source.schema import NODES, quoted
+from nimad.source.schema import NODES, TARGET_TABLES, quoted
 from nimad.worker.job import Job, Task
 from nimad.worker.quarantine import entries, line_key, lines
 
 #: How often rows that go on changing are brought up to date before they are left as they are.
 MEND_PASSES = 5
+#: How often missing rows are loaded before the run is given up.
+MISSING_PASSES = 20
 #: Rows of one mending batch.
 MEND_ROWS = 500
 #: How many differing values a message names.
@@ -40,26 +42,28 @@ def verify(context: Context) -> None:
 def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
     found = _ask(context, {})
     compared: dict[str, int] = dict(found["compared"])
-    mended = removed = 0
-    for _ in range(MEND_PASSES):
+    mended = removed = passes = 0
+    while True:
         _raise_for_damage(found)
-        work = list(_mending(found))
+        passes += 1
+        # A row that just goes on changing is right as of a moment ago. A missing one is never left missing.
+        work = list(_mending(found)) if passes <= MEND_PASSES or found["missing"] else []
         if not work:
-            break
+            return compared, mended, removed
+        if passes > MISSING_PASSES:
+            _raise_for_missing(found)
+        nodes_came_or_went = bool(found["missing"].get(NODES))
         for table, ids, gone in work:
-            _mend(context, table, ids, gone)
-            mended, removed = mended + len(ids), removed + len(gone)
-        found = _after_mending(context, found)
+            taken_out = _mend(context, table, ids, gone)
+            mended, removed = mended + len(ids), removed + taken_out
+            nodes_came_or_went |= table == NODES and taken_out > 0
+        # Edges and turns hang on nodes: when one came or went, all is compared, else just the mended rows.
+        found = _ask(context, {}) if nodes_came_or_went else _ask_again(context, found)
         compared.update({name: rows for name, rows in found["compared"].items() if not found["partly"]})
-    _raise_for_missing(found)
-    _raise_for_damage(found)
-    return compared, mended, removed
 
 
-def _after_mending(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare again: all when nodes came or went, because edges hang on them, else just the mended rows."""
-    if found["missing"].get(NODES) or found["removed"].get(NODES):
-        return _ask(context, {})
+def _ask_again(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare the rows that were mended."""
     merged: dict[str, Any] = {
         "compared": {},
         "changed": {},
@@ -90,7 +94,8 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
     context.note_counts(answer.facts["counts"])
     context.free_bytes = answer.facts["free_bytes"]
     if not facts:
-        _keep_only(context, answer.facts["rejected"])
+        context.confirmed = set(answer.facts["rejected"])
+        keep_confirmed(context)
     return {**answer.facts, "partly": bool(facts)}
 
 
@@ -104,12 +109,14 @@ def _mending(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[in
             yield name, ids[start : start + MEND_ROWS], gone[start : start + MEND_ROWS]
 
 
-def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> None:
-    retry.attempt(
+def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> int:
+    """Bring rows up to date; return how many were taken out, which may be more than were known to be gone."""
+    answer = retry.attempt(
         context.workers,
         retry.same(context.job(Task.MEND, table=table, ids=ids, removed=gone)),
         context.listener,
     )
+    return int(answer.facts["removed"])
 
 
 def _raise_for_damage(found: Mapping[str, Any]) -> None:
@@ -134,27 +141,27 @@ def _raise_for_missing(found: Mapping[str, Any]) -> None:
         )
 
 
-def _keep_only(context: Context, confirmed: list[str]) -> None:
-    """Take out of the quarantine file what the source, as it is now, gives no reason for."""
-    path, keys = context.files.quarantine, set(confirmed)
-    if all(line_key(line) in keys for line in lines(path)):
+def keep_confirmed(context: Context) -> None:
+    """Take out of the quarantine what an interrupted run put there and the source gives no reason for any more."""
+    path = context.files.quarantining
+    if all(line_key(line) in context.confirmed for line in lines(path)):
         return
-    if keys:
-        replace_bytes(path, (line for line in lines(path) if line_key(line) in keys))
+    if context.confirmed:
+        replace_bytes(path, (line for line in lines(path) if line_key(line) in context.confirmed))
     else:
         path.unlink()
 
 
 def _compare_counts(context: Context) -> dict[str, int]:
     """Hold the count of each table against the source's, less what is in quarantine."""
-    aside = list(entries(context.files.quarantine))
+    aside = list(entries(context.files.quarantining))
     for table in context.survey.schema.tables():
         rows = context.survey.tables[table.name].rows
         whole = sum(entry["table"] == table.name and entry["part"] == "row" for entry in aside)
         counted = context.counted.get(TARGET_TABLES[table.name], 0)
         now = _rows_now(context, table.name, table.key)
-        # The source may have lost or gained rows below the bound meanwhile: either count is a true one.
-        if counted + whole not in {rows, now}:
+        # The source may have lost or gained rows below the bound meanwhile, before they were copied or after.
+        if not min(rows, now) <= counted + whole <= max(rows, now):
             raise DifferenceError(
                 f"{table.name} has {rows} rows, of which {counted} are in the target and {whole} in quarantine; "
                 "nothing was published. Compare every row with --verify full, or begin again with --restart"

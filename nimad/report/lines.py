@@ -20,6 +20,8 @@ class Level(StrEnum):
 RULE = "=" * 60
 TITLE = "NIMA Memory Migration: SQLite → LadybugDB"
 SUMMARY_TITLE = "Migration Summary"
+#: Ids that a line of the summary names; the quarantine file has them all.
+NAMED_IDS = 100
 _MB = 1_000_000
 
 Lines = Iterator[tuple[Level, str]]
@@ -106,6 +108,14 @@ def _batch_lost(event: e.BatchLost) -> Lines:
     )
 
 
+def _wal_set_aside(event: e.WalSetAside) -> Lines:
+    yield (
+        Level.WARN,
+        f"The last worker's log cannot be read ({event.message}); set aside as {event.file}, going on from the "
+        "last checkpoint",
+    )
+
+
 def _table_loaded(event: e.TableLoaded) -> Lines:
     if event.table != "memory_nodes":
         yield Level.INFO, f"{_NOUNS[event.table]}: {event.rows} of {event.of}"
@@ -166,6 +176,8 @@ def _dry_run(event: e.DryRun) -> Lines:
     facts, plan = event.facts, event.facts["plan"]
     rows = ", ".join(f"{count} {_NOUNS[table].lower()}" for table, count in facts["rows"].items())
     yield Level.INFO, f"Dry run: read and converted {rows}; embeddings of {facts['dimension']} floats"
+    for table, columns in facts["schema"].items():
+        yield Level.INFO, f"Columns of {table}: {', '.join(columns)}"
     yield Level.INFO, f"Target: {event.target}"
     yield (
         Level.INFO,
@@ -204,6 +216,9 @@ def _finished(event: e.Finished) -> Lines:
     yield Level.INFO, f"Retries: {result.retries}"
     yield Level.INFO, f"Elapsed: {result.elapsed_s:.1f}s"
     yield Level.INFO, f"Avg batch time: {_average(result):.2f}s"
+    for what, ids in result.quarantined_ids.items():
+        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
+        yield Level.WARN, f"Quarantined: {len(ids)} of {what}: {', '.join(ids[:NAMED_IDS])}{more}"
     yield Level.INFO, f"Success rate: {result.success_rate:.1f}%"
     if result.exit_code:
         yield Level.WARN, "Migration completed with errors"
@@ -230,6 +245,7 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.BatchFailed: _batch_failed,
     e.BatchRecovered: _batch_recovered,
     e.BatchLost: _batch_lost,
+    e.WalSetAside: _wal_set_aside,
     e.TableLoaded: _table_loaded,
     e.Compacted: _compacted,
     e.NotCompacted: _not_compacted,

@@ -3,20 +3,22 @@
 import os
 import sqlite3
 import stat
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from nimad.errors import NotAllowedError, SourceDamagedError, SourceError
+from nimad.errors import NotAllowedError, SourceBusyError, SourceDamagedError, SourceError
 
 T = TypeVar("T")
 
 #: Seconds to wait for a writer that holds the file.
 BUSY_TIMEOUT_S = 30.0
-#: How often a read is repeated when a file that lay still began to change under it.
-STILL_ATTEMPTS = 5
+#: How often a read is repeated when the file changes under it, and the seconds in between.
+ATTEMPTS = 40
+PAUSE_S = 0.05
 
 _MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
@@ -31,7 +33,10 @@ class InvalidText:
 
 
 class _MovedError(Exception):
-    """A file that was read without locks changed meanwhile."""
+    """The file, or its log, changed while it was opened or read without locks; `explained` is what to say at last."""
+
+    def __init__(self, explained: SourceError) -> None:
+        self.explained = explained
 
 
 @dataclass(frozen=True)
@@ -60,12 +65,14 @@ class SourceFile:
 
         Raises `SourceError`, or `SourceDamagedError` where pages cannot be read.
         """
-        for _ in range(STILL_ATTEMPTS):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read_once(work)
-            except _MovedError:
-                continue
-        raise SourceError(f"{self.path} changes faster than it can be opened; run again when it is quieter")
+            except _MovedError as moved:
+                if attempt == ATTEMPTS:
+                    raise moved.explained from moved
+                time.sleep(PAUSE_S)
+        raise AssertionError  # the loop above ends in a return or a raise
 
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         before = _fingerprint(self.path)  # first: a writer that comes after this line is noticed
@@ -73,11 +80,15 @@ class SourceFile:
         try:
             result = self._query(access, work)
         except sqlite3.Error as error:
-            if access.still and before != _fingerprint(self.path):
-                raise _MovedError from error
-            raise self._explain(error) from error
+            explained = self._explain(error)
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            # The last program to close the file takes its log away, maybe between our look and our opening.
+            vanished = access.parameters and code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+            if vanished or (access.still and before != _fingerprint(self.path)):
+                raise _MovedError(explained) from error
+            raise explained from error
         if access.still and before != _fingerprint(self.path):
-            raise _MovedError
+            raise _MovedError(SourceBusyError(f"{self.path} changes faster than it can be read; run again later"))
         return result
 
     def _query(self, access: "_Access", work: Callable[[sqlite3.Connection], T]) -> T:
@@ -103,7 +114,7 @@ class SourceFile:
         if code == sqlite3.SQLITE_IOERR:
             return SourceDamagedError(f"{self.path} cannot be read ({error}); check the disk (dmesg), then run again")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            return SourceError(f"{self.path} is locked by another program ({error}); close it and run again")
+            return SourceBusyError(f"{self.path} is locked by another program ({error}); close it and run again")
         if code == sqlite3.SQLITE_READONLY and _size_or_zero(_beside(self.path, "-journal")):
             return SourceError(
                 f"{self.path} has an unfinished transaction of a program that was killed; let SQLite undo it with: "

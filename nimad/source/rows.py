@@ -175,7 +175,7 @@ def _convert_column(
         except UnrepresentableError as error:
             result.append(None)
             if kind is Kind.VECTOR:
-                parts[position] = _part(rows, position, "embedding", f"{name}: {error}")
+                parts[position] = set_aside(rows, position, "embedding", f"{name}: {error}")
             else:
                 bad.setdefault(position, f"{name}: {error}")
     return result
@@ -191,16 +191,12 @@ def _repeated_keys(rows: Rows) -> dict[int, str]:
 
 
 def _whole(rows: Rows, position: int, reason: str) -> Reject:
-    return _part(rows, position, "row", reason)
+    return set_aside(rows, position, "row", reason)
 
 
-def _part(rows: Rows, position: int, part: str, reason: str) -> Reject:
+def set_aside(rows: Rows, position: int, part: str, reason: str) -> Reject:
+    """A reject for one row, or for one part of it."""
     return Reject(rows.table.name, rows.keys[position], part, reason, rows.named(position))
-
-
-def link_reject(rows: Rows, position: int, part: str, reason: str) -> Reject:
-    """A row whose edge or link has an end that is not there."""
-    return _part(rows, position, part, reason)
 
 
 def digest(row: tuple[Any, ...]) -> bytes:

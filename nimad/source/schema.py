@@ -115,6 +115,8 @@ TURN_KINDS: Mapping[str, Kind] = {
 }
 
 EDGE_ENDS = ("source_id", "target_id")
+#: What each table becomes.
+TARGET_TABLES: Mapping[str, str] = {NODES: "MemoryNode", EDGES: "relates_to", TURNS: "Turn"}
 #: A turn's links, by the column of the source that holds the node's id.
 LINKS: Mapping[str, str] = {
     "input_node_id": "has_input",

@@ -1,12 +1,13 @@
 """The LadybugDB file: opened with explicit limits, closed in the right order, synced to disk."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+from nimad.disk import sync
 
 
 @dataclass(frozen=True)
@@ -83,13 +84,4 @@ def open_database(engine: ModuleType, path: Path, limits: Limits, *, read_only: 
         database.close()
     if not read_only:
         sync(path)
-
-
-def sync(path: Path) -> None:
-    """Write a file, and the folder entry that names it, through to the disk."""
-    for place in (path, path.parent):
-        descriptor = os.open(place, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync(path.parent)

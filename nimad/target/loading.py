@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from nimad.source import arrow
-from nimad.source.rows import Judged, Reject, link_reject
+from nimad.source.rows import Judged, Reject, set_aside
 from nimad.source.schema import LINKS, Schema
 from nimad.target import reading
 from nimad.target import schema as t
@@ -78,7 +78,7 @@ def with_both_ends(judged: Judged, nodes: set[int]) -> tuple[Judged, list[Reject
         ]
         keep.append(not missing)
         if missing:
-            rejects.append(link_reject(judged.rows, position, "row", "; ".join(missing)))
+            rejects.append(set_aside(judged.rows, position, "row", "; ".join(missing)))
     return select(judged, keep), rejects
 
 
@@ -94,7 +94,7 @@ def link_pairs(judged: Judged, nodes: set[int]) -> tuple[dict[str, list[tuple[in
             if node in nodes:
                 pairs[link].append((turn, node))
             else:
-                rejects.append(link_reject(judged.rows, position, link, _missing(end, node)))
+                rejects.append(set_aside(judged.rows, position, link, _missing(end, node)))
     return pairs, rejects
 
 

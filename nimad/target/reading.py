@@ -71,3 +71,9 @@ def keys(database: Database, table: str, rows: "Range | Sequence[int]") -> set[i
 def node_ids(database: Database) -> set[int]:
     """Every node's id: the ends that an edge may have."""
     return set(database.arrow(f"MATCH (n:{t.NODE_TABLE}) RETURN n.id").column(0).to_pylist())
+
+
+def edges_without_id(database: Database) -> int:
+    """How many edges no key of the source belongs to."""
+    rows = database.ask(f"MATCH ()-[r:{t.EDGE_TABLE}]->() WHERE r.edge_id IS NULL RETURN count(*)")
+    return int(rows[0][0])

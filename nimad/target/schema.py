@@ -3,12 +3,24 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from nimad.source.schema import LINKS, NODE_KINDS, TURN_KINDS, Column, Kind, Schema
+from nimad.source.schema import (
+    EDGE_KINDS,
+    EDGES,
+    LINKS,
+    NODE_KINDS,
+    NODES,
+    TARGET_TABLES,
+    TURN_KINDS,
+    TURNS,
+    Column,
+    Kind,
+    Schema,
+)
 from nimad.target.database import Database
 
-NODE_TABLE = "MemoryNode"
-TURN_TABLE = "Turn"
-EDGE_TABLE = "relates_to"
+NODE_TABLE = TARGET_TABLES[NODES]
+TURN_TABLE = TARGET_TABLES[TURNS]
+EDGE_TABLE = TARGET_TABLES[EDGES]
 LINK_TABLES = tuple(LINKS.values())
 
 #: What a reader finds in a column that the source lacks, where that is not NULL.
@@ -39,8 +51,7 @@ def tables(schema: Schema) -> list[TargetTable]:
     turns = schema.turns.columns if schema.turns else ()
     node_columns = _types(NODE_KINDS, schema.nodes.columns, dimension)
     turn_columns = _types(TURN_KINDS, turns, dimension)
-    edge_kinds = {"relation": Kind.STRING, "weight": Kind.DOUBLE, "created_at": Kind.STRING}
-    edge_columns = {"edge_id": "INT64", **_types(edge_kinds, edges, dimension)}
+    edge_columns = {"edge_id": "INT64", **_types(EDGE_KINDS, edges, dimension)}
     made = [
         _node_table(NODE_TABLE, node_columns),
         _node_table(TURN_TABLE, turn_columns),

@@ -3,14 +3,19 @@
 The imports come before the wait, so that a worker that was started early is ready when its turn comes.
 """
 
+import errno
 import json
+import os
 import sys
 import traceback
 from typing import Any, TextIO
 
-from nimad.errors import EngineError, NimadError, SourceError
+from nimad.errors import EngineError, SourceError
 from nimad.worker.job import Failure, Job
 from nimad.worker.process import settle
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+_NO_SPACE = os.strerror(errno.ENOSPC)  # how the engine passes it on
 
 
 def main() -> int:
@@ -39,10 +44,10 @@ def _prepare() -> Any:
             return {**_failed(error.failure, error), **error.facts}
         except SourceError as error:
             return {**_failed(Failure.SOURCE, error), "exit_code": int(error.exit_code)}
-        except NimadError as error:
-            return {**_failed(Failure.UNEXPECTED, error), "exit_code": int(error.exit_code)}
         except RuntimeError as error:  # how the engine reports everything
-            return _failed(Failure.TARGET, error)
+            return _failed(Failure.DISK if _NO_SPACE in str(error) else Failure.TARGET, error)
+        except OSError as error:
+            return _failed(Failure.DISK if error.errno in _DISK_ERRORS else Failure.TARGET, error)
         except Exception as error:  # noqa: BLE001 - the last line of defence: the stack goes to the log
             traceback.print_exc()
             return _failed(Failure.UNEXPECTED, error)

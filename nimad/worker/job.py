@@ -30,6 +30,7 @@ class Failure(StrEnum):
     ENGINE = "engine"  # the engine is missing, wrong or cannot be loaded
     SOURCE = "source"  # SQLite cannot be read
     SCHEMA = "schema"  # the target was begun with another schema
+    DISK = "disk"  # full, or failing
     STRICT = "strict"  # a row would have to be quarantined
     TARGET = "target"  # the engine reported an error
     UNEXPECTED = "unexpected"
@@ -58,6 +59,7 @@ class Job:
     ledger: str = ""
     quarantine: str = ""
     strict: bool = False
+    writable: bool = False  # COUNT takes in what a write-ahead log still holds
     copy_to: str = ""  # the new file of COMPACT
     text: str = ""  # the question of SEARCH
     like: int | None = None  # or the node whose neighbours are wanted

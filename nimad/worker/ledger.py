@@ -29,6 +29,7 @@ def append(path: Path, table: str, entries: Iterable[tuple[int, bytes]]) -> None
         view = memoryview(data)
         while view:
             view = view[os.write(descriptor, view) :]
+        os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

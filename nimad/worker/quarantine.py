@@ -13,22 +13,25 @@ from nimad.source.rows import Reject
 _KEY_BYTES = 12
 
 
-def add(path: Path, rejects: Sequence[Reject]) -> None:
-    """Append what is not listed yet, and sync it to disk before anything else happens."""
+def add(path: Path, rejects: Sequence[Reject]) -> list[str]:
+    """Append what is not listed yet, synced to disk before anything else happens; return every reject's key."""
     if not rejects:
-        return
+        return []
+    keys = []
     listed = {line_key(line) for line in lines(path)}
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         file.seek(_end_of_last_line(path))
         for reject in rejects:
             line = line_of(reject)
-            if line_key(line) not in listed:
-                listed.add(line_key(line))
+            keys.append(line_key(line))
+            if keys[-1] not in listed:
+                listed.add(keys[-1])
                 file.write(line)
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
+    return keys
 
 
 def line_of(reject: Reject) -> bytes:

@@ -82,7 +82,9 @@ def _plain(value: Any) -> Any:
 
 
 def _count(job: Job, module: ModuleType) -> Facts:
-    with open_database(module, job.target_path(), _limits(job), read_only=True) as database:
+    with open_database(module, job.target_path(), _limits(job), read_only=not job.writable) as database:
+        if job.writable:
+            database.checkpoint()
         counts = counting.count(database)
         differences = target_schema.differences(database, job.schema) if job.schema else []
         previous = _held(database, job.previous)
@@ -126,6 +128,7 @@ _TABLES_OF: Mapping[str, tuple[str, ...]] = {
 class Loaded:
     """By target table: rows that were copied, and rows of the range that should be there now."""
 
+    rejected: list[str]  # keys of the quarantine's lines for the range
     loaded: dict[str, int] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
 
@@ -134,11 +137,11 @@ class Loaded:
         self.held[table] = there + copied
 
 
-def _set_aside(job: Job, rejects: Sequence[Reject]) -> None:
+def _set_aside(job: Job, rejects: Sequence[Reject]) -> Loaded:
     if rejects and job.strict:
         first = rejects[0]
         raise JobError(Failure.STRICT, f"{first.table} id {first.id}: {first.reason}")
-    quarantine.add(Path(job.quarantine), rejects)
+    return Loaded(quarantine.add(Path(job.quarantine), rejects))
 
 
 def _hand_over(job: Job, rows: Rows) -> None:
@@ -152,33 +155,30 @@ def _there(job: Job, database: Database, table: str, judged: Judged) -> set[int]
 
 
 def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
-    _set_aside(job, rejects)
+    loaded = _set_aside(job, rejects)
     there = _there(job, database, target_schema.NODE_TABLE, judged)
     fresh = loading.without(judged, there)
     _hand_over(job, fresh.rows)
-    loaded = Loaded()
     loaded.note(target_schema.NODE_TABLE, len(there), loading.load_nodes(database, job.needs(), fresh))
     return loaded
 
 
 def _load_edges(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
     connected, dangling = loading.with_both_ends(judged, reading.node_ids(database))
-    _set_aside(job, [*rejects, *dangling])
+    loaded = _set_aside(job, [*rejects, *dangling])
     there = _there(job, database, target_schema.EDGE_TABLE, judged)
     fresh = loading.without(connected, there)
     _hand_over(job, fresh.rows)
-    loaded = Loaded()
     loaded.note(target_schema.EDGE_TABLE, len(there), loading.load_edges(database, job.needs(), fresh))
     return loaded
 
 
 def _load_turns(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
     pairs, dangling = loading.link_pairs(judged, reading.node_ids(database))
-    _set_aside(job, [*rejects, *dangling])
+    loaded = _set_aside(job, [*rejects, *dangling])
     there = _there(job, database, target_schema.TURN_TABLE, judged)
     fresh = loading.without(judged, there)
     _hand_over(job, fresh.rows)
-    loaded = Loaded()
     loaded.note(target_schema.TURN_TABLE, len(there), loading.load_turns(database, job.needs(), fresh))
     for link in LINKS.values():
         there = _there(job, database, link, judged)
@@ -216,8 +216,8 @@ def _verify(job: Job, module: ModuleType) -> Facts:
         found = verifying.verify(job, database)
         counts = counting.count(database)
         free, page = counting.page_use(database)
-    quarantine.add(Path(job.quarantine), found.rejects)
-    return {**found.to_json(), "counts": _counts(counts), "free_bytes": free * page}
+    rejected = quarantine.add(Path(job.quarantine), found.rejects) if job.quarantine else []
+    return {**found.to_json(), "rejected": rejected, "counts": _counts(counts), "free_bytes": free * page}
 
 
 def _mend(job: Job, module: ModuleType) -> Facts:
@@ -230,8 +230,9 @@ def _mend(job: Job, module: ModuleType) -> Facts:
             loading.remove(database, target_schema.NODE_TABLE, gone)
             there = reading.keys(database, target_schema.NODE_TABLE, list(job.ids))
             changed = loading.select(judged, [key in there for key in judged.rows.keys])
-            _hand_over(job, changed.rows)
             loading.update_nodes(database, schema, changed)
+            # After the update, which the log covers: a kill in between leaves the digest of what was there before.
+            _hand_over(job, changed.rows)
         else:
             name = target_schema.EDGE_TABLE if job.table == EDGES else target_schema.TURN_TABLE
             loading.remove(database, name, [*gone, *judged.rows.keys])

@@ -14,17 +14,14 @@ from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.ranges import Range, next_range
 from nimad.source.rows import Judged, Reject, Rows
-from nimad.source.schema import EDGES, FLOAT_BYTES, LINKS, NODES, TURNS, Kind, Schema, Table
+from nimad.source.schema import EDGES, FLOAT_BYTES, LINKS, NODES, TARGET_TABLES, TURNS, Kind, Schema, Table
 from nimad.target import loading, reading
-from nimad.target import schema as t
 from nimad.target.database import Database
-from nimad.worker import ledger, quarantine
+from nimad.worker import ledger
 from nimad.worker.job import Job
 
 #: How many damaged values an answer names; the number of them is always whole.
 NAMED_DAMAGES = 100
-
-TARGET_TABLES: Mapping[str, str] = {NODES: t.NODE_TABLE, EDGES: t.EDGE_TABLE, TURNS: t.TURN_TABLE}
 
 _Keys = Range | Sequence[int]
 
@@ -48,7 +45,6 @@ class Found:
             "removed": self.removed,
             "damaged": self.damaged[:NAMED_DAMAGES],
             "damages": len(self.damaged),
-            "rejected": [quarantine.line_key(quarantine.line_of(reject)) for reject in self.rejects],
         }
 
 
@@ -70,18 +66,19 @@ def verify(job: Job, database: Database) -> Found:
             continue
         if table.name != NODES and not nodes:
             nodes = reading.node_ids(database)
-        noted = ledger.read(Path(job.ledger), table.name)
-        compared = 0
+        noted = ledger.read(Path(job.ledger), table.name) if job.ledger else {}
+        compared, beyond = 0, None
         for keys, rows in _chunks(job, table):
             judged = _expected(source_rows.judge(rows, schema), nodes, found)
             compared += len(judged.rows)
+            beyond = keys.upto if isinstance(keys, Range) else None
             side = _READERS[table.name](database, schema, keys)
             _compare(judged, side, noted, found)
             if table.name == TURNS:
                 _compare_links(judged, nodes, database, keys, noted, found)
         found.compared[table.name] = compared
         if not job.ids:
-            _look_beyond(job, table, database, noted, found)
+            _look_beyond(table, beyond, database, noted, found)
             _find_strays(job, table, found)
     return found
 
@@ -164,9 +161,12 @@ def _compare(judged: Judged, side: _Side, noted: Mapping[int, bytes], found: Fou
 
 
 def _sort_extra(table: str, keys: Sequence[int], noted: Mapping[int, bytes], found: Found) -> None:
-    """A row that only the target has: the source deleted it since, or it was never the source's."""
-    _note(found.removed, table, [key for key in keys if key in noted])
-    found.damaged.extend((table, key, "not a row of the source") for key in keys if key not in noted)
+    """A row that only the target has: the source deleted it since, or it was never the source's.
+
+    Without a ledger the two cannot be told apart, and the source is right.
+    """
+    _note(found.removed, table, [key for key in keys if key in noted or not noted])
+    found.damaged.extend((table, key, "not a row of the source") for key in keys if noted and key not in noted)
 
 
 def _sort_difference(rows: Rows, position: int, column: str, noted: Mapping[int, bytes], found: Found) -> None:
@@ -238,10 +238,11 @@ def _repeated(pairs: Sequence[tuple[int, int]]) -> set[int]:
     return {pair[0] for pair in pairs if pairs.count(pair) > 1} if len(set(pairs)) != len(pairs) else set()
 
 
-def _look_beyond(job: Job, table: Table, database: Database, noted: Mapping[int, bytes], found: Found) -> None:
-    """Rows of the target above the highest key that the source had, and so in none of the ranges."""
-    bound = job.bounds.get(table.name)
-    everything = Range(table.name, bound, 2**63 - 1, 0, 0)
+def _look_beyond(table: Table, last: int | None, database: Database, noted: Mapping[int, bytes], found: Found) -> None:
+    """Rows of the target above the highest key that the source has, and so in none of the ranges."""
+    if table.name == EDGES and (nameless := reading.edges_without_id(database)):
+        found.damaged.append((EDGES, -1, f"{nameless} edges without an id, which are not of the source"))
+    everything = Range(table.name, last, 2**63 - 1, 0, 0)
     extra = reading.keys(database, TARGET_TABLES[table.name], everything)
     _sort_extra(table.name, sorted(extra), noted, found)
 

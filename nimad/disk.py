@@ -1,0 +1,42 @@
+"""Files on the disk: what belongs together, and how it is made to last."""
+
+import hashlib
+import os
+from pathlib import Path
+
+#: What the engine itself may leave beside a file of its own.
+ENGINE_SUFFIXES = (".wal", ".shadow")
+
+
+def pieces(path: Path) -> list[Path]:
+    """An engine's file and what may stand beside it."""
+    return [path, *(path.with_name(path.name + suffix) for suffix in ENGINE_SUFFIXES)]
+
+
+def discard(path: Path) -> None:
+    """Throw away an engine's file and what stands beside it."""
+    for piece in pieces(path):
+        piece.unlink(missing_ok=True)
+
+
+def export_folder(path: Path) -> Path:
+    """Where the rows of a file that is being compacted lie in between.
+
+    A plain name whatever the file's is: the engine writes it into a script of its own without quoting it.
+    """
+    digest = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
+    return path.with_name(f".nimad-{digest}.export")
+
+
+def is_closed(path: Path) -> bool:
+    """Whether the engine left nothing beside the file that it would still read."""
+    return not any(piece.exists() and piece.stat().st_size for piece in pieces(path)[1:])
+
+
+def sync(path: Path) -> None:
+    """Write a file, or a folder's entries, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
