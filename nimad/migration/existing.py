@@ -7,7 +7,7 @@ from typing import Any
 
 from nimad.config import Verify
 from nimad.disk import discard, pieces
-from nimad.errors import CannotWriteError
+from nimad.errors import BatchFailedError, CannotWriteError
 from nimad.migration import publishing, retry, state
 from nimad.migration.child import Answer
 from nimad.migration.context import Context
@@ -17,6 +17,9 @@ from nimad.source.file import Identity
 from nimad.source.schema import TARGET_TABLES
 from nimad.worker.job import Failure, Task
 from nimad.worker.quarantine import entries
+
+#: What the engine says, in lower case, of a sound file that a program writes to, or was killed while writing to.
+_IN_USE = ("lock", "recovery is pending")
 
 
 def finished(context: Context) -> str | None:
@@ -36,8 +39,8 @@ def finished(context: Context) -> str | None:
     answer = retry.quietly(context.workers, context.job(Task.COUNT, target=str(target), schema=None))
     if answer.failure is Failure.ENGINE:
         raise retry.error_of(answer)
-    if not answer.ok and maker is not None and "lock" in answer.message.lower():
-        return f"{target} is complete, and another program has it open"
+    if not answer.ok and maker is not None and any(word in answer.message.lower() for word in _IN_USE):
+        return f"{target} is complete, and another program has it open ({answer.message})"
     if not answer.ok:
         raise in_the_way(target, f"it cannot be opened as a finished migration: {answer.message}")
     why = _complete(context, answer, made)
@@ -133,7 +136,10 @@ def _count_staging(context: Context) -> None:
         aside = log.with_name(f"{log.name}.{time.strftime('%Y%m%d-%H%M%S')}")
         log.rename(aside)
         context.listener(WalSetAside(str(aside), answer.message))
-    answer = retry.attempt(context.workers, retry.same(count), context.listener)
+    try:
+        answer = retry.attempt(context.workers, retry.same(count), context.listener)
+    except BatchFailedError as error:
+        raise BatchFailedError(f"{files.staging}: {error}; if it stays so, begin anew with --restart") from error
     context.note_counts(answer.facts["counts"])
     context.last_keys = {
         name: count["last"] for name, count in answer.facts["counts"].items() if count["last"] is not None

@@ -66,7 +66,7 @@ class Plan:
 
     def next_size(self, rows: int) -> int:
         """Rows of the batch after a healthy one of `rows`."""
-        return min(rows * self.growth, self.largest_batch)
+        return min(rows * GROWTH, self.largest_batch)
 
     def take(self, left: int, size: int) -> int:
         """Rows of the next batch when `left` are to come: a short tail goes with the batch before it."""

@@ -101,7 +101,7 @@ def link_pairs(judged: Judged, nodes: set[int]) -> tuple[dict[str, list[tuple[in
 def _missing(column: str, node: int | None) -> str:
     if node is None:
         return f"{column} is NULL"
-    return f"{column} {node} is no node of the target: missing in memory_nodes, or in quarantine"
+    return f"{column} {node} is no node of the target: missing in memory_nodes, in quarantine, or newer than this run"
 
 
 def update_nodes(database: Database, schema: Schema, judged: Judged) -> int:
