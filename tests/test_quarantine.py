@@ -207,7 +207,7 @@ def test_edges_and_links_to_nowhere_are_listed_with_their_ids(path: Path) -> Non
     make_memory(path, "3.0", nodes=[node(1), node(2), node(3, timestamp="soon")], edges=edges, turns=turns)
     run = migrate_smoothly(path)
 
-    nowhere = "is no node of the target: missing in memory_nodes, or in quarantine"
+    nowhere = "is no node of the target: missing in memory_nodes, in quarantine, or newer than this run"
     assert listed(run.quarantine) == {
         ("memory_nodes", 3, "row"): "timestamp: text 'soon' where an integer belongs",
         ("memory_edges", 2, "row"): f"target_id 99 {nowhere}",

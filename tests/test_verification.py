@@ -1,0 +1,223 @@
+"""Verification sees every kind of damage, names it by table, id and column, and publishes nothing."""
+
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+from support import assert_same, change, edge, make_memory, migrate, node, turn, vector
+from torture import (
+    Life,
+    assert_nothing_left,
+    beside,
+    copy_of,
+    interrupted,
+    opened,
+    run_to_the_end,
+    small_memory,
+    staging_of,
+    state_of,
+    target_of,
+)
+
+from nimad.errors import DifferenceError, ExitCode
+from nimad.migration.events import Verified, Verifying
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A memory whose staging file holds everything, but was not verified yet."""
+    source = make_memory(
+        tmp_path_factory.mktemp("loaded") / "graph.sqlite",
+        nodes=[node(number, embedding=vector(number, 0.5, -0.0), strength=0.25) for number in range(1, 41)],
+        edges=[edge(number, number, number + 1) for number in range(1, 40)],
+        turns=[turn(number, number, number + 1, number + 2) for number in range(1, 31)],
+    )
+    interrupted(source, Verifying)
+    return source
+
+
+@pytest.fixture
+def source(tmp_path: Path, loaded: Path) -> Path:
+    return copy_of(loaded, tmp_path)
+
+
+def damage(source: Path, *statements: str) -> None:
+    with opened(staging_of(source)) as ask:
+        for statement in statements:
+            ask(statement)
+
+
+def assert_refused(source: Path, *named: str) -> None:
+    """Verification names these places, each and no other, and nothing is published."""
+    with pytest.raises(DifferenceError) as caught:
+        migrate(source)
+    assert caught.value.exit_code == ExitCode.DIFFERENCE
+    assert "--restart" in str(caught.value)
+    found = re.search(r"in (\d+) places \((.*?)\);", str(caught.value))
+    assert found, caught.value
+    assert set(found[2].split("; ")) == set(named)
+    assert found[1] == str(len(named))
+    assert not target_of(source).exists()
+    assert state_of(target_of(source))["phase"] == "failed"
+
+
+#: Damage in groups of at most as many places as a message names: statements, and what has to be named.
+DAMAGE: Mapping[str, Mapping[str, Sequence[str]]] = {
+    "values": {
+        "MATCH (n:MemoryNode {id: 1}) SET n.text = 'memory 1 '": ["memory_nodes id 1: text"],
+        "MATCH (n:MemoryNode {id: 2}) SET n.summary = ''": ["memory_nodes id 2: summary"],
+        "MATCH (n:MemoryNode {id: 3}) SET n.timestamp = n.timestamp + 1": ["memory_nodes id 3: timestamp"],
+        "MATCH (n:MemoryNode {id: 4}) SET n.strength = 0.25000000000000006": ["memory_nodes id 4: strength"],
+        "MATCH (n:MemoryNode {id: 5}) SET n.is_ghost = true": ["memory_nodes id 5: is_ghost"],
+    },
+    "values that went": {
+        "MATCH (n:MemoryNode {id: 6}) SET n.text = NULL": ["memory_nodes id 6: text"],
+        "MATCH (n:MemoryNode {id: 7}) SET n.embedding = NULL": ["memory_nodes id 7: embedding"],
+        "MATCH (n:MemoryNode {id: 8}) SET n.embedding = CAST([8, 0.5, 0.0] AS FLOAT[3])": [
+            "memory_nodes id 8: embedding"  # one zero has lost its sign
+        ],
+        "MATCH (t:Turn {id: 3}) SET t.affect_json = '{}'": ["memory_turns id 3: affect_json"],
+        "MATCH (t:Turn {id: 4}) SET t.turn_id = NULL": ["memory_turns id 4: turn_id"],
+    },
+    "edges": {
+        "MATCH ()-[r:relates_to {edge_id: 5}]->() SET r.weight = 0.5000000000000001": ["memory_edges id 5: weight"],
+        "MATCH ()-[r:relates_to {edge_id: 6}]->() SET r.relation = NULL": ["memory_edges id 6: relation"],
+        "MATCH (a)-[r:relates_to {edge_id: 7}]->(b) CREATE (b)-[:relates_to {edge_id: 7, relation: r.relation, "
+        "weight: r.weight, created_at: r.created_at}]->(a) DELETE r": [
+            "memory_edges id 7: source_id",
+            "memory_edges id 7: target_id",
+        ],
+    },
+    "an edge twice": {
+        "MATCH (a)-[r:relates_to {edge_id: 5}]->(b) CREATE (a)-[:relates_to {edge_id: 5, relation: r.relation, "
+        "weight: r.weight, created_at: r.created_at}]->(b)": ["memory_edges id 5: the row is there more than once"],
+    },
+    "links": {
+        "MATCH (t:Turn {id: 3}), (n:MemoryNode {id: 9}) CREATE (t)-[:has_input]->(n)": [
+            "memory_turns id 3: input_node_id"
+        ],
+        "MATCH (t:Turn {id: 4})-[:has_output]->(n:MemoryNode) CREATE (t)-[:has_output]->(n)": [
+            "memory_turns id 4: output_node_id"
+        ],
+        "MATCH (t:Turn {id: 5})-[r:has_contemplation]->(:MemoryNode), (n:MemoryNode {id: 9}) "
+        "CREATE (t)-[:has_contemplation]->(n) DELETE r": ["memory_turns id 5: contemplation_node_id"],
+    },
+    "foreign rows": {
+        "CREATE (:MemoryNode {id: 41, text: 'foreign'})": ["memory_nodes id 41: not a row of the source"],
+        "CREATE (:MemoryNode {id: -1, text: 'foreign'})": ["memory_nodes id -1: not a row of the source"],
+        "CREATE (:Turn {id: 31, turn_id: 'foreign'})": ["memory_turns id 31: not a row of the source"],
+        "MATCH (a:MemoryNode {id: 1}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {edge_id: 40}]->(b)": [
+            "memory_edges id 40: not a row of the source"
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_damage_is_named(source: Path, kind: str) -> None:
+    damage(source, *DAMAGE[kind])
+    assert_refused(source, *(place for places in DAMAGE[kind].values() for place in places))
+
+
+def test_damage_is_one_line_on_the_console(source: Path) -> None:
+    damage(source, "MATCH (n:MemoryNode) SET n.text = 'damaged'")
+    with Life(source) as life:
+        assert life.wait() == ExitCode.DIFFERENCE, life.said
+    assert "memory_nodes id 5: text; and 35 more); nothing was published. Begin again with --restart" in life.said
+    assert "Traceback" not in life.said
+    assert "Go on with" not in life.said
+    assert run_to_the_end(source, "--restart")
+    assert_same(source, target_of(source))
+    assert_nothing_left(target_of(source))
+
+
+def test_an_edge_without_an_id_is_no_row_of_the_source(source: Path) -> None:
+    damage(source, "MATCH (a:MemoryNode {id: 1}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {weight: 1.0}]->(b)")
+    with pytest.raises(DifferenceError, match="memory_edges"):
+        migrate(source)
+    assert not target_of(source).exists()
+
+
+def test_a_foreign_row_is_seen_although_the_source_lost_its_last_rows(source: Path) -> None:
+    damage(source, "CREATE (:MemoryNode {id: 41, text: 'foreign'})")
+    change(source, "DELETE FROM memory_edges WHERE id = 39")
+    change(source, "DELETE FROM memory_nodes WHERE id = 40")
+    assert_refused(source, "memory_nodes id 41: not a row of the source")
+
+
+def test_damage_beside_a_change_is_still_damage(source: Path) -> None:
+    damage(source, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
+    change(source, "UPDATE memory_nodes SET strength = 0.1 WHERE id = 8")
+    assert_refused(source, "memory_nodes id 7: text")
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        [
+            "MATCH (n:MemoryNode) WHERE n.id = 7 OR n.id > 35 DETACH DELETE n",
+            "MATCH ()-[r:relates_to {edge_id: 15}]->() DELETE r",
+            "MATCH (t:Turn {id: 3}) DETACH DELETE t",
+            "MATCH (:Turn {id: 4})-[r:has_output]->() DELETE r",
+        ],
+        ["MATCH (n:MemoryNode) DETACH DELETE n"],
+        ["MATCH (:Turn)-[r:has_input]->() DELETE r", "DROP TABLE relates_to"],
+    ],
+    ids=["some", "all nodes", "tables"],
+)
+def test_rows_that_are_missing_are_loaded_again(source: Path, statements: Sequence[str]) -> None:
+    damage(source, *statements)
+    run = migrate(source)
+    assert run.result.exit_code == ExitCode.COMPLETE
+    assert run.only(Verified).compared == {"memory_nodes": 40, "memory_edges": 39, "memory_turns": 30}
+    assert run.only(Verified).mended == run.only(Verified).removed == 0
+    assert_same(source, run.target)
+    assert_nothing_left(run.target)
+
+
+def test_a_row_swapped_for_a_foreign_one_is_both_missing_and_foreign(source: Path) -> None:
+    """The count is right, and still a row is missing: verification finds it, not the count."""
+    damage(
+        source,
+        "MATCH (n:MemoryNode {id: 7}) DETACH DELETE n",
+        "CREATE (:MemoryNode {id: 41, text: 'foreign'})",
+    )
+    with pytest.raises(DifferenceError, match="memory_nodes id 41: not a row of the source"):
+        migrate(source)
+
+
+def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_change(source: Path) -> None:
+    damage(source, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
+    beside(target_of(source), ".migrating.ledger").unlink()
+    run = migrate(source)
+    assert run.only(Verified).mended == 1
+    assert_same(source, run.target)
+
+
+def test_verification_in_small_chunks_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=60, dimension=4)
+    monkeypatch.setattr("nimad.migration.plan.CHUNK_ROWS", 7)
+    interrupted(source, Verifying)
+    damage(source, "MATCH (n:MemoryNode {id: 50}) SET n.text = 'damaged'")
+    assert_refused(source, "memory_nodes id 50: text")
+
+
+@pytest.mark.parametrize("options", [(), pytest.param(("--nodes-only",), marks=pytest.mark.long)])
+def test_a_kill_while_rows_are_brought_up_to_date_is_no_damage(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """The ledger knows the new rows already, the target not yet: that must not look like damage."""
+    source = small_memory(tmp_path / "graph.sqlite", nodes=500, dimension=64)
+    target = target_of(source)
+    interrupted(source, Verifying, nodes_only=bool(options))
+    change(source, "UPDATE memory_nodes SET strength = 0.125, text = text || ' and more'")
+    ledger = beside(target, ".migrating.ledger")
+    before = ledger.stat().st_size
+    with Life(source, *options) as life:
+        life.wait_for("Verifying")
+        life.wait_until(lambda: ledger.stat().st_size > before, "rows to be handed over")
+        life.send(signal.SIGKILL)
+        life.wait()
+    run_to_the_end(source, *options)
+    assert_same(source, target, nodes_only=bool(options))
+    assert_nothing_left(target)
