@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support import Run, assert_same, migrate
+from support import Run, assert_same, make_memory, migrate, node, vector
 from test_console import children
 from test_console import nimad as command
 
@@ -208,7 +208,7 @@ def test_search_finds_text_newest_first(ran: Run, tmp_path: Path) -> None:
     hits = lines_of(found.out)
     assert len(hits) == 3
     for hit in hits:
-        assert set(hit) == {"id", "layer", "who", "text"}
+        assert set(hit) == {"id", "layer", "who", "text", "summary"}
         assert re.match(r"Entry 1\d* of ", str(hit["text"]))
     plain = command(tmp_path, "search", "Entry 1", "--target", ran.target, "--limit", "3")
     assert [int(line.split()[0]) for line in plain.out.splitlines()] == [hit["id"] for hit in hits]
@@ -230,6 +230,45 @@ def test_search_takes_any_text_and_may_find_nothing(ran: Run, tmp_path: Path) ->
     for text in ("Nobody wrote this", "' OR 1=1 //\\"):
         found = command(tmp_path, "search", text, "--target", ran.target, "--json")
         assert (found.code, found.out, found.err) == (0, "", "")
+
+
+def test_search_shows_why_a_memory_was_found(ran: Run, tmp_path: Path) -> None:
+    (hit,) = lines_of(command(tmp_path, "search", "Entry", "--target", ran.target, "--json", "--limit", "1").out)
+    word = str(hit["text"]).split()[-1]  # far from the beginning
+    found = command(tmp_path, "search", word, "--target", ran.target, "--limit", "5")
+    assert found.code == 0
+    for line in found.out.splitlines():
+        assert word in line
+
+
+def test_search_says_why_nothing_can_be_near(tmp_path: Path) -> None:
+    memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, embedding=vector(1, 0)), node(2)])
+    target = migrate(memory).target
+    for key, why in {"2": "memory 2 has no embedding", "3": "there is no memory 3 in it"}.items():
+        found = command(tmp_path, "search", "--like", key, "--target", target)
+        assert (found.code, found.out) == (ExitCode.USAGE, "")
+        assert why in found.err
+    both = command(tmp_path, "search", "words", "--like", "1", "--target", target)
+    assert both.code == ExitCode.USAGE
+
+
+def test_a_complete_target_still_tells_of_its_quarantine(tmp_path: Path) -> None:
+    memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2, timestamp="soon")])
+    assert migrate(memory).result.exit_code == ExitCode.QUARANTINED
+    again = migrate(memory)
+    assert again.result.outcome is Outcome.ALREADY_COMPLETE
+    assert again.result.exit_code == ExitCode.QUARANTINED
+    assert "1 rows and 0 parts of rows are in" in again.only(e.NothingToDo).why
+
+
+def test_a_dry_run_says_what_would_keep_a_real_one_from_beginning(tmp_path: Path) -> None:
+    memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
+    assert migrate(memory, dry_run=True).only(e.DryRun).facts["obstacles"] == []
+    migrate(memory)
+    (there,) = migrate(memory, dry_run=True).only(e.DryRun).facts["obstacles"]
+    assert "is there already" in there
+    (nowhere,) = migrate(memory, dry_run=True, target=tmp_path / "no" / "x").only(e.DryRun).facts["obstacles"]
+    assert "mkdir -p" in nowhere
 
 
 def test_search_leaves_the_target_as_it_is(ran: Run, tmp_path: Path) -> None:

@@ -376,7 +376,7 @@ def test_on_a_terminal_a_bar_moves_below_the_same_lines(sample: Path, tmp_path: 
     # The bar is gone at the end, the cursor back, and the next step is said.
     assert "━" not in drawn[drawn.rindex("Migration Summary") :]
     assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") > 0
-    assert plain.rstrip().splitlines()[-1].startswith("Search it with: nimad search --target ")
+    assert plain.rstrip().splitlines()[-1].startswith(f"Search it with: {sys.executable} -m nimad search --target ")
 
 
 def test_piped_there_are_only_lines(ran: Ran) -> None:

@@ -270,14 +270,15 @@ def test_an_entry_stands_there_once_however_often_the_run_is_interrupted_and_beg
     edges = [edge(1, 1, 2), edge(2, 7, 1), edge(3, 1, 99)]
     make_memory(path, "2.2", nodes=nodes, edges=edges, turns=[turn(1, 7, None, 8)])
     stop_once(path, nodes_are_in)
-    file = quarantine_file(path.with_name("graph.ladybug"))
-    assert set(listed(read_quarantine(path.with_name("graph.ladybug")))) == {
+    unfinished = path.with_name("graph.ladybug.migrating")
+    assert set(listed(read_quarantine(unfinished))) == {
         ("memory_nodes", 7, "row"),
         ("memory_nodes", 8, "embedding"),
     }
-
-    file.write_bytes(file.read_bytes()[:-20])  # a power cut tore the last line
+    torn = quarantine_file(unfinished)
+    torn.write_bytes(torn.read_bytes()[:-20])  # a power cut tore the last line
     run = migrate_smoothly(path)
+    file = quarantine_file(run.target)
     assert set(listed(run.quarantine)) == {
         ("memory_nodes", 7, "row"),
         ("memory_nodes", 8, "embedding"),

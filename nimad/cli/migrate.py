@@ -93,6 +93,9 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     stop = threading.Event()
 
     def ask(_: int, __: FrameType | None) -> None:
+        if not stop.is_set():
+            # Unbuffered and without locks, because a signal may come in the middle of a line.
+            os.write(2, b"\nStopping: this batch may end, or is dropped after some seconds...\n")
         stop.set()
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -32,5 +32,7 @@ def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Ma
         raise UsageError(f"{target} cannot be asked ({answer.message}); name a finished target with --target")
     if not answer.ok:
         raise retry.error_of(answer)
+    if why_not := answer.facts.get("why_not"):
+        raise UsageError(f"{target}: {why_not}")
     hits: Sequence[Mapping[str, Any]] = answer.facts["hits"]
     return hits

@@ -3,10 +3,11 @@
 import time
 from typing import Any
 
-from nimad.errors import RefusedError, StoppedError
+from nimad.errors import CannotWriteError, RefusedError, StoppedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import DryRun
+from nimad.migration.files import check_folder
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, Table
 from nimad.worker.job import Failure, Task
@@ -14,7 +15,7 @@ from nimad.worker.job import Failure, Task
 #: How many rejected rows are named.
 NAMED = 10
 #: A whole migration takes about this many times as long as reading and converting every row (docs/PLAN.md).
-EXPECTED_FACTOR = 4.0
+EXPECTED_FACTOR = 7.0
 
 
 def dry_run(context: Context) -> None:
@@ -36,6 +37,7 @@ def dry_run(context: Context) -> None:
         "quarantine_rows": len(rows),
         "quarantine_parts": len(rejects) - len(rows),
         "examples": [f"{table} id {key} ({part}): {reason}" for table, key, part, reason in rejects[:NAMED]],
+        "obstacles": _obstacles(context),
         "seconds_converting": round(seconds, 2),
         "seconds_expected": round(seconds * EXPECTED_FACTOR, 1),
         "plan": context.plan.to_json(),
@@ -46,6 +48,20 @@ def dry_run(context: Context) -> None:
             f"--strict would stop at {rejects[0][0]} id {rejects[0][1]}: {rejects[0][3]}; correct it in the source, "
             "or run without --strict"
         )
+
+
+def _obstacles(context: Context) -> list[str]:
+    """Why a real run would not begin."""
+    files = context.files
+    found: list[str] = []
+    try:
+        check_folder(files.target)
+        context.plan.check_disk(files.staging)
+    except CannotWriteError as error:
+        found.append(str(error))
+    if files.target.exists() and not context.settings.replace:
+        found.append(f"{files.target} is there already; a finished one is left alone, --replace makes a new one")
+    return found
 
 
 def _columns(table: Table) -> list[str]:

@@ -13,6 +13,7 @@ from nimad.migration.child import Answer
 from nimad.migration.context import Context
 from nimad.migration.events import WalSetAside
 from nimad.migration.publishing import in_the_way
+from nimad.migration.tally import Tally
 from nimad.source.file import Identity
 from nimad.source.schema import TARGET_TABLES
 from nimad.worker.job import Failure, Task
@@ -61,7 +62,10 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     if not made and not _equal(context):
         raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
     late = _late(context, made)
-    tail = f"; {late} memories reached the source since: make a new target with --replace" if late else ""
+    tail = f"; {late} more reached the source since, make a new target with --replace" if late else ""
+    tally = Tally.of(context.files.quarantine)
+    if tally.rows or tally.parts:
+        tail += f"; {tally.rows} rows and {tally.parts} parts of rows are in {context.files.quarantine}"
     return f"{target} is complete: {counted['MemoryNode']} memories{tail}"
 
 

@@ -89,15 +89,19 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, [text.encode()])
 
 
-def replace_bytes(path: Path, pieces: "list[bytes] | Iterator[bytes]") -> None:
+def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]") -> None:
     temporary = path.with_name(path.name + ".tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        for piece in pieces:
-            file.write(piece)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for piece in parts:
+                file.write(piece)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     sync(path.parent)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad.config import Settings
+from nimad.errors import CannotWriteError
 from nimad.migration import machine
 from nimad.source.survey import Survey
 
@@ -63,6 +64,15 @@ class Plan:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    def check_disk(self, staging: Path) -> None:
+        """Raise `CannotWriteError` when there is too little room for what is not there yet."""
+        there = staging.stat().st_size if staging.exists() else 0
+        if self.disk_free + there < self.disk_needed:
+            raise CannotWriteError(
+                f"{staging.parent} has {self.disk_free // 10**6} MB free, the migration needs "
+                f"{self.disk_needed // 10**6} MB; make room, or choose another place with --target"
+            )
 
     def next_size(self, rows: int) -> int:
         """Rows of the batch after a healthy one of `rows`."""

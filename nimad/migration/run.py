@@ -117,7 +117,15 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
     with locked(files):
         if why := existing.finished(context):
             listener(events.NothingToDo(why))
-            return Result(outcome=Outcome.ALREADY_COMPLETE, target=str(files.target), total_nodes=found.nodes.rows)
+            tally = Tally.of(files.quarantine)
+            return Result(
+                outcome=Outcome.ALREADY_COMPLETE,
+                target=str(files.target),
+                total_nodes=found.nodes.rows,
+                quarantined=tally.rows,
+                quarantined_parts=tally.parts,
+                quarantined_ids=tally.ids,
+            )
         return _write(context)
 
 
@@ -150,7 +158,7 @@ def _analyzed(settings: Settings, found: Survey) -> events.Analyzed:
 def _write(context: Context) -> Result:
     """Everything that changes files, with the state file telling how far it is, or why it ended."""
     state = context.state
-    _check_disk(context)
+    context.plan.check_disk(context.files.staging)
     state.replaces = of_target(context.files) if context.files.target.exists() else {}
     existing.adopt(context)  # until this went well, the state file tells of what was there before
     context.listener(
@@ -173,16 +181,6 @@ def _write(context: Context) -> Result:
         with suppress(OSError):
             state.write()
         raise
-
-
-def _check_disk(context: Context) -> None:
-    plan = context.plan
-    there = context.files.staging.stat().st_size if context.files.staging.exists() else 0
-    if plan.disk_free + there < plan.disk_needed:
-        raise CannotWriteError(
-            f"{context.files.target.parent} has {plan.disk_free // 10**6} MB free, the migration needs "
-            f"{plan.disk_needed // 10**6} MB; make room, or choose another place with --target"
-        )
 
 
 def _load_verify_publish(context: Context) -> Result:

@@ -27,10 +27,10 @@ NAMED = 5
 def verify(context: Context) -> None:
     """Compare, mend, and compare what was mended. Raises `DifferenceError` when something is not as it should be."""
     level = context.settings.verify
-    if level is Verify.NONE:
-        return
     began = time.monotonic()
     context.listener(Verifying(str(level)))
+    if level is Verify.NONE:
+        return
     if level is Verify.COUNTS:
         compared = _compare_counts(context)
         context.listener(Verified(compared, 0, 0, time.monotonic() - began))

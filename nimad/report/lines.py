@@ -130,6 +130,9 @@ def _not_compacted(event: e.NotCompacted) -> Lines:
 
 
 def _verifying(event: e.Verifying) -> Lines:
+    if event.level == "none":
+        yield Level.WARN, "Not verified: the rows were counted, but not compared (--verify none)"
+        return
     what = "every row and column" if event.level == "full" else "the counts"
     yield Level.INFO, f"Verifying {what} against the source..."
 
@@ -193,7 +196,10 @@ def _dry_run(event: e.DryRun) -> Lines:
     yield Level.INFO, f"Disk: {_megabytes(plan['disk_needed'])} needed, {_megabytes(plan['disk_free'])} free"
     yield from _would_be_quarantined(facts)
     yield Level.INFO, f"Expected time: about {facts['seconds_expected']:.0f}s"
-    yield Level.INFO, "Nothing was written. Migrate with the same command without --dry-run"
+    for obstacle in facts["obstacles"]:
+        yield Level.WARN, f"A real run would not begin: {obstacle}"
+    advice = "" if facts["obstacles"] else " Migrate with the same command without --dry-run"
+    yield Level.INFO, f"Nothing was written.{advice}"
 
 
 def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:

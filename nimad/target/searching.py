@@ -5,9 +5,7 @@ from typing import Any
 from nimad.target import schema as t
 from nimad.target.database import Database
 
-#: Characters of a memory's text that an answer shows.
-_SHOWN_CHARS = 100
-_COLUMNS = f"n.id, n.layer, n.who, left(coalesce(n.text, n.summary, ''), {_SHOWN_CHARS})"
+_COLUMNS = "n.id, n.layer, n.who, n.text, n.summary"
 
 
 def text(database: Database, question: str, limit: int) -> dict[str, Any]:
@@ -22,6 +20,9 @@ def text(database: Database, question: str, limit: int) -> dict[str, Any]:
 
 def like(database: Database, node: int, limit: int) -> dict[str, Any]:
     """Memories whose embedding is nearest to that of `node`, by cosine, computed exactly."""
+    known = database.ask(f"MATCH (q:{t.NODE_TABLE} {{id: $node}}) RETURN q.embedding IS NOT NULL", node=node)
+    if known != [[True]]:
+        return {"why_not": f"memory {node} has no embedding" if known else f"there is no memory {node} in it"}
     rows = database.ask(
         f"MATCH (q:{t.NODE_TABLE} {{id: $node}}), (n:{t.NODE_TABLE}) "
         "WHERE n.embedding IS NOT NULL AND n.id <> q.id "
@@ -29,8 +30,8 @@ def like(database: Database, node: int, limit: int) -> dict[str, Any]:
         f"RETURN {_COLUMNS}, nearness ORDER BY nearness DESC, n.id LIMIT {limit}",
         node=node,
     )
-    return {"hits": [{**_hit(row), "nearness": row[4]} for row in rows]}
+    return {"hits": [{**_hit(row), "nearness": row[5]} for row in rows]}
 
 
 def _hit(row: list[Any]) -> dict[str, Any]:
-    return {"id": row[0], "layer": row[1], "who": row[2], "text": row[3]}
+    return {"id": row[0], "layer": row[1], "who": row[2], "text": row[3], "summary": row[4]}
