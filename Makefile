@@ -34,7 +34,7 @@ format: $(READY)
 	$(BIN)/ruff format .
 
 bench: $(READY)  ## `nimad migrate` against one process that just copies
-	$(BIN)/python benchmarks/compare.py
+	$(BIN)/python benchmarks/compare.py --rounds 5
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -221,7 +221,7 @@ def write_sample(path: Path, sample: Sample = DEFAULT_SAMPLE) -> SampleCounts:
         counts = _fill(part, sample)
         part.rename(path)
     except (OSError, sqlite3.Error) as error:
-        if not path.parent.is_dir():
+        if not path.parent.exists():
             raise CannotWriteError(f"there is no folder {path.parent}; make it with: mkdir -p {path.parent}") from error
         raise CannotWriteError(f"{path} cannot be written ({error}); see: df -h {path.parent}") from error
     finally:
