@@ -187,7 +187,7 @@ def test_a_run_that_died_after_publishing_is_complete_although_the_source_has_gr
     change(source, "INSERT INTO memory_nodes (text, layer) VALUES ('later', 'input')")
     said = run_to_the_end(source)
     assert "is complete: 800 memories" in said
-    assert "1 memories reached the source since" in said
+    assert "1 more reached the source since" in said
 
 
 #: Leaves a write-ahead log behind, as a machine does that loses its power.
