@@ -208,7 +208,7 @@ def test_an_existing_file_is_refused_and_kept(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CannotWriteError, match="there is no folder .*missing; make it with: mkdir -p"):
+    with pytest.raises(CannotWriteError, match=r"there is no folder .*missing; make it with: mkdir -p"):
         write_sample(tmp_path / "missing" / "graph.sqlite", Sample(nodes=5))
     (tmp_path / "file").touch()
     with pytest.raises(CannotWriteError, match="Not a directory"):
