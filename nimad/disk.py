@@ -1,9 +1,12 @@
 """Files on the disk: what belongs together, and how it is made to last."""
 
+import errno
 import hashlib
 import os
 from pathlib import Path
 
+#: How the system says that the disk, and not the program, is at fault.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 #: What the engine itself may leave beside a file of its own: what it would still read, and marks of its checkpoints.
 #: After 40 kills in the middle of checkpoints, 9 left a `.wal.checkpoint`, 22 a `.shadow`, 30 the marks.
 READ_SUFFIXES = (".wal", ".wal.checkpoint", ".shadow")

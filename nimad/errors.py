@@ -72,9 +72,12 @@ class CannotWriteError(NimadError):
 
 
 class DiskError(NimadError):
-    """The disk is full or failing."""
+    """The disk is full or failing; made from what happened, it adds what to do."""
 
     exit_code = ExitCode.IO_ERROR
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}; make room or mend the disk, then run again: what was counted is kept")
 
 
 class EngineError(NimadError):

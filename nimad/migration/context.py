@@ -80,7 +80,7 @@ class Context:
         """Nodes that reached the source with a higher key than `bound`."""
         key = quoted(self.survey.schema.nodes.key)
         query = f"SELECT count(*) FROM {quoted(NODES)} WHERE typeof({key}) = 'integer' AND {key} > ?"
-        return self.source.read(lambda connection: int(connection.execute(query, (bound,)).fetchone()[0]))
+        return self.source.number(query, bound)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -113,7 +113,7 @@ class Loader:
             return None, 0
         key = quoted(table.key)
         query = f"SELECT count(*) FROM {quoted(table.name)} WHERE typeof({key}) = 'integer' AND {key} <= ?"
-        rows = context.source.read(lambda connection: int(connection.execute(query, (last,)).fetchone()[0]))
+        rows = context.source.number(query, last)
         return (last, rows) if context.counted.get(TARGET_TABLES[table.name], 0) == rows else (None, 0)
 
     def _next(self, table: Table, after: int | None, last: int | None, left: int) -> Range | None:

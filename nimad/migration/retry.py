@@ -62,7 +62,7 @@ def error_of(answer: Answer) -> NimadError:
         error.exit_code = ExitCode(answer.facts.get("exit_code", SourceError.exit_code))
         return error
     if answer.failure is Failure.DISK:
-        return DiskError(f"{message}; make room or mend the disk, then run again: what was counted is kept")
+        return DiskError(message)
     if answer.failure is Failure.SCHEMA:
         return RefusedError(
             f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"

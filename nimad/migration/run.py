@@ -1,6 +1,5 @@
 """A migration from beginning to end: the story that the other modules of this room tell the parts of."""
 
-import errno
 import signal
 import threading
 import time
@@ -9,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from nimad.config import Settings, Verify
+from nimad.disk import DISK_ERRORS
 from nimad.errors import CannotWriteError, DiskError, EngineError, NimadError, StoppedError, UsageError
 from nimad.migration import compaction, dryrun, events, existing, publishing, retry, verification
 from nimad.migration.child import Workers
@@ -79,8 +79,8 @@ def _guarded(listener: Listener) -> Listener:
 
 def _explained(error: OSError, settings: Settings) -> NimadError:
     message = f"{error.filename or settings.target}: {error.strerror or error}"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-        return DiskError(f"{message}; make room or mend the disk, then run again: what was counted is kept")
+    if error.errno in DISK_ERRORS:
+        return DiskError(message)
     return CannotWriteError(message)
 
 
@@ -106,8 +106,8 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
     files = Files(settings.target)
     plan = make_plan(settings, found)
     state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables))
-    state.bounds = {name: extent.last for name, extent in found.tables.items() if extent.last is not None}
     context = Context(settings, source, found, plan, files, workers, listener, state, began=began)
+    state.bounds = context.bounds()
     listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
     state.engine = _probe(workers)
     if settings.dry_run:

@@ -172,4 +172,4 @@ def _compare_counts(context: Context) -> dict[str, int]:
 def _rows_now(context: Context, table: str, key: str) -> int:
     bound = context.survey.tables[table].last
     query = f"SELECT count(*) FROM {quoted(table)} WHERE {quoted(key)} <= ? OR typeof({quoted(key)}) <> 'integer'"
-    return context.source.read(lambda connection: int(connection.execute(query, (bound,)).fetchone()[0]))
+    return context.source.number(query, bound)

@@ -74,6 +74,10 @@ class SourceFile:
                 time.sleep(PAUSE_S)
         raise AssertionError  # the loop above ends in a return or a raise
 
+    def number(self, query: str, *values: int | None) -> int:
+        """The one number that a query gives, such as a count."""
+        return self.read(lambda connection: int(connection.execute(query, values).fetchone()[0]))
+
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
         before = _fingerprint(self.path)  # first: a writer that comes after this line is noticed
         access = _access_mode(self.path)

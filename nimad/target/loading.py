@@ -12,22 +12,17 @@ from typing import Any
 
 from nimad.source import arrow
 from nimad.source.rows import Judged, Reject, set_aside
-from nimad.source.schema import LINKS, Schema
+from nimad.source.schema import LINKS, TARGET_TABLES, Schema
 from nimad.target import reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 
 
 def load_nodes(database: Database, schema: Schema, judged: Judged) -> int:
-    """Copy nodes; return how many."""
+    """Copy nodes, or turns without their links; return how many."""
     batch = arrow.node_table(judged, schema)
-    return _copy(database, _with_columns(t.NODE_TABLE, batch.column_names), batch)
-
-
-def load_turns(database: Database, schema: Schema, judged: Judged) -> int:
-    """Copy turns without their links; return how many."""
-    batch = arrow.node_table(judged, schema)
-    return _copy(database, _with_columns(t.TURN_TABLE, batch.column_names), batch)
+    table = TARGET_TABLES[judged.rows.table.name]
+    return _copy(database, _with_columns(table, batch.column_names), batch)
 
 
 def load_edges(database: Database, schema: Schema, judged: Judged) -> int:

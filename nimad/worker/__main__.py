@@ -10,11 +10,11 @@ import sys
 import traceback
 from typing import Any, TextIO
 
+from nimad.disk import DISK_ERRORS
 from nimad.errors import EngineError, SourceError
 from nimad.worker.job import Failure, Job
 from nimad.worker.process import settle
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _NO_SPACE = os.strerror(errno.ENOSPC)  # how the engine passes it on
 
 
@@ -47,7 +47,7 @@ def _prepare() -> Any:
         except RuntimeError as error:  # how the engine reports everything
             return _failed(Failure.DISK if _NO_SPACE in str(error) else Failure.TARGET, error)
         except OSError as error:
-            return _failed(Failure.DISK if error.errno in _DISK_ERRORS else Failure.TARGET, error)
+            return _failed(Failure.DISK if error.errno in DISK_ERRORS else Failure.TARGET, error)
         except Exception as error:  # noqa: BLE001 - the last line of defence: the stack goes to the log
             traceback.print_exc()
             return _failed(Failure.UNEXPECTED, error)

@@ -13,7 +13,7 @@ from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.ranges import Range
 from nimad.source.rows import Judged, Reject, Rows
-from nimad.source.schema import EDGES, LINKS, NODES, TURNS, Schema
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
 from nimad.target import compacting, counting, loading, reading
 from nimad.target import schema as target_schema
 from nimad.target.database import Database, Limits, open_database
@@ -154,32 +154,35 @@ def _there(job: Job, database: Database, table: str, judged: Judged) -> set[int]
     return reading.keys(database, table, wanted)
 
 
-def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
-    loaded = _set_aside(job, rejects)
-    there = _there(job, database, target_schema.NODE_TABLE, judged)
+_Copy = Callable[[Database, Schema, Judged], int]
+
+
+def _load_fresh(job: Job, database: Database, judged: Judged, copy: _Copy, loaded: Loaded) -> None:
+    """Copy those rows that are not in their table yet, noting each in the ledger first."""
+    table = TARGET_TABLES[judged.rows.table.name]
+    there = _there(job, database, table, judged)
     fresh = loading.without(judged, there)
     _hand_over(job, fresh.rows)
-    loaded.note(target_schema.NODE_TABLE, len(there), loading.load_nodes(database, job.needs(), fresh))
+    loaded.note(table, len(there), copy(database, job.needs(), fresh))
+
+
+def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    loaded = _set_aside(job, rejects)
+    _load_fresh(job, database, judged, loading.load_nodes, loaded)
     return loaded
 
 
 def _load_edges(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
     connected, dangling = loading.with_both_ends(judged, reading.node_ids(database))
     loaded = _set_aside(job, [*rejects, *dangling])
-    there = _there(job, database, target_schema.EDGE_TABLE, judged)
-    fresh = loading.without(connected, there)
-    _hand_over(job, fresh.rows)
-    loaded.note(target_schema.EDGE_TABLE, len(there), loading.load_edges(database, job.needs(), fresh))
+    _load_fresh(job, database, connected, loading.load_edges, loaded)
     return loaded
 
 
 def _load_turns(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
     pairs, dangling = loading.link_pairs(judged, reading.node_ids(database))
     loaded = _set_aside(job, [*rejects, *dangling])
-    there = _there(job, database, target_schema.TURN_TABLE, judged)
-    fresh = loading.without(judged, there)
-    _hand_over(job, fresh.rows)
-    loaded.note(target_schema.TURN_TABLE, len(there), loading.load_turns(database, job.needs(), fresh))
+    _load_fresh(job, database, judged, loading.load_nodes, loaded)
     for link in LINKS.values():
         there = _there(job, database, link, judged)
         missing = [pair for pair in pairs[link] if pair[0] not in there]
@@ -234,8 +237,7 @@ def _mend(job: Job, module: ModuleType) -> Facts:
             # After the update, which the log covers: a kill in between leaves the digest of what was there before.
             _hand_over(job, changed.rows)
         else:
-            name = target_schema.EDGE_TABLE if job.table == EDGES else target_schema.TURN_TABLE
-            loading.remove(database, name, [*gone, *judged.rows.keys])
+            loading.remove(database, TARGET_TABLES[job.table], [*gone, *judged.rows.keys])
         _LOADERS[job.table](job, database, judged, list(judged.rejects))
     return {"mended": len(judged.rows), "removed": len(gone)}
 
