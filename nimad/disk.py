@@ -12,10 +12,18 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 READ_SUFFIXES = (".wal", ".wal.checkpoint", ".shadow")
 ENGINE_SUFFIXES = (*READ_SUFFIXES, ".checkpoint.intent.lock", ".checkpoint.apply.lock")
 
+#: What SQLite may leave beside a file of its own.
+SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
+
 
 def pieces(path: Path) -> list[Path]:
     """An engine's file and what may stand beside it."""
     return [path, *(path.with_name(path.name + suffix) for suffix in ENGINE_SUFFIXES)]
+
+
+def sqlite_pieces(path: Path) -> list[Path]:
+    """An SQLite file and what may stand beside it."""
+    return [path, *(path.with_name(path.name + suffix) for suffix in SQLITE_SUFFIXES)]
 
 
 def discard(path: Path) -> None:

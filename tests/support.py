@@ -13,6 +13,7 @@
 import json
 import sqlite3
 import struct
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from typing import Any, TypeVar
 import ladybug
 
 import nimad
+from nimad.migration.clock import Clock
 from nimad.migration.events import BatchFailed, Event
 from nimad.sample import create_schema
 
@@ -137,10 +139,21 @@ class Run:
         return event
 
 
-def migrate(source: Path, *, events: list[Event] | None = None, **settings: Any) -> Run:
+class Hurried(Clock):
+    """A clock that waits for nothing, and remembers how long it would have waited."""
+
+    def __init__(self) -> None:
+        self.waited: list[float] = []
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        self.waited.append(seconds)
+        return stop.is_set()
+
+
+def migrate(source: Path, *, events: list[Event] | None = None, clock: Clock | None = None, **settings: Any) -> Run:
     """Call `nimad.migrate`; settings as in `nimad.Settings`. Pass a list as `events` to have them after an error."""
     heard: list[Event] = [] if events is None else events
-    result = nimad.migrate(nimad.Settings(source=source, **settings), heard.append)
+    result = nimad.migrate(nimad.Settings(source=source, **settings), heard.append, clock=clock)
     return Run(result, heard)
 
 

@@ -102,7 +102,7 @@ def test_a_row_that_cannot_be_represented_goes_whole_into_the_file(path: Path) -
     assert len(run.quarantine) == len(rows)
 
     lines = {entry["id"]: entry for entry in run.quarantine}
-    assert set(lines[2]) == {"table", "id", "part", "reason", "row"}
+    assert set(lines[2]) == {"table", "id", "part", "reason", "attempts", "engine", "row"}
     assert lines[2]["table"] == "memory_nodes"
     assert lines[2]["row"] == {
         "id": 2,

@@ -7,6 +7,7 @@ import click
 
 from nimad import __version__
 from nimad.cli.migrate import migrate
+from nimad.cli.quarantine import quarantine
 from nimad.cli.sample import sample
 from nimad.cli.search import search
 from nimad.errors import ExitCode, NimadError
@@ -20,6 +21,7 @@ def cli() -> None:
 
 
 cli.add_command(migrate)
+cli.add_command(quarantine)
 cli.add_command(sample)
 cli.add_command(search)
 

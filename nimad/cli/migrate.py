@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from shutil import which
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -24,6 +24,7 @@ from nimad.report.console import Console, write
 from nimad.report.lines import Level
 from nimad.report.listener import JsonListener, PeopleListener
 from nimad.report.log import Log, say_error
+from nimad.rights import become
 
 
 @click.command()
@@ -48,10 +49,13 @@ from nimad.report.log import Log, say_error
 @click.option("--nodes-only", is_flag=True, default=None, help="Leave edges and turns out.")
 @click.option("--verify", type=click.Choice(["full", "counts", "none"]), help="What to compare.  [default: full]")
 @click.option("--strict", is_flag=True, default=None, help="Stop at the first row that would be quarantined.")
+@click.option("--max-memory", metavar="SIZE", help="Memory to plan with, as 512M.  [default: what is free]")
+@click.option("--force", is_flag=True, default=None, help="Begin although there is too little memory for any plan.")
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--log-level", help="DEBUG, INFO, WARN or ERROR.  [default: INFO]")
-def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, **options: Any) -> None:
+@click.option("--user", metavar="NAME", help="As root: run as this user (name or number), before any file is opened.")
+def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, user: str | None, **options: Any) -> None:
     """Migrate a NIMA memory from SQLite into LadybugDB.
 
     Run it again after any interruption: it goes on from what is counted in the target.
@@ -61,13 +65,20 @@ def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, **op
         if fixed_batch:
             options["batch_size"] = _whole_number(fixed_batch)
     try:
+        if user is not None:
+            become(user)
         settings = load(options, os.environ, config)
     except NimadError as error:
         if as_json:
             _say_failed(error, str(error))
         raise
+    run_to_the_end(settings, as_json=as_json)
+
+
+def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
+    """Run with these settings, tell of it, and exit with the code that says how it ended."""
     with _stop_on_signal() as stop, Console() as console:
-        log = Log(settings.log_level, None if as_json else console.say)
+        log = Log(settings.log_level, None if as_json else console.say, settings.source)
         try:
             result = run(settings, JsonListener(log) if as_json else PeopleListener(console, log), stop)
         except NimadError as error:

@@ -17,6 +17,7 @@ TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "source": {"path": ("source", str)},
     "target": {"path": ("target", str)},
     "batch": {"size": ("batch_size", int), "max": ("max_batch_size", int), "fixed": ("fixed_batch", bool)},
+    "limits": {"memory": ("max_memory", str)},
     "verify": {"level": ("verify", str)},
     "log": {"file": ("log_file", str), "level": ("log_level", str)},
 }

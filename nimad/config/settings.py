@@ -1,6 +1,7 @@
 """Everything one run was asked to do, checked, with the place where each value comes from."""
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,11 @@ from nimad.errors import ConfigurationError, UsageError
 DEFAULT_BATCH_SIZE: Final = 500
 #: More than any memory has, and small enough for SQLite's integers when edges are taken 16 times as many.
 MAX_BATCH_SIZE: Final = 1_000_000_000
+#: Bytes below which not even an empty target can be made.
+LEAST_MEMORY: Final = 64 * 2**20
+#: A size: bytes, or a multiple of 1,024 to a power, as systemd writes them.
+_SIZE: Final = r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?"
+_UNITS: Final = ("", "K", "M", "G", "T")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARN", "ERROR")
 
 # Told apart by identity: a user may type any path, this one too.
@@ -41,6 +47,9 @@ class Settings:
     batch_size : nodes in the first batch.
     max_batch_size : nodes that a batch may grow to; None leaves it to the plan.
     fixed_batch : keep every batch at ``batch_size``.
+    retry : try what is in quarantine again; for a finished target, as with ``replace``.
+    max_memory : bytes that supervisor and worker may take, or such a number as ``"512M"``; None measures what is free.
+    force : begin although the memory there is does not suffice for any plan.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
@@ -65,6 +74,9 @@ class Settings:
     nodes_only: bool = False
     verify: Verify = Verify.FULL
     strict: bool = False
+    retry: bool = False
+    max_memory: int | str | None = None
+    force: bool = False
     log_level: str = "INFO"
     openclaw_file: Path = places.OPENCLAW_FILE
     openclaw: OpenClaw | None = None
@@ -98,6 +110,19 @@ class Settings:
         if self.log_level not in LOG_LEVELS:
             self._refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
 
+    @property
+    def replaces(self) -> bool:
+        """Whether a target that is there is kept as a backup while a new one takes its place."""
+        return self.replace or self.retry
+
+    @property
+    def memory_limit(self) -> int | None:
+        """`max_memory` in bytes."""
+        if self.max_memory is None or isinstance(self.max_memory, int):
+            return self.max_memory
+        number, unit = re.fullmatch(_SIZE, self.max_memory.strip().upper()).groups()  # type: ignore[union-attr]
+        return int(float(number) * 1024 ** _UNITS.index(unit))
+
     def _set(self, name: str, value: object) -> None:
         # The one way to complete a frozen dataclass while it is being made.
         object.__setattr__(self, name, value)
@@ -110,6 +135,10 @@ class Settings:
             self._refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {self.batch_size}")
         if self.start_offset < 0:
             self._refuse("start_offset", f"must be at least 0, not {self.start_offset}; the default is 0")
+        if isinstance(self.max_memory, str) and not re.fullmatch(_SIZE, self.max_memory.strip().upper()):
+            self._refuse("max_memory", f"must be a size such as 512M or 2G, not {self.max_memory!r}")
+        if self.memory_limit is not None and self.memory_limit < LEAST_MEMORY:
+            self._refuse("max_memory", f"must be at least {LEAST_MEMORY // 2**20}M, not {self.max_memory}")
         if self.max_batch_size is None:
             return
         if self.fixed_batch and self.max_batch_size != self.batch_size:

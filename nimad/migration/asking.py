@@ -8,8 +8,9 @@ from typing import Any
 from nimad.errors import UsageError
 from nimad.migration import machine, retry
 from nimad.migration.child import Workers
+from nimad.migration.ends import Kind
 from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR
-from nimad.worker.job import Failure, Job, Task
+from nimad.worker.job import Job, Task
 
 
 def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Mapping[str, Any]]:
@@ -28,10 +29,10 @@ def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Ma
     )
     with Workers(threading.Event()) as workers:
         answer = workers.do(job, last=True)
-    if answer.failure in (Failure.TARGET, Failure.UNEXPECTED):
-        raise UsageError(f"{target} cannot be asked ({answer.message}); name a finished target with --target")
-    if not answer.ok:
+    if answer.kind is Kind.ENGINE_MISSING:
         raise retry.error_of(answer)
+    if not answer.ok:
+        raise UsageError(f"{target} cannot be asked ({answer.message}); name a finished target with --target")
     if why_not := answer.facts.get("why_not"):
         raise UsageError(f"{target}: {why_not}")
     hits: Sequence[Mapping[str, Any]] = answer.facts["hits"]

@@ -1,6 +1,5 @@
 """A worker as the supervisor sees it: started early, given one job, watched until it ends."""
 
-import json
 import os
 import selectors
 import signal
@@ -9,17 +8,23 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Self
+from contextlib import suppress
+from typing import Self
 
 from nimad.errors import StoppedError
-from nimad.worker.job import Failure, Job
+from nimad.migration import cgroup
+from nimad.migration.clock import Clock
+from nimad.migration.ends import Answer, End, judge
+from nimad.migration.patience import FLOOR_S
+from nimad.worker.job import Job
 
 #: Seconds between looks at the stop flag while a worker works.
 _POLL_S = 0.1
 #: Seconds that a worker may go on with its batch after a stop was asked for, and then to heed SIGTERM.
 STOP_GRACE_S = 5.0
 TERMINATE_GRACE_S = 2.0
+#: Seconds that a worker which hangs has for writing its stacks.
+ABORT_GRACE_S = 5.0
 #: Bytes of a worker's stderr that are kept: its end, where a stack stands.
 _STDERR_KEPT = 64 * 1024
 
@@ -27,20 +32,9 @@ _STDERR_KEPT = 64 * 1024
 _PASSED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV"})
 _PASSED_PREFIXES = ("LC_", "LD_", "PYTHON", "MALLOC_")
 
-
-@dataclass(frozen=True)
-class Answer:
-    """How a worker ended, and what it said. `failure` is None when it did its job."""
-
-    failure: Failure | None = None
-    message: str = ""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    stack: str = ""  # the end of its stderr, when it failed
-    signal: int | None = None  # that ended it
-
-    @property
-    def ok(self) -> bool:
-        return self.failure is None and not self.message
+#: The interpreter of a worker, and the program as its arguments.
+PYTHON = sys.executable
+WORKER = ("-P", "-m", "nimad.worker")
 
 
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -52,7 +46,7 @@ class Child:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-X", "faulthandler", "-m", "nimad.worker", str(os.getpid())],
+            [PYTHON, *WORKER, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -64,124 +58,134 @@ class Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def work(self, job: Job, stop: threading.Event) -> Answer:
+    def work(self, job: Job, stop: threading.Event, limit_s: float) -> Answer:
         """Hand over the job and wait for the end. Raises `StoppedError` when `stop` is set meanwhile."""
+        oom_kills = cgroup.oom_kills()
+        watch = _Watch(self._process, stop, limit_s)
         self._hand_over(job)
         try:
-            output, errors, stopped = self._collect(stop)
+            output, errors = watch.until_it_ends()
         except BaseException:  # a caller without signal handlers gets its KeyboardInterrupt, and leaves no worker
             self.dismiss()
             raise
         status = self._process.wait()
-        if stopped and status != 0:
+        if watch.stopped and status != 0:
             raise StoppedError("stopped")
-        return _judge(status, output, errors)
+        overrun = limit_s if watch.overrun else None
+        return judge(End(status, output, errors, overrun, cgroup.oom_kills() - oom_kills))
 
     def dismiss(self) -> None:
         """End a worker that is not needed."""
-        if self._process.stdin:
-            self._process.stdin.close()
-        self._end(TERMINATE_GRACE_S)
-        for stream in (self._process.stdout, self._process.stderr):
+        process = self._process
+        if process.stdin:
+            process.stdin.close()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(TERMINATE_GRACE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        for stream in (process.stdout, process.stderr):
             if stream:
                 stream.close()
 
     def _hand_over(self, job: Job) -> None:
         assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for above
-        try:
+        with suppress(BrokenPipeError):  # it died while waiting: its exit status will say how
             self._process.stdin.write(job.to_line().encode())
             self._process.stdin.close()
-        except BrokenPipeError:
-            pass  # it died while waiting: its exit status will say how
 
-    def _collect(self, stop: threading.Event) -> tuple[bytes, bytes, bool]:
-        """Read both streams to their ends. Once `stop` is set, wait a little, then end the worker."""
-        process, chunks = self._process, {"out": bytearray(), "err": bytearray()}
-        deadline: float | None = None
+
+class _Watch:
+    """Reads what a worker says until it has ended, and ends it when a stop is asked for or its time is over."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", stop: threading.Event, limit_s: float) -> None:
+        self._process, self._stop = process, stop
+        self._signals = [(time.monotonic() + limit_s, signal.SIGABRT)]  # what is sent next, and when
+        self.stopped = self.overrun = False
+
+    def until_it_ends(self) -> tuple[bytes, bytes]:
+        chunks = {"out": bytearray(), "err": bytearray()}
         with selectors.DefaultSelector() as selector:
-            for stream, name in ((process.stdout, "out"), (process.stderr, "err")):
-                assert stream is not None  # noqa: S101 - a pipe was asked for above
+            for stream, name in ((self._process.stdout, "out"), (self._process.stderr, "err")):
+                assert stream is not None  # noqa: S101 - a pipe was asked for when it was started
                 selector.register(stream, selectors.EVENT_READ, name)
-            while selector.get_map():
-                for key, _ in selector.select(_POLL_S):
+            while selector.get_map() or self._process.poll() is None:
+                for key, _ in selector.select(_POLL_S if selector.get_map() else 0):
                     data = os.read(key.fd, 65_536)
                     if not data:
                         selector.unregister(key.fileobj)
                     chunks[key.data] += data
                 del chunks["err"][:-_STDERR_KEPT]
-                if stop.is_set():
-                    deadline = deadline or time.monotonic() + STOP_GRACE_S
-                    if time.monotonic() > deadline:
-                        self._end(TERMINATE_GRACE_S)
-        for stream in (process.stdout, process.stderr):
+                if not selector.get_map():
+                    self._wait_a_little()
+                self._keep_time()
+        for stream in (self._process.stdout, self._process.stderr):
             if stream:
                 stream.close()
-        return bytes(chunks["out"]), bytes(chunks["err"]), deadline is not None
+        return bytes(chunks["out"]), bytes(chunks["err"])
 
-    def _end(self, grace_s: float) -> None:
-        if self._process.poll() is not None:
-            return
-        self._process.terminate()
-        try:
-            self._process.wait(grace_s)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+    def _wait_a_little(self) -> None:
+        """It has closed its streams, so it is about to end, or hangs on its way out."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(_POLL_S)
 
-
-def _judge(status: int, output: bytes, errors: bytes) -> Answer:
-    stack = errors.decode(errors="replace").strip()
-    try:
-        facts = json.loads(output) if output.endswith(b"\n") else None
-    except ValueError:
-        facts = None
-    if status < 0:
-        return Answer(Failure.UNEXPECTED, f"the worker was ended by {_signal_name(-status)}", {}, stack, -status)
-    if not isinstance(facts, dict):
-        return Answer(Failure.UNEXPECTED, f"the worker ended with status {status} and no answer", {}, stack)
-    if facts.get("ok"):
-        return Answer(None, "", facts)
-    return Answer(Failure(facts["failure"]), facts["message"], facts, stack)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if self._stop.is_set() and not self.stopped:
+            self.stopped = True
+            at = now + STOP_GRACE_S
+            self._signals = [(at, signal.SIGTERM), (at + TERMINATE_GRACE_S, signal.SIGKILL)]
+        if self._signals and now > self._signals[0][0]:
+            _, number = self._signals.pop(0)
+            self._process.send_signal(number)
+            if number == signal.SIGABRT:
+                self.overrun = True
+                self._process.send_signal(signal.SIGCONT)  # one that was halted has to run to die
+                self._signals.append((now + ABORT_GRACE_S, signal.SIGKILL))
 
 
 class Workers:
     """Gives each job a fresh process. The next one is started early, so that its imports cost no time."""
 
-    def __init__(self, stop: threading.Event) -> None:
-        self._stop = stop
+    def __init__(self, stop: threading.Event, clock: Clock | None = None) -> None:
+        self._stop, self._clock = stop, clock or Clock()
         self._next: Child | None = None
+        self.early = True  # False: memory is too short for one that waits
 
     def __enter__(self) -> Self:
         self.prepare()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._next is not None:
-            self._next.dismiss()
-            self._next = None
+        self._dismiss()
 
     def prepare(self) -> None:
         """Have a worker waiting."""
         if self._next is None:
             self._next = Child()
 
-    def do(self, job: Job, *, last: bool = False) -> Answer:
+    def start_late(self) -> None:
+        """From now on start each worker only when there is work: a waiting one takes memory too."""
+        self.early = False
+        self._dismiss()
+
+    def do(self, job: Job, *, limit_s: float = FLOOR_S, last: bool = False) -> Answer:
         """Do one job in a fresh process. Raises `StoppedError` once a stop was asked for."""
         if self._stop.is_set():
             raise StoppedError("stopped")
         child, self._next = self._next or Child(), None
-        if not last:
+        if self.early and not last:
             self.prepare()
-        return child.work(job, self._stop)
+        return child.work(job, self._stop, limit_s)
 
     def pause(self, seconds: float) -> None:
         """Wait between two tries. Raises `StoppedError` when a stop is asked for meanwhile."""
-        if self._stop.wait(seconds):
+        if self._clock.wait(self._stop, seconds):
             raise StoppedError("stopped")
+
+    def _dismiss(self) -> None:
+        if self._next is not None:
+            self._next.dismiss()
+            self._next = None

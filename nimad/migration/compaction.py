@@ -38,9 +38,9 @@ def compact_if_worthwhile(context: Context) -> bool:
 
 def _compact(context: Context, size: int) -> bool:
     copy = context.files.compacted
-    answer = retry.quietly(context.workers, context.job(Task.COMPACT, copy_to=str(copy)))
+    answer = retry.quietly(context, context.job(Task.COMPACT, copy_to=str(copy)))
     if answer.ok:
-        recount = retry.quietly(context.workers, context.job(Task.COUNT, target=str(copy)))
+        recount = retry.quietly(context, context.job(Task.COUNT, target=str(copy)))
         if recount.ok and recount.facts["counts"] == answer.facts["counts"]:
             copy.replace(context.files.staging)
             sync(copy.parent)

@@ -3,20 +3,30 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from nimad.config import Settings
-from nimad.errors import SourceError
+from nimad.errors import DiskError, RefusedError, SourceError
+from nimad.migration import machine
 from nimad.migration.child import Workers
+from nimad.migration.damaged import Readable
+from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import Listener
 from nimad.migration.files import Files
-from nimad.migration.plan import Plan
+from nimad.migration.patience import Patience
+from nimad.migration.plan import POOL_STEP, Plan
 from nimad.migration.state import State
 from nimad.source.file import SourceFile
-from nimad.source.schema import NODES, quoted
+from nimad.source.schema import NODES, columns_of, quoted
 from nimad.source.survey import Survey
+from nimad.worker import quarantine
 from nimad.worker.job import Job, Task
+
+#: Rows, and the share of the copied ones, that may leave the source during a run without anybody having to ask.
+SHRUNK_ROWS = 10
+SHRUNK_SHARE = 0.01
 
 
 @dataclass
@@ -24,8 +34,7 @@ class Context:
     """One run: what it was asked, what it knows, and how far it is."""
 
     settings: Settings
-    source: SourceFile
-    survey: Survey
+    memory: Readable
     plan: Plan
     files: Files
     workers: Workers
@@ -35,21 +44,42 @@ class Context:
     last_keys: dict[str, int] = field(default_factory=dict)  # highest key of each, when the run began
     redone: set[str] = field(default_factory=set)  # tables to judge anew: some of their rows are in quarantine
     confirmed: set[str] = field(default_factory=set)  # lines of the quarantine that this run gave a reason for
+    isolated: dict[str, dict[int, tuple[str, int, str]]] = field(default_factory=dict)  # rows that take workers down
+    losses: frozenset[str] = frozenset()  # lines of the quarantine that tell what the source lost
+    pool_bytes: int = 0  # of the engine, as raised since the plan
+    patience: Patience = field(default_factory=Patience)
+    repairs: int = 0  # how often the staging file did not open
+    schema_version: int = 0
     free_bytes: int = 0  # of the staging file, in pages that hold nothing
     began: float = field(default_factory=time.monotonic)
     batches: int = 0
     batch_s: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.pool_bytes = self.plan.pool_bytes
+        self.schema_version = self.survey.schema_version
+
+    @property
+    def source(self) -> SourceFile:
+        """The file that is read: the memory, or a copy of what can be read of it."""
+        return self.memory.source
+
+    @property
+    def survey(self) -> Survey:
+        return self.memory.survey
+
+    def list_losses(self) -> None:
+        """Write to the quarantine what damaged pages of the source have made unreadable."""
+        self.losses = frozenset(quarantine.add(self.files.quarantining, self.memory.rejects))
+
     def job(self, task: Task, **facts: Any) -> Job:
         """A job on this run's source and staging file within the plan's limits."""
-        self.check_source()
         return Job(
             task=task,
             **{
                 "source": str(self.source.path),
                 "target": str(self.files.staging),
                 "schema": self.survey.schema,
-                "pool_bytes": self.plan.pool_bytes,
                 "address_space_bytes": self.plan.address_space_bytes,
                 "threads": self.plan.threads,
                 "ledger": str(self.files.ledger),
@@ -57,17 +87,78 @@ class Context:
                 "strict": self.settings.strict,
                 "chunk_rows": self.plan.chunk_rows,
                 "chunk_bytes": self.plan.chunk_bytes,
+                "isolated": self.isolated,
+                "unreadable": self.memory.lost,
                 **facts,
             },
         )
 
+    def do(self, job: Job) -> Answer:
+        """Do a job in a fresh worker, with the pool that is needed now and within the time that it may take."""
+        self.check_source()
+        file = machine.space_taken(Path(job.target)) if job.target else 0
+        work = file + (job.range.bytes if job.range else 0)
+        limited = replace(job, pool_bytes=self.plan.pool_for(file, self.pool_bytes))
+        answer = self.workers.do(limited, limit_s=self.patience.limit_s(work, trial=job.task is Task.TRY))
+        if answer.ok:
+            self.patience.note(work, answer.facts["seconds"])
+        if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it
+            holder = machine.holder_of(Path(job.target)) or "unknown"
+            return replace(answer, message=f"{answer.message} (held by PID {holder})")
+        return answer
+
+    def raise_pool(self) -> bool:
+        """Give the engine a larger pool from now on; whether the plan allows one."""
+        before, self.pool_bytes = self.pool_bytes, min(self.pool_bytes * POOL_STEP, self.plan.pool_limit)
+        return self.pool_bytes > before
+
+    def engine_name(self) -> str:
+        """The engine that the workers use, as `ladybug 0.22.0`."""
+        return f"{self.state.engine.get('name', '?')} {self.state.engine.get('version', '?')}"
+
     def check_source(self) -> None:
         """Raise `SourceError` when the file this run began with is no longer the one of that name."""
-        if not self.source.path.exists() or self.source.identity() != self.survey.identity:
+        path = self.settings.source
+        if not path.exists() or SourceFile(path).identity() != self.survey.identity:
             raise SourceError(
-                f"{self.source.path} was replaced or taken away during the run, so nothing is published; put it back "
+                f"{path} was replaced or taken away during the run, so nothing is published; put it back "
                 "and run again, or begin anew with --restart"
             )
+        version = self.source.number("PRAGMA schema_version")
+        if version != self.schema_version:
+            self._check_columns()
+            self.schema_version = version
+
+    def _check_columns(self) -> None:
+        """Raise `RefusedError` when a table that migrates has other columns than when the run began."""
+        for table in self.survey.schema.tables():
+            declared = self.source.read(lambda c, name=table.name: columns_of(c, name))  # type: ignore[misc]
+            now, then = {name for name, _ in declared} - {table.key}, {*table.ends, *(c.name for c in table.columns)}
+            if now != then:
+                moved = [
+                    *(f"{name} came" for name in sorted(now - then)),
+                    *(f"{name} went" for name in sorted(then - now)),
+                ]
+                raise RefusedError(
+                    f"the columns of {table.name} changed during the run ({', '.join(moved)}), so nothing is "
+                    "published; begin again with --restart"
+                )
+
+    def check_shrunk(self, table: str, lost: int, copied: int) -> None:
+        """Raise `RefusedError` when the source lost more of what was copied than an agent deletes in passing."""
+        if lost > max(SHRUNK_ROWS, copied * SHRUNK_SHARE) and not self.memory.lost:
+            raise RefusedError(
+                f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. Nothing "
+                f"is published, and they are still in {self.files.staging}. Restore the source and run again; if they "
+                "are meant to be gone, begin anew with --restart"
+            )
+
+    def check_disk(self, needed: int, what: str) -> None:
+        """Raise `DiskError` when `what` may take more bytes than are free."""
+        folder = self.files.staging.parent
+        free = machine.free_disk(folder)
+        if free < needed:
+            raise DiskError(f"{folder} has {free / 10**6:.1f} MB free, and {what} needs up to {needed / 10**6:.1f} MB")
 
     def bounds(self) -> dict[str, int]:
         """The highest key of each table when the run began."""
@@ -75,6 +166,11 @@ class Context:
 
     def note_counts(self, counts: Mapping[str, Mapping[str, int]]) -> None:
         self.counted = {name: count["rows"] for name, count in counts.items()}
+
+    def note_staging(self, counts: Mapping[str, Mapping[str, Any]]) -> None:
+        """What there is to go on from: the rows of each table, and the highest key among them."""
+        self.note_counts(counts)
+        self.last_keys = {name: count["last"] for name, count in counts.items() if count["last"] is not None}
 
     def nodes_above(self, bound: int) -> int:
         """Nodes that reached the source with a higher key than `bound`."""

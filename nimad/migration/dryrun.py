@@ -6,11 +6,12 @@ from typing import Any
 from nimad.errors import CannotWriteError, RefusedError, StoppedError
 from nimad.migration import retry
 from nimad.migration.context import Context
+from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
 from nimad.migration.files import check_folder
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, Table
-from nimad.worker.job import Failure, Task
+from nimad.worker.job import Task
 
 #: How many rejected rows are named.
 NAMED = 10
@@ -57,9 +58,10 @@ def _obstacles(context: Context) -> list[str]:
     try:
         check_folder(files.target)
         context.plan.check_disk(files.staging)
-    except CannotWriteError as error:
+        context.plan.check_memory()
+    except (CannotWriteError, RefusedError) as error:
         found.append(str(error))
-    if files.target.exists() and not context.settings.replace:
+    if files.target.exists() and not context.settings.replaces:
         found.append(f"{files.target} is there already; a finished one is left alone, --replace makes a new one")
     return found
 
@@ -86,9 +88,9 @@ def _convert_table(context: Context, table: Table, lost: list[int]) -> tuple[lis
                 break
             wanted = Range(table.name, last, last, 0, 0)
         job = context.job(Task.CONVERT, range=wanted, strays=strays, removed=lost)
-        answer = retry.quietly(context.workers, job)
+        answer = retry.quietly(context, job)
         if not answer.ok:
-            raise (retry.error_of(answer) if answer.failure is not Failure.TARGET else StoppedError(answer.message))
+            raise (retry.error_of(answer) if answer.rule.action is Action.STOP else StoppedError(answer.message))
         rejects += answer.facts["rejects"]
         gone += answer.facts["lost"]
         after, strays = wanted.upto, False

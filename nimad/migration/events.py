@@ -100,11 +100,54 @@ class BatchLost(Event):
 
 
 @dataclass(frozen=True)
-class WalSetAside(Event):
-    """A write-ahead log that kept the unfinished target from opening was given the name `file`."""
+class EngineComplained(Event):
+    """The engine reported an error after it had written; the next process counts what arrived."""
 
-    file: str
     message: str
+
+
+@dataclass(frozen=True)
+class PoolRaised(Event):
+    """The engine's pool was too small; the next worker has one of `pool` bytes."""
+
+    pool: int
+
+
+@dataclass(frozen=True)
+class Isolating(Event):
+    """A batch failed in every try: the rows that cause it are looked for, in a file that is thrown away."""
+
+    table: str
+    rows: int
+    message: str
+
+
+@dataclass(frozen=True)
+class Isolated(Event):
+    """A row takes down every worker that loads it, and goes to quarantine. `attempts`: how many it took down."""
+
+    table: str
+    id: int
+    reason: str
+    attempts: int
+
+
+@dataclass(frozen=True)
+class SetAside(Event):
+    """What kept the unfinished target from opening was given another name. `whole`: the target itself."""
+
+    files: Sequence[str]
+    message: str
+    whole: bool
+
+
+@dataclass(frozen=True)
+class Salvaged(Event):
+    """Pages of the source are damaged; `lost`: by table, the id ranges (first, last) that cannot be read."""
+
+    damage: Sequence[str]
+    rows: Mapping[str, int]
+    lost: Mapping[str, Sequence[tuple[int, int]]]
 
 
 @dataclass(frozen=True)

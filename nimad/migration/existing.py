@@ -1,22 +1,21 @@
 """What is there already: a finished target, another file in its place, or an interrupted run to go on with."""
 
 import os
-import time
 from collections.abc import Mapping
 from typing import Any
 
 from nimad.config import Verify
-from nimad.disk import discard, pieces
-from nimad.errors import BatchFailedError, CannotWriteError
-from nimad.migration import publishing, retry, state
-from nimad.migration.child import Answer
+from nimad.disk import discard
+from nimad.errors import CannotWriteError, RefusedError, UsageError
+from nimad.migration import publishing, repair, retry, state
 from nimad.migration.context import Context
-from nimad.migration.events import WalSetAside
+from nimad.migration.ends import Answer, Kind
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
 from nimad.source.file import Identity
+from nimad.source.rows import json_row, read_ids
 from nimad.source.schema import TARGET_TABLES
-from nimad.worker.job import Failure, Task
+from nimad.worker.job import Task
 from nimad.worker.quarantine import entries
 
 #: What the engine says, in lower case, of a sound file that a program writes to, or was killed while writing to.
@@ -29,6 +28,8 @@ def finished(context: Context) -> str | None:
     Raises `CannotWriteError` when something else stands at the final name and `--replace` was not given.
     """
     target = context.files.target
+    if context.settings.retry:
+        return _nothing_to_retry(context)
     if not os.path.lexists(target) or context.settings.replace:
         return None
     if not target.exists():
@@ -37,8 +38,8 @@ def finished(context: Context) -> str | None:
     maker, mine = state.identity_of(made), context.survey.identity
     if maker is not None and maker != mine:
         raise in_the_way(target, f"it was made from another source: {_difference(maker, mine)}")
-    answer = retry.quietly(context.workers, context.job(Task.COUNT, target=str(target), schema=None))
-    if answer.failure is Failure.ENGINE:
+    answer = retry.quietly(context, context.job(Task.COUNT, target=str(target), schema=None))
+    if answer.kind is Kind.ENGINE_MISSING:
         raise retry.error_of(answer)
     if not answer.ok and maker is not None and any(word in answer.message.lower() for word in _IN_USE):
         return f"{target} is complete, and another program has it open ({answer.message})"
@@ -48,6 +49,23 @@ def finished(context: Context) -> str | None:
     if not context.files.staging.exists():
         publishing.tidy(context.files)
     return why
+
+
+def _nothing_to_retry(context: Context) -> str | None:
+    """Why there is nothing to try again. Raises when a new target would lose what others wrote to this one."""
+    files = context.files
+    if files.staging.exists():
+        return None
+    if not files.target.exists():
+        raise UsageError(f"there is no {files.target}; make it with: nimad migrate")
+    if not Tally.of(files.quarantine).ids:
+        return f"nothing is in quarantine beside {files.target}"
+    if state.of_target(context.files).get("file") != state.stamp_of(files.target):
+        raise RefusedError(
+            f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
+            "make it all the same with: nimad migrate --replace"
+        )
+    return None
 
 
 def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
@@ -72,7 +90,7 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
 def _equal(context: Context) -> bool:
     """Whether a target of which no run tells holds what the source holds, every row and column."""
     job = context.job(Task.VERIFY, target=str(context.files.target), bounds=context.bounds(), quarantine="", ledger="")
-    answer = retry.quietly(context.workers, job)
+    answer = retry.quietly(context, job)
     found = answer.facts
     return answer.ok and not (found["changed"] or found["missing"] or found["removed"] or found["damages"])
 
@@ -108,6 +126,26 @@ def adopt(context: Context) -> None:
             "with the options it was begun with, or throw it away with --restart"
         )
     context.redone = {entry["table"] for entry in entries(files.quarantining)}
+    context.isolated = _still_isolated(context)
+
+
+def _still_isolated(context: Context) -> dict[str, dict[int, tuple[str, int, str]]]:
+    """Rows that took workers down in the run before, and that nobody has changed since."""
+    found: dict[str, dict[int, tuple[str, int, str]]] = {}
+    if context.settings.retry:
+        return found
+    for table in context.survey.schema.tables():
+        why = {
+            entry["id"]: entry
+            for entry in entries(context.files.quarantining)
+            if entry["table"] == table.name and entry.get("attempts") and isinstance(entry["id"], int)
+        }
+        rows = context.source.read(lambda c, table=table, why=why: read_ids(c, table, sorted(why)))  # type: ignore[misc]
+        for position, key in enumerate(rows.keys):
+            entry = why[key]
+            if json_row(rows.named(position)) == entry["row"]:
+                found.setdefault(table.name, {})[key] = (entry["reason"], entry["attempts"], entry["engine"])
+    return found
 
 
 def _check_origin(context: Context) -> None:
@@ -127,27 +165,9 @@ def _check_origin(context: Context) -> None:
 
 
 def _count_staging(context: Context) -> None:
-    """Count what an interrupted run left, with a write-ahead log that its last worker left taken in.
-
-    A log that was torn keeps the file from opening. What the last checkpoint holds is whole without it: the log is
-    set aside, never deleted, and whatever it held is loaded again.
-    """
-    files = context.files
-    count = context.job(Task.COUNT, writable=True)
-    answer = retry.quietly(context.workers, count)
-    log = pieces(files.staging)[1]
-    if answer.failure is Failure.TARGET and log.exists():
-        aside = log.with_name(f"{log.name}.{time.strftime('%Y%m%d-%H%M%S')}")
-        log.rename(aside)
-        context.listener(WalSetAside(str(aside), answer.message))
-    try:
-        answer = retry.attempt(context.workers, retry.same(count), context.listener)
-    except BatchFailedError as error:
-        raise BatchFailedError(f"{files.staging}: {error}; if it stays so, begin anew with --restart") from error
-    context.note_counts(answer.facts["counts"])
-    context.last_keys = {
-        name: count["last"] for name, count in answer.facts["counts"].items() if count["last"] is not None
-    }
+    """Count what an interrupted run left, with a write-ahead log that its last worker left taken in."""
+    context.state.rebuilds = int(state.read(context.files).get("rebuilds", 0))
+    repair.repair(context)
 
 
 def _begin_anew(context: Context) -> None:

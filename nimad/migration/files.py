@@ -3,12 +3,14 @@
 import contextlib
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from nimad.disk import pieces, sync
+from nimad import rights
+from nimad.disk import export_folder, pieces, sqlite_pieces, sync
 from nimad.errors import CannotWriteError, NotAllowedError, RefusedError
 
 
@@ -25,6 +27,16 @@ class Files:
     @property
     def compacted(self) -> Path:
         return self._beside(".migrating.compact")
+
+    @property
+    def trial(self) -> Path:
+        """A file for rows on trial; an engine's file that is thrown away."""
+        return self._beside(".migrating.trial")
+
+    @property
+    def salvaged(self) -> Path:
+        """What could be read of a damaged source; an SQLite file."""
+        return self._beside(".migrating.salvaged")
 
     @property
     def ledger(self) -> Path:
@@ -47,11 +59,24 @@ class Files:
     def lock(self) -> Path:
         return self._beside(".lock")
 
+    def written(self) -> list[Path]:
+        """Names of files that are opened for writing as they stand."""
+        engines = (piece for file in (self.staging, self.compacted, self.trial) for piece in pieces(file))
+        return [*engines, *sqlite_pieces(self.salvaged), self.ledger, self.quarantining, self.lock]
+
+    def replaced(self) -> list[Path]:
+        """Names that a new file is renamed to: what stood there is read, and never written to."""
+        return [self.state, self.quarantine]
+
+    def made_anew(self) -> list[Path]:
+        """Names where nothing is kept: what stands there is thrown away first."""
+        temporary = [_temporary(path) for path in (self.state, self.quarantine, self.quarantining)]
+        return [*temporary, export_folder(self.compacted)]
+
     def backup(self, moment: float) -> Path:
         """A free name for a file in the way; the time is local, as in the log."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment))
-        names = (self._beside(f".backup-{stamp}{end}") for end in ("", *(f"-{n}" for n in range(2, 1_000))))
-        return next(name for name in names if not os.path.lexists(name))
+        return free_name(self._beside(f".backup-{stamp}"))
 
     def _beside(self, suffix: str) -> Path:
         return self.target.with_name(self.target.name + suffix)
@@ -66,15 +91,47 @@ def check_folder(target: Path) -> None:
         raise CannotWriteError(f"{folder} cannot be written to by this user; choose another place with --target")
 
 
-def refuse_links(files: Files) -> None:
+def refuse_links(files: Files, log_file: Path | None = None) -> None:
     """Raise when a symbolic link stands where we are about to write a file of ours."""
-    for path in (
-        *pieces(files.staging),
-        *(files.staging, files.compacted, files.ledger, files.quarantining),
-        *(files.state, files.quarantine, files.lock),
-    ):
+    log = [] if log_file is None else [log_file]
+    for path in (*files.written(), *files.replaced(), *files.made_anew(), *log):
         if path.is_symlink():
             raise NotAllowedError(f"{path} is a symbolic link, which this program does not follow; remove it")
+
+
+def check_names(files: Files, source: Path, log_file: Path) -> None:
+    """Raise unless each file that stands at a name of ours is a plain one, of one name, and nobody else's.
+
+    As root, nobody else's means: of the memory's owner. A stranger's could be read by us, and believed. Root's own is
+    left to be replaced, or for the log, but not to become part of a target that its owner could not open then.
+    """
+    refuse_links(files, log_file)
+    for path in (*files.written(), *files.replaced(), log_file):
+        try:
+            status = path.lstat()
+        except OSError:
+            continue
+        if path != log_file and not stat.S_ISREG(status.st_mode):
+            raise CannotWriteError(f"{path} is no plain file; move it away, or choose another name with --target")
+        if path not in files.replaced() and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+            raise NotAllowedError(f"{path} is another file's second name (a hard link); remove this name")
+        if os.geteuid() == 0:
+            _check_owner(path, status.st_uid, source, roots_too=path == log_file or path in files.replaced())
+
+
+def _check_owner(path: Path, holder: int, source: Path, *, roots_too: bool) -> None:
+    owner = source.stat().st_uid
+    if holder == owner or (roots_too and holder == 0):
+        return
+    name = rights.name_of(owner)
+    cure = f"give it to {name} with: chown {name} {path}" if holder == 0 else "move it away"
+    raise NotAllowedError(f"{path} belongs to {rights.name_of(holder)}, and the memory to {name}; {cure}")
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
+    names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1_000)))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 def move_aside(path: Path, to: Path) -> None:
@@ -90,8 +147,9 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]") -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+    temporary = _temporary(path)
+    temporary.unlink(missing_ok=True)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
             for piece in parts:
@@ -103,6 +161,10 @@ def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]") -> None:
         temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(path.name + ".tmp")
 
 
 @contextlib.contextmanager

@@ -4,12 +4,12 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nimad.errors import BatchFailedError, StoppedError
-from nimad.migration import retry
-from nimad.migration.child import Answer
+from nimad.errors import StoppedError
+from nimad.migration import isolation, machine, retry
 from nimad.migration.context import Context
-from nimad.migration.events import BatchLoaded, BatchLost, TableLoaded
-from nimad.migration.plan import LIGHT_ROWS
+from nimad.migration.ends import Answer
+from nimad.migration.events import BatchLoaded, BatchLost, EngineComplained, TableLoaded
+from nimad.migration.plan import LIGHT_ROWS, batch_disk
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table, quoted
 from nimad.worker.job import Job, Task
@@ -48,7 +48,7 @@ class Loader:
         while True:
             batch = self._unconfirmed
             count = context.job(Task.COUNT, previous=batch.range if batch else None)
-            answer = retry.attempt(context.workers, retry.same(count), context.listener)
+            answer = retry.attempt(context, retry.same(count))
             context.note_counts(answer.facts["counts"])
             context.free_bytes = answer.facts["free_bytes"]
             self._unconfirmed = None
@@ -96,10 +96,23 @@ class Loader:
             answer, did = self._load_range(wanted, strays=strays)
             strays = False
             after, done, number = did.upto, min(done + did.rows, extent.rows), number + 1
+            self._check_shrunk(table, after)
             rate = (done - done_before) / max(time.monotonic() - began, 1e-6)
             self._report(table, did, number, done, rate, answer)
         counted = context.counted.get(TARGET_TABLES[table.name], 0)
         context.listener(TableLoaded(table.name, counted, extent.rows))
+
+    def _check_shrunk(self, table: Table, upto: int) -> None:
+        """Hold what is copied against what the source still has up to there."""
+        target = TARGET_TABLES[table.name]
+        copied = self._context.counted.get(target, 0)
+        last = max(upto, self._context.last_keys.get(target, upto))  # a table that is judged anew starts over
+        self._context.check_shrunk(table.name, copied - self._rows_up_to(table, last), copied)
+
+    def _rows_up_to(self, table: Table, last: int) -> int:
+        key = quoted(table.key)
+        query = f"SELECT count(*) FROM {quoted(table.name)} WHERE typeof({key}) = 'integer' AND {key} <= ?"
+        return self._context.source.number(query, last)
 
     def _resume_point(self, table: Table) -> tuple[int | None, int]:
         """The key up to which the count accounts for every row of the source, and how many rows that is.
@@ -111,9 +124,7 @@ class Loader:
         last = context.last_keys.get(TARGET_TABLES[table.name])
         if last is None or table.name == TURNS or table.name in context.redone:
             return None, 0
-        key = quoted(table.key)
-        query = f"SELECT count(*) FROM {quoted(table.name)} WHERE typeof({key}) = 'integer' AND {key} <= ?"
-        rows = context.source.number(query, last)
+        rows = self._rows_up_to(table, last)
         return (last, rows) if context.counted.get(TARGET_TABLES[table.name], 0) == rows else (None, 0)
 
     def _next(self, table: Table, after: int | None, last: int | None, left: int) -> Range | None:
@@ -128,34 +139,51 @@ class Loader:
         return self._context.source.read(lambda c: next_range(c, table, after, last, rows, limit))
 
     def _load_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
-        """Load a range; a try that failed is followed by one of half the rows. Return what was done at last."""
+        """Load a range, without the rows that take workers down, or its first part. Return what was done at last."""
+        context = self._context
+        while True:
+            try:
+                return self._try_range(wanted, strays=strays)
+            except retry.ExhaustedError as failure:
+                context.state.failed_batches += 1
+                if not isolation.isolate_range(context, wanted, failure.answer):
+                    wanted = self._half(wanted, failure)
+            context.state.write()
+
+    def _half(self, failed: Range, failure: retry.ExhaustedError) -> Range:
+        """The first half of a range whose rows are not to blame. Raises `failure` when there is no smaller one."""
+        self._rows = max(1, failed.rows // 2)
+        table = self._context.survey.schema.table(failed.table)
+        half = self._cut(table, failed.after, failed.upto, self._rows) if failed.rows > 1 else None
+        if half is None:
+            raise failure
+        return half
+
+    def _try_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
+        """Load a range in one of four tries; where the end of one asks for it, the next takes half the rows."""
         context, did = self._context, wanted
         table = context.survey.schema.table(wanted.table)
 
-        def job(number: int) -> Job:
+        def job(halvings: int) -> Job:
             nonlocal did
-            if number:
-                context.state.retries += 1
-                rows = max(1, wanted.rows >> number)
-                self._rows = min(self._rows, rows)
-                did = self._cut(table, wanted.after, wanted.upto, rows) or wanted
-                context.state.write()
+            if halvings:
+                self._rows = max(1, wanted.rows >> halvings)
+                did = self._cut(table, wanted.after, wanted.upto, self._rows) or wanted
+            context.state.write()
+            context.check_disk(batch_disk(machine.space_taken(context.files.staging), did.bytes), "the next batch")
             before = self._unconfirmed.range if self._unconfirmed else None
             return context.job(Task.LOAD, range=did, previous=before, strays=strays)
 
         retries = context.state.retries
-        try:
-            answer = retry.attempt(context.workers, job, context.listener, offset=self._offset)
-        except BatchFailedError:
-            context.state.failed_batches += 1
-            raise
-        healthy = context.state.retries == retries
-        self._settle(answer, did, healthy=healthy)
+        answer = retry.attempt(context, job, offset=self._offset)
+        self._settle(answer, did, healthy=context.state.retries == retries)
         return answer, did
 
     def _settle(self, answer: Answer, did: Range, *, healthy: bool) -> None:
         context, facts = self._context, answer.facts
         before, self._unconfirmed = self._unconfirmed, Batch(did, facts["held"])
+        if facts["complaint"]:
+            context.listener(EngineComplained(facts["complaint"]))
         context.note_counts(facts["found"])
         for name, rows in facts["loaded"].items():
             context.counted[name] = context.counted.get(name, 0) + rows

@@ -1,19 +1,25 @@
-"""The machine: how much memory, disk and processors there are for us."""
+"""The machine: how much memory, disk, address space and processors there are for us, and how large its pages are."""
 
 import os
+import resource
 import shutil
 from pathlib import Path
 
+from nimad.disk import READ_SUFFIXES
+from nimad.migration import cgroup
+
+_LOCKS = Path("/proc/locks")
 _MEMINFO = Path("/proc/meminfo")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
 #: Assumed where the system does not say, in bytes: a small Pi.
 _UNKNOWN_MEMORY = 512 * 1024**2
+#: Bytes of the blocks that `stat` counts, whatever the file system's own are.
+_STAT_BLOCK = 512
 
 
 def available_memory() -> int:
-    """Bytes that may be used without pushing others out: what is free, within what our cgroup allows."""
+    """Bytes that may be used without pushing others out: what is free, within what the groups around us allow."""
     free = _meminfo("MemAvailable") or _UNKNOWN_MEMORY
-    return min([free, *_cgroup_room()])
+    return min([free, *cgroup.room()])
 
 
 def _meminfo(name: str) -> int | None:
@@ -27,32 +33,15 @@ def _meminfo(name: str) -> int | None:
     return None
 
 
-def _cgroup_room() -> list[int]:
-    """Bytes left in each enclosing memory cgroup (v2) that has a limit."""
-    try:
-        lines = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return []
-    room = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            folder = _CGROUP_ROOT / path.lstrip("/")
-            for place in (folder, *folder.parents):
-                limit, used = _number(place / "memory.max"), _number(place / "memory.current")
-                if limit is not None:
-                    room.append(max(0, limit - (used or 0)))
-                if place == _CGROUP_ROOT:
-                    break
-    return room
+def page_bytes() -> int:
+    """Bytes of a page of memory: 4,096 nearly everywhere, 16,384 on a Raspberry Pi 5."""
+    return os.sysconf("SC_PAGE_SIZE")
 
 
-def _number(path: Path) -> int | None:
-    try:
-        text = path.read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    return int(text) if text.isdigit() else None
+def address_space() -> int | None:
+    """Bytes of address space that a process may take; None without a limit."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def processors() -> int:
@@ -61,3 +50,26 @@ def processors() -> int:
 
 def free_disk(folder: Path) -> int:
     return shutil.disk_usage(folder).free
+
+
+def holder_of(path: Path) -> int | None:
+    """The PID that holds a lock on a file, as the kernel lists it; None where it lists nobody."""
+    status = path.stat()
+    device = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    for line in _LOCKS.read_text(encoding="ascii").splitlines() if _LOCKS.exists() else ():
+        words = line.split()
+        if "->" not in words and device in words and words[4].isdigit():  # «->» waits for a lock
+            return int(words[4])
+    return None
+
+
+def space_taken(path: Path) -> int:
+    """Bytes that an engine's file takes on the disk, with what the engine would still read beside it.
+
+    Counted in blocks: a damaged index can leave a sparse file of hundreds of GiB apparent size.
+    """
+    taken = 0
+    for piece in (path, *(path.with_name(path.name + suffix) for suffix in READ_SUFFIXES)):
+        if piece.exists():
+            taken += piece.stat().st_blocks * _STAT_BLOCK
+    return taken

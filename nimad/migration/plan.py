@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad.config import Settings
-from nimad.errors import CannotWriteError
+from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import machine
 from nimad.source.survey import Survey
 
@@ -27,12 +27,29 @@ LIGHT_ROWS = 16
 POOL_FACTOR = 5
 POOL_BASE = 64 * MIB
 POOL_FLOOR = 128 * MIB
-#: Share of the free memory that the engine's pool may take, and a batch's rows outside of it.
+#: Share of the free memory that the engine's pool takes at first.
 POOL_SHARE = 2
+#: A pool that was too small is followed by one this many times as large, up to what the memory allows.
+POOL_STEP = 2
+#: In batches, the pool has to hold the node group that a checkpoint rewrites: 500-row batches stopped at 4,500 rows
+#: with 64 MiB and at 9,500 with 128 MiB, some 5 kB a row.
+GROUP_FACTOR = 2.6
+#: On pages above 4 KiB a checkpoint finds the pool full unless it is this much larger than the file, and scattered
+#: access charges whole pages.
+LARGE_PAGE_FACTOR = 1.7
+SMALL_PAGE = 4096
+#: A worker without its pool and its batch; a batch's rows and their Arrow table, against the rows' bytes.
+WORKER_BASE = 110 * MIB
+BATCH_FACTOR = 4
+#: Share of the free memory that a batch's rows may take.
 BATCH_SHARE = 16
+#: A worker that waits for its turn; kept only where that much more is free.
+WAITING_WORKER = 64 * MIB
 #: Address space: enough for the file many times over, small enough for a 36-bit kernel.
 ADDRESS_SPACE_FLOOR = 16 * GIB
 ADDRESS_SPACE_FACTOR = 64
+#: Share of a limit on our address space (`ulimit -v`) that the engine's file takes.
+ADDRESS_SPACE_SHARE = 2
 MAX_THREADS = 4
 #: Rows and bytes that verification holds of each side at once.
 CHUNK_ROWS = 8_192
@@ -42,6 +59,7 @@ DISK_FACTOR = 1.5
 DISK_PER_BATCH = 0.35
 DISK_BATCHES_FREE = 3
 DISK_BASE = 32 * MIB
+BATCH_DISK_BASE = 8 * MIB
 
 
 @dataclass(frozen=True)
@@ -54,9 +72,13 @@ class Plan:
     batch_bytes: int
     total_batches: int  # of nodes, if all go well
     pool_bytes: int
+    pool_limit: int  # to which it may be raised
     address_space_bytes: int
     threads: int
+    page_bytes: int
     memory_available: int
+    memory_needed: int
+    early_worker: bool  # whether the next worker starts while one works
     chunk_rows: int
     chunk_bytes: int
     disk_needed: int
@@ -73,6 +95,22 @@ class Plan:
                 f"{staging.parent} has {self.disk_free // 10**6} MB free, the migration needs "
                 f"{self.disk_needed // 10**6} MB; make room, or choose another place with --target"
             )
+
+    def check_memory(self) -> None:
+        """Raise `RefusedError` when the engine cannot work within the memory there is."""
+        if self.memory_available < self.memory_needed:
+            raise RefusedError(
+                f"{self.memory_available // 10**6} MB of memory are free, and the engine needs about "
+                f"{self.memory_needed // 10**6} MB for a memory of this size; close programs, give the machine or the "
+                f"service more memory, or name what it may take with --max-memory {-(-self.memory_needed // MIB)}M; "
+                "--force tries all the same"
+            )
+
+    def pool_for(self, file: int, pool: int) -> int:
+        """The pool for work on a file of so many bytes, when `pool` is what the run is at."""
+        if self.page_bytes > SMALL_PAGE:
+            pool = max(pool, min(int(file * LARGE_PAGE_FACTOR) + POOL_BASE, self.pool_limit))
+        return pool
 
     def next_size(self, rows: int) -> int:
         """Rows of the batch after a healthy one of `rows`."""
@@ -94,8 +132,11 @@ class Plan:
 
 
 def make_plan(settings: Settings, survey: Survey) -> Plan:
-    available = machine.available_memory()
-    pool = _pool(survey.row_bytes, available)
+    available = settings.memory_limit or machine.available_memory()
+    page = machine.page_bytes()
+    least = _least_pool(survey, page)
+    limit = max(least, available - WORKER_BASE - BATCH_FACTOR * MIB)
+    pool = min(limit, max(least, _comfortable_pool(survey.row_bytes, available)))
     largest = settings.max_batch_size or max(settings.batch_size, NODE_GROUP_ROWS)
     draft = Plan(
         first_batch=settings.batch_size,
@@ -104,11 +145,15 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         batch_bytes=max(MIB, min(pool // POOL_FACTOR, available // BATCH_SHARE)),
         total_batches=0,
         pool_bytes=pool,
-        address_space_bytes=_address_space(survey.size),
+        pool_limit=limit,
+        address_space_bytes=_address_space(survey.size, machine.address_space()),
         threads=min(machine.processors(), MAX_THREADS),
+        page_bytes=page,
         memory_available=available,
+        memory_needed=least + WORKER_BASE + BATCH_FACTOR * MIB,
+        early_worker=available >= pool + WORKER_BASE + WAITING_WORKER,
         chunk_rows=CHUNK_ROWS,
-        chunk_bytes=CHUNK_BYTES,
+        chunk_bytes=max(MIB, min(CHUNK_BYTES, available // BATCH_SHARE)),
         disk_needed=0,
         disk_free=machine.free_disk(_existing(settings.target.parent)),
     )
@@ -122,15 +167,32 @@ def _disk(row_bytes: int, batches: int) -> int:
     return int(row_bytes * (DISK_FACTOR + holes)) + DISK_BASE
 
 
-def _pool(row_bytes: int, available: int) -> int:
+def batch_disk(file: int, rows: int) -> int:
+    """Bytes of disk that a batch of so many bytes may take: its rows, and a new copy of all that is there."""
+    return file + int(rows * DISK_FACTOR) + BATCH_DISK_BASE
+
+
+def _comfortable_pool(row_bytes: int, available: int) -> int:
+    """What one COPY of everything needs, within a fair share of the memory."""
     wanted = POOL_BASE + POOL_FACTOR * row_bytes
     return max(POOL_FLOOR, min(wanted, available // POOL_SHARE))
 
 
-def _address_space(size: int) -> int:
+def _least_pool(survey: Survey, page: int) -> int:
+    """What the checkpoints of small batches need."""
+    groups = max(1.0, survey.nodes.rows / NODE_GROUP_ROWS)
+    least = max(POOL_BASE, int(GROUP_FACTOR * survey.row_bytes / groups))
+    if page > SMALL_PAGE:
+        least = max(least, POOL_BASE + int(LARGE_PAGE_FACTOR * survey.row_bytes))
+    return least
+
+
+def _address_space(size: int, limit: int | None) -> int:
     space = ADDRESS_SPACE_FLOOR
     while space < ADDRESS_SPACE_FACTOR * size:
         space *= 2
+    while limit is not None and space > limit // ADDRESS_SPACE_SHARE:
+        space //= 2
     return space
 
 

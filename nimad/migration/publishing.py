@@ -8,9 +8,11 @@ from pathlib import Path
 
 from nimad.disk import is_closed, pieces, sync
 from nimad.errors import CannotWriteError
+from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import Published
 from nimad.migration.files import Files, move_aside
+from nimad.worker.job import Task
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
@@ -19,10 +21,12 @@ _RENAME_NOREPLACE = 1
 def publish(context: Context) -> None:
     """Give the staging file the target's name. What stood there, with `--replace`, becomes a dated backup."""
     files = context.files
+    if not is_closed(files.staging):  # an engine before 0.18 leaves an empty log and its shadow on pages of 16 KiB
+        retry.attempt(context, retry.same(context.job(Task.COUNT, writable=True)))
     if not is_closed(files.staging):
         raise CannotWriteError(f"{files.staging} was not closed cleanly; run again")
     sync(files.staging)
-    backup = _make_room(files, replace=context.settings.replace)
+    backup = _make_room(files, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
     tidy(files)
     sync(files.target.parent)

@@ -2,49 +2,81 @@
 
 from collections.abc import Callable
 
-from nimad.errors import BatchFailedError, DiskError, EngineError, ExitCode, NimadError, RefusedError, SourceError
-from nimad.migration.child import Answer, Workers
-from nimad.migration.events import BatchFailed, BatchRecovered, Listener
-from nimad.worker.job import Failure, Job
+from nimad.errors import (
+    BatchFailedError,
+    CannotWriteError,
+    DiskError,
+    EngineError,
+    ExitCode,
+    NimadError,
+    RefusedError,
+    SourceError,
+)
+from nimad.migration.context import Context
+from nimad.migration.ends import Action, Answer, Kind
+from nimad.migration.events import BatchFailed, BatchRecovered, PoolRaised
+from nimad.worker.job import Job
 
 #: Seconds before each try.
 DELAYS_S = (0.0, 1.0, 5.0, 15.0)
-#: Failures that no repetition mends.
-FINAL = frozenset({Failure.ENGINE, Failure.SOURCE, Failure.SCHEMA, Failure.STRICT, Failure.DISK})
 
 
-def attempt(
-    workers: Workers,
-    make_job: Callable[[int], Job],
-    listener: Listener,
-    *,
-    offset: int = 0,
-) -> Answer:
-    """Do a job until it is done, with `make_job(n)` making the job of the n-th try, counted from 0.
+class UnreadableError(Exception):
+    """The staging file does not open; it has to be repaired before anything else."""
 
-    Raises the error that belongs to the last failure when no try succeeds.
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+
+
+class ExhaustedError(BatchFailedError):
+    """No try succeeded; `answer` is the last one's."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"a batch failed after {len(DELAYS_S)} attempts: {answer.message}; {_advice(answer)}")
+        self.answer = answer
+
+
+def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0) -> Answer:
+    """Do a job until it is done, with `make_job(n)` making one that is n times halved.
+
+    Raises the error that belongs to the last failure when no try succeeds, and `UnreadableError` when the staging
+    file does not open.
     """
-    answer = Answer()
-    for number in range(len(DELAYS_S)):
-        answer = workers.do(make_job(number))
+    halvings = 0
+    for number, following in enumerate((*DELAYS_S[1:], None), start=1):
+        answer = context.do(make_job(halvings))
         if answer.ok:
-            if number:
-                listener(BatchRecovered(number + 1))
+            if number > 1:
+                context.listener(BatchRecovered(number))
             return answer
-        if answer.failure in FINAL:
+        action = answer.rule.action
+        if action is Action.REPAIR:
+            raise UnreadableError(answer)
+        delay = following if action not in (Action.STOP, Action.ISOLATE) else None
+        context.listener(BatchFailed(number, len(DELAYS_S), answer.message, delay, offset, answer.stack))
+        if delay is None:
             break
-        following = number + 1
-        delay = DELAYS_S[following] if following < len(DELAYS_S) else None
-        listener(BatchFailed(following, len(DELAYS_S), answer.message, delay, offset, answer.stack))
-        if delay is not None:
-            workers.pause(delay)
+        context.state.retries += 1
+        halvings += _relieve(context, action)
+        context.workers.pause(delay)
     raise error_of(answer)
 
 
-def quietly(workers: Workers, job: Job) -> Answer:
+def _relieve(context: Context, action: Action) -> int:
+    """Make the next try easier; return how many times more it is to be halved."""
+    if action is Action.LARGER_POOL and context.raise_pool():
+        context.listener(PoolRaised(context.pool_bytes))
+        return 0
+    return 1 if action in (Action.LARGER_POOL, Action.SMALLER_BATCH) else 0
+
+
+def quietly(context: Context, job: Job) -> Answer:
     """Do a job that is no batch; a worker that died is replaced once, and what the answer means is the caller's."""
-    answer = workers.do(job)
-    return workers.do(job) if answer.failure is Failure.UNEXPECTED else answer
+    answer = context.do(job)
+    died = answer.kind in (Kind.CRASHED, Kind.KILLED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.UNEXPECTED)
+    want_of_pool = answer.kind in (Kind.POOL_FULL, Kind.CHECKPOINT_FAILED) and context.raise_pool()
+    return context.do(job) if died or want_of_pool else answer
 
 
 def same(job: Job) -> Callable[[int], Job]:
@@ -54,24 +86,41 @@ def same(job: Job) -> Callable[[int], Job]:
 
 def error_of(answer: Answer) -> NimadError:
     """The error that a failed answer means for the user."""
-    message = answer.message
-    if answer.failure is Failure.ENGINE:
-        return EngineError(message)
-    if answer.failure is Failure.SOURCE:
+    message, make = answer.message, _ERRORS.get(answer.kind)
+    if make is not None:
+        return make(message)
+    if answer.kind in (Kind.SOURCE, Kind.SOURCE_BUSY):
         error = SourceError(message)
         error.exit_code = ExitCode(answer.facts.get("exit_code", SourceError.exit_code))
         return error
-    if answer.failure is Failure.DISK:
-        return DiskError(message)
-    if answer.failure is Failure.SCHEMA:
-        return RefusedError(
-            f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"
-        )
-    if answer.failure is Failure.STRICT:
-        return RefusedError(
-            f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "
-            "or run without --strict"
-        )
-    return BatchFailedError(
-        f"a batch failed after {len(DELAYS_S)} attempts: {message}; free some memory, or try a smaller --batch-size"
-    )
+    return ExhaustedError(answer)
+
+
+_ERRORS: dict[Kind | None, Callable[[str], NimadError]] = {
+    Kind.ENGINE_MISSING: EngineError,
+    Kind.DISK: DiskError,
+    Kind.SCHEMA: lambda message: RefusedError(
+        f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"
+    ),
+    Kind.STRICT: lambda message: RefusedError(
+        f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "
+        "or run without --strict"
+    ),
+    Kind.STORAGE_VERSION: lambda message: EngineError(
+        f"the unfinished target belongs to another release of LadybugDB ({message}); install that one again, or throw "
+        "the unfinished target away with --restart"
+    ),
+    Kind.NOT_ALLOWED: lambda message: CannotWriteError(
+        f"the engine may not write where the target is to be ({message}); change the permissions, or choose another "
+        "place with --target"
+    ),
+    Kind.ADDRESS_SPACE: lambda message: RefusedError(
+        f"the engine may not take the address space that it needs ({message}); raise the limit (ulimit -v unlimited)"
+    ),
+}
+
+
+def _advice(answer: Answer) -> str:
+    if answer.kind is Kind.LOCKED:
+        return "close the program that has the unfinished target open"
+    return "free some memory, or try a smaller --batch-size"

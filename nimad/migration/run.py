@@ -1,33 +1,40 @@
 """A migration from beginning to end: the story that the other modules of this room tell the parts of."""
 
-import signal
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+from nimad import rights
 from nimad.config import Settings, Verify
-from nimad.disk import DISK_ERRORS
+from nimad.disk import DISK_ERRORS, discard
 from nimad.errors import CannotWriteError, DiskError, EngineError, NimadError, StoppedError, UsageError
-from nimad.migration import compaction, dryrun, events, existing, publishing, retry, verification
+from nimad.migration import compaction, damaged, dryrun, events, existing, publishing, repair, retry, verification
 from nimad.migration.child import Workers
+from nimad.migration.clock import Clock
 from nimad.migration.context import Context
+from nimad.migration.ends import Kind
 from nimad.migration.events import Listener
-from nimad.migration.files import Files, check_folder, locked, refuse_links
+from nimad.migration.files import Files, check_folder, check_names, locked
 from nimad.migration.loading import Loader
 from nimad.migration.plan import make_plan
 from nimad.migration.result import Outcome, Result
-from nimad.migration.state import State, of_target
+from nimad.migration.state import State, of_target, stamp_of
 from nimad.migration.tally import Tally
 from nimad.packages import unloadable
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import check_source
 from nimad.source.schema import NODES, TARGET_TABLES
-from nimad.source.survey import Survey, survey
-from nimad.worker.job import Failure, Job, Task
+from nimad.source.survey import Survey
+from nimad.worker.job import Job, Task
 
 
-def migrate(settings: Settings, on_event: Listener | None = None, stop: threading.Event | None = None) -> Result:
+def migrate(
+    settings: Settings,
+    on_event: Listener | None = None,
+    stop: threading.Event | None = None,
+    clock: Clock | None = None,
+) -> Result:
     """Migrate the memory `settings.source` to `settings.target`, and return the figures.
 
     Parameters
@@ -39,6 +46,8 @@ def migrate(settings: Settings, on_event: Listener | None = None, stop: threadin
     stop:
         Set it from a signal handler or another thread to end the run: the current batch may finish within a few
         seconds, everything counted is kept, and `StoppedError` is raised.
+    clock:
+        What waits between two tries of a batch; for tests, which do not want to.
 
     Raises a `nimad.NimadError` whose message is meant for the user and whose `exit_code` says of what kind it is.
     An interrupted run leaves its staging file; calling again goes on from there.
@@ -51,7 +60,9 @@ def migrate(settings: Settings, on_event: Listener | None = None, stop: threadin
     check_source(settings.source)
     if not settings.dry_run:
         check_folder(settings.target)
-    with Workers(stop or threading.Event()) as workers:
+    places = (settings.target, settings.log_file)
+    rights.refuse_foreign_folders(settings.source, *places)
+    with rights.working_for(settings.source, *places), Workers(stop or threading.Event(), clock) as workers:
         try:
             return _migrate(settings, workers, listener)
         except _ListenerError as error:
@@ -70,7 +81,8 @@ class _ListenerError(Exception):
 def _guarded(listener: Listener) -> Listener:
     def tell(event: events.Event) -> None:
         try:
-            listener(event)
+            with rights.own():
+                listener(event)
         except OSError as error:
             raise _ListenerError(error) from error
 
@@ -93,48 +105,64 @@ def _not_asked(settings: Settings) -> str | None:
 
 
 def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result:
+    files = Files(settings.target)
+    if settings.dry_run:
+        context = _prepare(settings, files, workers, listener)
+        dryrun.dry_run(context)
+        return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
+    check_names(files, settings.source, settings.log_file)
+    with locked(files):
+        try:
+            context = _prepare(settings, files, workers, listener)
+            if why := existing.finished(context):
+                listener(events.NothingToDo(why))
+                return _nothing_done(context)
+            return _write(context)
+        finally:
+            damaged.discard_copy(files)
+
+
+def _prepare(settings: Settings, files: Files, workers: Workers, listener: Listener) -> Context:
+    """Look at the source, make the plan, and see whether the engine is there."""
     began = time.monotonic()
-    source = SourceFile(settings.source)
     listener(events.Analyzing(str(settings.source)))
-    found = survey(source, nodes_only=settings.nodes_only)
+    memory = damaged.readable(settings, files, listener)
+    found = memory.survey
     if settings.start_offset > found.nodes.rows:
         raise UsageError(
             f"--start-offset {settings.start_offset} is past the end: the source has {found.nodes.rows} nodes; "
             "leave it out, a run goes on by itself"
         )
     listener(_analyzed(settings, found))
-    files = Files(settings.target)
     plan = make_plan(settings, found)
     state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables))
-    context = Context(settings, source, found, plan, files, workers, listener, state, began=began)
+    context = Context(settings, memory, plan, files, workers, listener, state, began=began)
+    if not plan.early_worker:
+        workers.start_late()
     state.bounds = context.bounds()
     listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
-    state.engine = _probe(workers)
-    if settings.dry_run:
-        dryrun.dry_run(context)
-        return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=found.nodes.rows)
-    refuse_links(files)
-    with locked(files):
-        if why := existing.finished(context):
-            listener(events.NothingToDo(why))
-            tally = Tally.of(files.quarantine)
-            return Result(
-                outcome=Outcome.ALREADY_COMPLETE,
-                target=str(files.target),
-                total_nodes=found.nodes.rows,
-                quarantined=tally.rows,
-                quarantined_parts=tally.parts,
-                quarantined_ids=tally.ids,
-            )
-        return _write(context)
+    state.engine = _probe(context)
+    return context
 
 
-def _probe(workers: Workers) -> Mapping[str, Any]:
+def _nothing_done(context: Context) -> Result:
+    tally = Tally.of(context.files.quarantine)
+    return Result(
+        outcome=Outcome.ALREADY_COMPLETE,
+        target=str(context.files.target),
+        total_nodes=context.survey.nodes.rows,
+        quarantined=tally.rows,
+        quarantined_parts=tally.parts,
+        quarantined_ids=tally.ids,
+    )
+
+
+def _probe(context: Context) -> Mapping[str, Any]:
     """Which engine is there. One that takes its worker down twice, before any file is opened, cannot be used."""
-    answer = retry.quietly(workers, Job(task=Task.PROBE))
-    if answer.signal in (signal.SIGKILL, signal.SIGTERM):  # somebody else's doing, or the kernel's
+    answer = retry.quietly(context, Job(task=Task.PROBE))
+    if answer.kind in (Kind.KILLED, Kind.OUT_OF_MEMORY):
         raise StoppedError(f"{answer.message} before it did anything; free some memory")
-    if answer.failure is Failure.UNEXPECTED:
+    if answer.kind in (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.UNEXPECTED):
         raise EngineError(unloadable(answer.message))
     if not answer.ok:
         raise retry.error_of(answer)
@@ -159,6 +187,8 @@ def _write(context: Context) -> Result:
     """Everything that changes files, with the state file telling how far it is, or why it ended."""
     state = context.state
     context.plan.check_disk(context.files.staging)
+    if not context.settings.force:
+        context.plan.check_memory()
     state.replaces = of_target(context.files) if context.files.target.exists() else {}
     existing.adopt(context)  # until this went well, the state file tells of what was there before
     context.listener(
@@ -184,7 +214,26 @@ def _write(context: Context) -> Result:
 
 
 def _load_verify_publish(context: Context) -> Result:
+    discard(context.files.trial)
     compaction.leftovers(context)
+    context.list_losses()
+    while True:
+        try:
+            _load_and_verify(context)
+            break
+        except retry.UnreadableError as unreadable:
+            repair.repair(context, unreadable.answer)
+    context.check_source()
+    _say_quarantine(context)
+    _say_late_arrivals(context)
+    context.state.published = dict(context.counted)
+    context.state.file = stamp_of(context.files.staging)
+    with context.phase("publishing"):
+        publishing.publish(context)
+    return _finish(context)
+
+
+def _load_and_verify(context: Context) -> None:
     loader = Loader(context)
     loader.load_all()
     with context.phase("counting"):
@@ -196,13 +245,6 @@ def _load_verify_publish(context: Context) -> Result:
     if compaction.compact_if_worthwhile(context):  # mending leaves holes too
         with context.phase("verifying"):
             verification.verify(context)
-    context.check_source()
-    _say_quarantine(context)
-    _say_late_arrivals(context)
-    context.state.published = dict(context.counted)
-    with context.phase("publishing"):
-        publishing.publish(context)
-    return _finish(context)
 
 
 def _say_quarantine(context: Context) -> None:

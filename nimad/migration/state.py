@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from nimad._version import VERSION
@@ -28,6 +29,7 @@ class State:
     total_batches: int = 0
     failed_batches: int = 0
     retries: int = 0
+    rebuilds: int = 0  # how often the unfinished target was set aside whole
     quarantined: int = 0
     rows_per_s: float = 0.0
     eta_s: float = 0.0
@@ -37,6 +39,7 @@ class State:
     tables: Sequence[str] = ()  # the source's tables that this run migrates
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that this run takes
     published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once verified
+    file: Mapping[str, int] = field(default_factory=dict)  # of the target as it was published
     replaces: Mapping[str, Any] = field(default_factory=dict)  # the state of the target that is there meanwhile
     message: str = ""
 
@@ -58,6 +61,7 @@ class State:
             "total_batches": self.total_batches,
             "failed_batches": self.failed_batches,
             "retries": self.retries,
+            "rebuilds": self.rebuilds,
             "quarantined": self.quarantined,
             "rows_per_s": round(self.rows_per_s, 1),
             "eta_s": round(self.eta_s, 1),
@@ -65,6 +69,7 @@ class State:
             "tables": list(self.tables),
             "bounds": dict(self.bounds),
             "published": dict(self.published),
+            "file": dict(self.file),
             "replaces": dict(self.replaces),
             "plan": dict(self.plan),
             "versions": {"nimad": VERSION, "engine": dict(self.engine)},
@@ -73,6 +78,12 @@ class State:
 
 def _stamp(moment: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment))
+
+
+def stamp_of(path: Path) -> dict[str, int]:
+    """What changes when somebody writes to a file."""
+    status = path.stat()
+    return {"inode": status.st_ino, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
 def read(files: Files) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nimad.config import Verify
 from nimad.errors import DifferenceError
-from nimad.migration import retry
+from nimad.migration import isolation, retry
 from nimad.migration.context import Context
 from nimad.migration.events import Verified, Verifying
 from nimad.migration.files import replace_bytes
@@ -45,6 +45,8 @@ def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
     mended = removed = passes = 0
     while True:
         _raise_for_damage(found)
+        for table, ids in found["removed"].items():
+            context.check_shrunk(table, len(ids), context.counted.get(TARGET_TABLES[table], 0))
         passes += 1
         # A row that just goes on changing is right as of a moment ago. A missing one is never left missing.
         work = list(_mending(found)) if passes <= MEND_PASSES or found["missing"] else []
@@ -90,7 +92,7 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
         bounds = context.bounds()
         return context.job(Task.VERIFY, bounds=bounds, chunk_rows=rows, chunk_bytes=size, **facts)
 
-    answer = retry.attempt(context.workers, job, context.listener)
+    answer = retry.attempt(context, job)
     context.note_counts(answer.facts["counts"])
     context.free_bytes = answer.facts["free_bytes"]
     if not facts:
@@ -111,12 +113,15 @@ def _mending(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[in
 
 def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> int:
     """Bring rows up to date; return how many were taken out, which may be more than were known to be gone."""
-    answer = retry.attempt(
-        context.workers,
-        retry.same(context.job(Task.MEND, table=table, ids=ids, removed=gone)),
-        context.listener,
-    )
-    return int(answer.facts["removed"])
+    while True:
+        try:
+            # Made anew each time: a job names the rows that were isolated.
+            answer = retry.attempt(context, lambda _: context.job(Task.MEND, table=table, ids=ids, removed=gone))
+        except retry.ExhaustedError as failure:
+            if not isolation.isolate_ids(context, table, ids, failure.answer):
+                raise
+        else:
+            return int(answer.facts["removed"])
 
 
 def _raise_for_damage(found: Mapping[str, Any]) -> None:
@@ -143,11 +148,11 @@ def _raise_for_missing(found: Mapping[str, Any]) -> None:
 
 def keep_confirmed(context: Context) -> None:
     """Take out of the quarantine what an interrupted run put there and the source gives no reason for any more."""
-    path = context.files.quarantining
-    if all(line_key(line) in context.confirmed for line in lines(path)):
+    path, confirmed = context.files.quarantining, context.confirmed | context.losses
+    if all(line_key(line) in confirmed for line in lines(path)):
         return
-    if context.confirmed:
-        replace_bytes(path, (line for line in lines(path) if line_key(line) in context.confirmed))
+    if confirmed:
+        replace_bytes(path, (line for line in lines(path) if line_key(line) in confirmed))
     else:
         path.unlink()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from nimad.migration import events as e
 from nimad.migration.result import Result
+from nimad.source.ranges import shown
 
 
 class Level(StrEnum):
@@ -92,8 +93,6 @@ def _batch_failed(event: e.BatchFailed) -> Lines:
     else:
         retry = f"Retrying in {event.delay_s:.0f}s..."
         yield Level.WARN, f"Batch failed (attempt {event.attempt}/{event.attempts}): {message}. {retry}"
-    if event.stack:
-        yield Level.DEBUG, f"What the worker said:\n{event.stack}"
 
 
 def _batch_recovered(event: e.BatchRecovered) -> Lines:
@@ -108,12 +107,47 @@ def _batch_lost(event: e.BatchLost) -> Lines:
     )
 
 
-def _wal_set_aside(event: e.WalSetAside) -> Lines:
+def _engine_complained(event: e.EngineComplained) -> Lines:
     yield (
         Level.WARN,
-        f"The last worker's log cannot be read ({event.message}); set aside as {event.file}, going on from the "
-        "last checkpoint",
+        f"The engine reports an error after writing; the next process counts what arrived: {event.message}",
     )
+
+
+def _pool_raised(event: e.PoolRaised) -> Lines:
+    yield Level.INFO, f"The engine's pool was too small; the next worker has {_megabytes(event.pool)}"
+
+
+def _isolating(event: e.Isolating) -> Lines:
+    yield Level.WARN, f"Looking for what stops this batch among {event.rows} {_NOUNS[event.table].lower()}..."
+
+
+def _isolated(event: e.Isolated) -> Lines:
+    yield (
+        Level.WARN,
+        f"{event.table} id {event.id} goes to quarantine: {event.attempts} workers failed on it ({event.reason})",
+    )
+
+
+def _set_aside(event: e.SetAside) -> Lines:
+    names = ", ".join(event.files)
+    if event.whole:
+        yield Level.WARN, f"The unfinished target cannot be opened ({event.message}); kept as {names}, beginning anew"
+    else:
+        yield (
+            Level.WARN,
+            f"The last worker's log cannot be read ({event.message}); set aside as {names}, going on from the "
+            "last checkpoint",
+        )
+
+
+def _salvaged(event: e.Salvaged) -> Lines:
+    yield Level.WARN, f"Pages of the source are damaged: {event.damage[0]}"
+    rows = ", ".join(f"{count} {_NOUNS[table].lower()}" for table, count in event.rows.items())
+    yield Level.WARN, f"What can be read goes through: {rows}"
+    for table, ranges in event.lost.items():
+        for first, last in ranges:
+            yield Level.WARN, f"Cannot be read: {table} id {shown(first, last)}"
 
 
 def _table_loaded(event: e.TableLoaded) -> Lines:
@@ -189,9 +223,13 @@ def _dry_run(event: e.DryRun) -> Lines:
     )
     yield (
         Level.INFO,
-        f"Memory: {_megabytes(plan['pool_bytes'])} engine pool, {plan['threads']} threads, "
-        f"{plan['address_space_bytes'] // 2**30} GiB of address space; "
-        f"{_megabytes(plan['memory_available'])} available",
+        f"Memory: {_megabytes(plan['memory_needed'])} needed, {_megabytes(plan['memory_available'])} available; "
+        f"engine pool {_megabytes(plan['pool_bytes'])}, at most {_megabytes(plan['pool_limit'])}",
+    )
+    yield (
+        Level.INFO,
+        f"Engine: {plan['threads']} threads, {_megabytes(plan['address_space_bytes'])} of address space, pages of "
+        f"{plan['page_bytes']} bytes",
     )
     yield Level.INFO, f"Disk: {_megabytes(plan['disk_needed'])} needed, {_megabytes(plan['disk_free'])} free"
     yield from _would_be_quarantined(facts)
@@ -251,7 +289,12 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.BatchFailed: _batch_failed,
     e.BatchRecovered: _batch_recovered,
     e.BatchLost: _batch_lost,
-    e.WalSetAside: _wal_set_aside,
+    e.EngineComplained: _engine_complained,
+    e.PoolRaised: _pool_raised,
+    e.Isolating: _isolating,
+    e.Isolated: _isolated,
+    e.SetAside: _set_aside,
+    e.Salvaged: _salvaged,
     e.TableLoaded: _table_loaded,
     e.Compacted: _compacted,
     e.NotCompacted: _not_compacted,

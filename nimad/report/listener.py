@@ -5,7 +5,7 @@ from pathlib import Path
 
 from nimad.migration import events as e
 from nimad.report.console import Console, write
-from nimad.report.lines import heading, lines
+from nimad.report.lines import Level, heading, lines
 from nimad.report.log import Log
 
 
@@ -21,8 +21,7 @@ class PeopleListener:
         title = heading(event)
         if title:
             self._console.title(title)
-        for level, text in lines(event):
-            self._log.write(level, text)
+        _log_lines(self._log, event)
 
 
 class JsonListener:
@@ -34,8 +33,14 @@ class JsonListener:
     def __call__(self, event: e.Event) -> None:
         _open_log(self._log, event)
         write(json.dumps(event.to_json(), ensure_ascii=False, default=str))
-        for level, text in lines(event):
-            self._log.write(level, text)
+        _log_lines(self._log, event)
+
+
+def _log_lines(log: Log, event: e.Event) -> None:
+    for level, text in lines(event):
+        log.write(level, text)
+    if isinstance(event, e.BatchFailed) and event.stack:  # for whoever looks into it later, not for the console
+        log.to_file_only(Level.WARN, f"What the worker said last:\n{event.stack}")
 
 
 def _open_log(log: Log, event: e.Event) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from nimad import rights
 from nimad.report.lines import Level
 
 if TYPE_CHECKING:
@@ -25,8 +26,9 @@ _BUFFERED = 1_000
 class Log:
     """Passes lines on to the console at once, and to the log file as soon as there is one."""
 
-    def __init__(self, level: str, console: Callable[[str], None] | None) -> None:
+    def __init__(self, level: str, console: Callable[[str], None] | None, source: Path) -> None:
         self._level = _LOGURU[Level(level)]
+        self._source = source  # whose owner the log file will belong to
         self._waiting: list[tuple[Level, str]] | None = []
         self._file_sink: int | None = None
         logger.remove()
@@ -52,15 +54,16 @@ class Log:
             return
         waiting, self._waiting = self._waiting, None
         try:
-            self._file_sink = logger.add(
-                str(path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
-                level=self._level,
-                format=_format,
-                filter=_for_file,
-                encoding="utf-8",
-                opener=_open_private,
-                catch=False,
-            )
+            with rights.working_for(self._source, path):
+                self._file_sink = logger.add(
+                    str(path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
+                    level=self._level,
+                    format=_format,
+                    filter=_for_file,
+                    encoding="utf-8",
+                    opener=_open_private,
+                    catch=False,
+                )
         except OSError as error:
             self._say(Level.WARN, f"No log file {path} ({error.strerror}); going on without", to="console")
             return

@@ -38,6 +38,11 @@ def edge_table(judged: Judged, schema: Schema) -> pa.Table:
     return pa.table(arrays, names=[f"c{index}" for index in range(len(arrays))])
 
 
+def id_table(ids: Sequence[int]) -> pa.Table:
+    """Nodes that are nothing but an id."""
+    return pa.table([pa.array(ids, pa.int64())], names=["id"])
+
+
 def link_table(turns: Sequence[int], nodes: Sequence[int]) -> pa.Table:
     """Links of one kind: the turn's id and the node's."""
     return pa.table([pa.array(turns, pa.int64()), pa.array(nodes, pa.int64())], names=["c0", "c1"])

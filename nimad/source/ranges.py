@@ -9,6 +9,10 @@ from nimad.source.schema import Kind, Table, quoted
 _NUMBER_BYTES = 8
 
 
+#: The ends of SQLite's integers, which stand for ends that are not known.
+FIRST_KEY, LAST_KEY = -(2**63), 2**63 - 1
+
+
 @dataclass(frozen=True)
 class Range:
     """Rows of one table with `after` < key <= `upto`; no lower bound when `after` is None."""
@@ -29,6 +33,13 @@ class Range:
         return f"{key} > ? AND {key} <= ? AND typeof({key}) = 'integer'", (self.after, self.upto)
 
 
+def shown(first: int, last: int) -> str:
+    """Ids as people write a range; one without a known end is open there."""
+    if first == last:
+        return str(first)
+    return f"{'' if first == FIRST_KEY else first}-{'' if last == LAST_KEY else last}"
+
+
 def next_range(
     connection: sqlite3.Connection, table: Table, after: int | None, upto: int, max_rows: int, max_bytes: int
 ) -> Range | None:
@@ -44,7 +55,11 @@ def next_range(
         if rows and total + size > max_bytes:
             break
         last, rows, total = row_key, rows + 1, total + size
-    return None if last is None else Range(table.name, after, last, rows, total)
+    if last is None:
+        return None
+    if after is not None and last <= after:  # rows out of order: only in a damaged file, and never to be looped over
+        raise sqlite3.DatabaseError("rows of a table are out of order")
+    return Range(table.name, after, last, rows, total)
 
 
 def weight_of(table: Table) -> str:

@@ -6,7 +6,7 @@ import marshal
 import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nimad.source.file import InvalidText
@@ -25,7 +25,8 @@ class Reject:
     """A row, or one part of it, that has no place in the target.
 
     `part` is `row` when the whole row is set aside; otherwise the row migrates without that part: `embedding`,
-    or the name of a link.
+    or the name of a link. A row with `attempts` took down every worker that handed it to the engine; any other is
+    one that the target has no value for.
     """
 
     table: str
@@ -33,16 +34,24 @@ class Reject:
     part: str
     reason: str
     row: Mapping[str, Any]
+    attempts: int = 0  # workers that it took down
+    engine: str = ""  # and the engine they used
 
     def to_json(self) -> dict[str, Any]:
-        row = {name: _json_value(value) for name, value in self.row.items()}
         return {
             "table": self.table,
             "id": _json_value(self.id),
             "part": self.part,
             "reason": self.reason,
-            "row": row,
+            "attempts": self.attempts,
+            "engine": self.engine,
+            "row": json_row(self.row),
         }
+
+
+def json_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row's values as JSON: blobs, text that is no UTF-8, and numbers that JSON lacks say what they are."""
+    return {name: _json_value(value) for name, value in row.items()}
 
 
 def _json_value(value: Any) -> Any:
@@ -105,6 +114,14 @@ def read_keys(connection: sqlite3.Connection, table: Table) -> set[int]:
     return {row[0] for row in rows}
 
 
+def keys_of(connection: sqlite3.Connection, table: Table, wanted: Range) -> list[int]:
+    """The keys of a range, in order."""
+    key = quoted(table.key)
+    condition, values = wanted.condition(key)
+    rows = connection.execute(f"SELECT {key} FROM {quoted(table.name)} WHERE {condition} ORDER BY {key}", values)
+    return [row[0] for row in rows]
+
+
 def read_strays(connection: sqlite3.Connection, table: Table) -> Rows:
     """Rows whose key is no integer: only possible where `id` is not the INTEGER PRIMARY KEY."""
     return _select(connection, table, f"typeof({quoted(table.key)}) <> 'integer'", ())
@@ -128,8 +145,12 @@ class Judged:
     rejects: Sequence[Reject]
 
 
-def judge(rows: Rows, schema: Schema) -> Judged:
-    """Apply the rules of :mod:`nimad.source.values` to every value of `rows`."""
+#: By key, rows that take workers down: why, how many they took down, and with which engine.
+Isolated = Mapping[int, tuple[str, int, str]]
+
+
+def judge(rows: Rows, schema: Schema, isolated: Isolated | None = None) -> Judged:
+    """Apply the rules of :mod:`nimad.source.values` to every value of `rows`, and set aside the isolated ones."""
     table = rows.table
     parts: dict[int, Reject] = {}
     bad = _repeated_keys(rows)
@@ -141,11 +162,29 @@ def judge(rows: Rows, schema: Schema) -> Judged:
         converted.append(column)
     rejects = [reject for position, reject in parts.items() if position not in bad]
     if not bad:
-        return Judged(rows, converted, rejects)
+        return _apart(Judged(rows, converted, rejects), isolated or {})
     rejects += [_whole(rows, position, reason) for position, reason in sorted(bad.items())]
     keep = [position not in bad for position in range(len(rows))]
-    kept = [[value for value, flag in zip(column, keep, strict=True) if flag] for column in converted]
-    return Judged(rows.only(keep), kept, rejects)
+    return _apart(Judged(rows.only(keep), _kept(converted, keep), rejects), isolated or {})
+
+
+def _apart(judged: Judged, isolated: Isolated) -> Judged:
+    keep = [key not in isolated for key in judged.rows.keys] if isolated else []
+    if all(keep):
+        return judged
+    rejects = [
+        replace(_whole(judged.rows, position, reason), attempts=attempts, engine=engine)
+        for position, key in enumerate(judged.rows.keys)
+        if key in isolated
+        for reason, attempts, engine in (isolated[key],)
+    ]
+    whole = {reject.id for reject in rejects}
+    parts = [reject for reject in judged.rejects if reject.id not in whole]
+    return Judged(judged.rows.only(keep), _kept(judged.columns, keep), [*parts, *rejects])
+
+
+def _kept(columns: Sequence[Sequence[Any]], keep: Sequence[bool]) -> list[list[Any]]:
+    return [[value for value, flag in zip(column, keep, strict=True) if flag] for column in columns]
 
 
 def judge_strays(rows: Rows) -> list[Reject]:

@@ -39,6 +39,7 @@ class Survey:
     tables: Mapping[str, TableSurvey]
     layers: Mapping[str, int]
     left_out: tuple[LeftOut, ...]
+    schema_version: int  # SQLite's own number, which every CREATE, ALTER and DROP moves
 
     @property
     def nodes(self) -> TableSurvey:
@@ -63,6 +64,7 @@ def _survey(connection: sqlite3.Connection, source: SourceFile, *, nodes_only: b
         tables={table.name: _extent(connection, table) for table in schema.tables()},
         layers=_layers(connection, schema.nodes),
         left_out=_left_out(connection, schema),
+        schema_version=int(connection.execute("PRAGMA schema_version").fetchone()[0]),
     )
 
 

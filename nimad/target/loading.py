@@ -38,6 +38,11 @@ def load_links(database: Database, link: str, pairs: Sequence[tuple[int, int]]) 
     return _copy(database, link, batch)
 
 
+def load_node_ids(database: Database, ids: Sequence[int]) -> int:
+    """Copy nodes that are nothing but an id, for what hangs on them; return how many."""
+    return _copy(database, _with_columns(t.NODE_TABLE, ["id"]), arrow.id_table(ids))
+
+
 def _copy(database: Database, what: str, batch: Any) -> int:
     rows: int = batch.num_rows
     if rows:

@@ -3,23 +3,21 @@
 The imports come before the wait, so that a worker that was started early is ready when its turn comes.
 """
 
-import errno
 import json
-import os
 import sys
 import traceback
 from typing import Any, TextIO
 
 from nimad.disk import DISK_ERRORS
-from nimad.errors import EngineError, SourceError
+from nimad.errors import EngineError, SourceBusyError, SourceError
+from nimad.worker import stacks
 from nimad.worker.job import Failure, Job
 from nimad.worker.process import settle
-
-_NO_SPACE = os.strerror(errno.ENOSPC)  # how the engine passes it on
 
 
 def main() -> int:
     answer = settle(int(sys.argv[1]))
+    stacks.install()
     try:
         perform = _prepare()
     except EngineError as error:
@@ -35,6 +33,7 @@ def _prepare() -> Any:
     from nimad.target.engine import import_engine
 
     engine = import_engine()
+    from nimad.target.database import UnopenedError
     from nimad.worker.tasks import JobError, perform
 
     def work(line: str) -> dict[str, Any]:
@@ -43,9 +42,12 @@ def _prepare() -> Any:
         except JobError as error:
             return {**_failed(error.failure, error), **error.facts}
         except SourceError as error:
-            return {**_failed(Failure.SOURCE, error), "exit_code": int(error.exit_code)}
+            failure = Failure.BUSY if isinstance(error, SourceBusyError) else Failure.SOURCE
+            return {**_failed(failure, error), "exit_code": int(error.exit_code)}
+        except UnopenedError as error:
+            return _failed(Failure.UNOPENED, error)
         except RuntimeError as error:  # how the engine reports everything
-            return _failed(Failure.DISK if _NO_SPACE in str(error) else Failure.TARGET, error)
+            return _failed(Failure.TARGET, error)
         except OSError as error:
             return _failed(Failure.DISK if error.errno in DISK_ERRORS else Failure.TARGET, error)
         except Exception as error:  # noqa: BLE001 - the last line of defence: the stack goes to the log

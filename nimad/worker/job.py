@@ -20,6 +20,7 @@ class Task(StrEnum):
     LOAD = "load"  # put a range of one table into the target
     VERIFY = "verify"  # compare target and source
     MEND = "mend"  # bring rows that changed in the source up to date
+    TRY = "try"  # load rows into a target that is thrown away: do they, and nothing else, take a worker down?
     COMPACT = "compact"  # copy the target into a new file without holes
     SEARCH = "search"  # ask the target a question
 
@@ -29,11 +30,17 @@ class Failure(StrEnum):
 
     ENGINE = "engine"  # the engine is missing, wrong or cannot be loaded
     SOURCE = "source"  # SQLite cannot be read
+    BUSY = "busy"  # another program holds the SQLite file
     SCHEMA = "schema"  # the target was begun with another schema
     DISK = "disk"  # full, or failing
     STRICT = "strict"  # a row would have to be quarantined
     TARGET = "target"  # the engine reported an error
+    UNOPENED = "unopened"  # the engine reported an error while it opened the target
     UNEXPECTED = "unexpected"
+
+
+#: By source table and id: why a row is not to be handed to the engine, how many workers it took down, and which engine.
+Isolated = Mapping[str, Mapping[int, tuple[str, int, str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +57,12 @@ class Job:
     range: Range | None = None  # rows of CONVERT, LOAD and VERIFY
     previous: Range | None = None  # the batch before, which LOAD and COUNT look for
     strays: bool = False  # also rows whose key is no integer
-    ids: Sequence[int] = ()  # rows of MEND that changed or are missing
+    ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY
     removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without
     table: str = ""  # table of MEND, and of VERIFY by ids
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY
+    isolated: Isolated = field(default_factory=dict)  # rows that took workers down, which go to quarantine
+    unreadable: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # id ranges the source lost
     chunk_rows: int = 0
     chunk_bytes: int = 0
     ledger: str = ""
@@ -75,7 +84,13 @@ class Job:
         data["schema"] = Schema.from_json(data["schema"]) if data["schema"] else None
         for name in ("range", "previous"):
             data[name] = Range(**data[name]) if data[name] else None
+        data["isolated"] = {  # JSON knows no numbers as names, and no tuples
+            table: {int(key): tuple(why) for key, why in rows.items()} for table, rows in data["isolated"].items()
+        }
         return cls(**data)
+
+    def isolated_of(self, table: str) -> Mapping[int, tuple[str, int, str]]:
+        return self.isolated.get(table, {})
 
     def needs(self) -> Schema:
         """The schema, for the tasks that cannot do without."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nimad import rights
 from nimad.source import arrow
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
@@ -18,7 +19,7 @@ from nimad.target import compacting, counting, loading, reading
 from nimad.target import schema as target_schema
 from nimad.target.database import Database, Limits, open_database
 from nimad.target.engine import Engine
-from nimad.worker import ledger, quarantine, verifying
+from nimad.worker import ledger, quarantine, trial, verifying
 from nimad.worker.job import Failure, Job, Task
 
 Facts = dict[str, Any]
@@ -36,6 +37,8 @@ class JobError(Exception):
 def perform(job: Job, engine: tuple[ModuleType, Engine]) -> Facts:
     """Do `job` and return the facts for its answer."""
     module, found = engine
+    if job.source and job.target:
+        rights.work_for(job.source_path(), job.target_path())  # before the engine starts its threads
     started = time.monotonic()
     facts = _TASKS[job.task](job, module)
     return {
@@ -85,6 +88,7 @@ def _count(job: Job, module: ModuleType) -> Facts:
     with open_database(module, job.target_path(), _limits(job), read_only=not job.writable) as database:
         if job.writable:
             database.checkpoint()
+            database.leave_no_log()
         counts = counting.count(database)
         differences = target_schema.differences(database, job.schema) if job.schema else []
         previous = _held(database, job.previous)
@@ -107,7 +111,7 @@ def _load(job: Job, module: ModuleType) -> Facts:
         found = counting.count(database)
         previous = _held(database, job.previous)
         loaded = _LOADERS[judged.rows.table.name](job, database, judged, rejects)
-    return {"found": _counts(found), "previous": previous, **asdict(loaded)}
+    return {"found": _counts(found), "previous": previous, "complaint": database.complaint, **asdict(loaded)}
 
 
 def _held(database: Database, wanted: Range | None) -> dict[str, int]:
@@ -203,7 +207,7 @@ def _read_judged(job: Job) -> Judged:
         raise ValueError(f"a {job.task} job without a range")
     table = schema.table(wanted.table)
     rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_range(c, table, wanted))
-    return source_rows.judge(rows, schema)
+    return source_rows.judge(rows, schema, job.isolated_of(table.name))
 
 
 def _strays(job: Job) -> list[Reject]:
@@ -245,7 +249,16 @@ def _mend(job: Job, module: ModuleType) -> Facts:
 def _read_ids(job: Job, schema: Schema) -> Judged:
     table = schema.table(job.table)
     rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_ids(c, table, job.ids))
-    return source_rows.judge(rows, schema)
+    return source_rows.judge(rows, schema, job.isolated_of(job.table))
+
+
+def _try(job: Job, module: ModuleType) -> Facts:
+    judged = None
+    if job.range or job.ids:
+        judged = _read_judged(job) if job.range else _read_ids(job, job.needs())
+    with open_database(module, job.target_path(), _limits(job)) as database:
+        trial.load(database, job.needs(), judged)
+    return {}
 
 
 def _compact(job: Job, module: ModuleType) -> Facts:
@@ -269,6 +282,7 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.LOAD: _load,
     Task.VERIFY: _verify,
     Task.MEND: _mend,
+    Task.TRY: _try,
     Task.COMPACT: _compact,
     Task.SEARCH: _search,
 }

@@ -36,6 +36,7 @@ class Found:
     removed: dict[str, list[int]] = field(default_factory=dict)  # copied, and since deleted from the source
     damaged: list[tuple[str, int, str]] = field(default_factory=list)  # table, id, column
     rejects: list[Reject] = field(default_factory=list)
+    unreadable: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # id ranges that the source lost
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -58,7 +59,7 @@ class _Side:
 
 def verify(job: Job, database: Database) -> Found:
     """Compare all rows up to `job.bounds`, or just the rows `job.ids` of `job.table`."""
-    found = Found()
+    found = Found(unreadable=job.unreadable)
     schema = job.needs()
     nodes: set[int] = set()
     for table in schema.tables():
@@ -69,7 +70,8 @@ def verify(job: Job, database: Database) -> Found:
         noted = ledger.read(Path(job.ledger), table.name) if job.ledger else {}
         compared, beyond = 0, None
         for keys, rows in _chunks(job, table):
-            judged = _expected(source_rows.judge(rows, schema), nodes, found)
+            judged = source_rows.judge(rows, schema, job.isolated_of(table.name))
+            judged = _expected(judged, nodes, found)
             compared += len(judged.rows)
             beyond = keys.upto if isinstance(keys, Range) else None
             side = _READERS[table.name](database, schema, keys)
@@ -163,8 +165,10 @@ def _compare(judged: Judged, side: _Side, noted: Mapping[int, bytes], found: Fou
 def _sort_extra(table: str, keys: Sequence[int], noted: Mapping[int, bytes], found: Found) -> None:
     """A row that only the target has: the source deleted it since, or it was never the source's.
 
-    Without a ledger the two cannot be told apart, and the source is right.
+    Without a ledger the two cannot be told apart, and the source is right. What was copied before its page was damaged
+    stays: this is the last copy.
     """
+    keys = [key for key in keys if not any(first <= key <= last for first, last in found.unreadable.get(table, ()))]
     _note(found.removed, table, [key for key in keys if key in noted or not noted])
     found.damaged.extend((table, key, "not a row of the source") for key in keys if noted and key not in noted)
 

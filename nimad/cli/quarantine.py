@@ -1,0 +1,80 @@
+"""`nimad quarantine`."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nimad.cli.migrate import run_to_the_end
+from nimad.cli.options import file_option
+from nimad.config import load
+from nimad.migration.quarantined import Quarantined, matching, quarantined
+
+#: Tables that a memory's rows come from.
+_TABLES = ("memory_nodes", "memory_edges", "memory_turns")
+
+target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
+json_option = click.option("--json", "as_json", is_flag=True, help="Entries as JSON lines.")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def quarantine(context: click.Context) -> None:
+    """Look at the rows that a migration set aside, and try them again."""
+    if context.invoked_subcommand is None:
+        context.invoke(list_)
+
+
+@quarantine.command("list")
+@target_option
+@json_option
+def list_(target: Path | None = None, *, as_json: bool = False) -> None:
+    """List what was set aside, and why."""
+    found = _find(target)
+    for entry in found.entries:
+        click.echo(json.dumps(entry, ensure_ascii=False) if as_json else _line(entry))
+    if as_json:
+        return
+    if not found.entries:
+        click.echo("Nothing is in quarantine.")
+        return
+    click.echo(f"{len(found.entries)} entries in {found.file}")
+    click.echo("Look at one whole: nimad quarantine show ID. Once their cause is mended: nimad quarantine retry")
+
+
+@quarantine.command()
+@click.argument("key", metavar="ID")
+@click.option("--table", type=click.Choice(_TABLES), help="Which table's, where several have that id.")
+@target_option
+@json_option
+def show(key: str, table: str | None, target: Path | None, *, as_json: bool) -> None:
+    """Show everything that is known of one row."""
+    for entry in matching(_find(target), key, table):
+        click.echo(json.dumps(entry, ensure_ascii=False, indent=None if as_json else 2))
+
+
+@quarantine.command()
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@target_option
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
+def retry(*, source: Path | None, target: Path | None, config: Path | None, as_json: bool) -> None:
+    """Try everything that was set aside again.
+
+    An unfinished migration goes on and tries them too. For a finished one, a new target is made beside it; the old
+    one is kept as a dated backup. Refused once another program has written to the target.
+    """
+    settings = load({"source": source, "target": target, "retry": True}, os.environ, config)
+    run_to_the_end(settings, as_json=as_json)
+
+
+def _find(target: Path | None) -> Quarantined:
+    return quarantined(load({"target": target}, os.environ).target)
+
+
+def _line(entry: Mapping[str, Any]) -> str:
+    tried = f" ({entry['attempts']} workers failed on it)" if entry.get("attempts") else ""
+    return f"{entry['table']:<13} {entry['id']!s:>8}  {entry['part']:<10} {entry['reason']}{tried}"

@@ -1,0 +1,87 @@
+"""A source some of whose pages are damaged: what can be read of it goes through, what cannot is listed.
+
+The readable rows are copied into a clean SQLite file beside the target, and the run reads that one. It is made anew
+by each run and thrown away at its end; the source itself is never written to.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from nimad.config import Settings
+from nimad.disk import sqlite_pieces
+from nimad.errors import DiskError, SourceDamagedError
+from nimad.migration import machine
+from nimad.migration.events import Listener, Salvaged
+from nimad.migration.files import Files
+from nimad.source import salvage
+from nimad.source.file import SourceFile
+from nimad.source.ranges import shown
+from nimad.source.rows import Reject
+from nimad.source.survey import Survey, survey
+
+
+@dataclass(frozen=True)
+class Readable:
+    """The file that a run reads, what it holds, and what of the memory it lacks."""
+
+    source: SourceFile
+    survey: Survey
+    lost: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    rejects: Sequence[Reject] = ()
+
+
+def readable(settings: Settings, files: Files, listener: Listener) -> Readable:
+    """Survey the source, or, where its pages are damaged, what can be read of it."""
+    source = SourceFile(settings.source)
+    try:
+        found = survey(source, nodes_only=settings.nodes_only)
+        damage = salvage.damage(source, found.schema)
+    except SourceDamagedError as error:
+        damage = [str(error)]
+    if not damage:
+        return Readable(source, found)
+    if settings.dry_run:
+        raise SourceDamagedError(
+            f"{source.path} is damaged ({damage[0]}); a real run copies what can be read and lists the rest"
+        )
+    return _salvaged(settings, source, files, damage, listener)
+
+
+def _salvaged(
+    settings: Settings, source: SourceFile, files: Files, damage: Sequence[str], listener: Listener
+) -> Readable:
+    discard_copy(files)
+    free, needed = machine.free_disk(files.salvaged.parent), source.size()
+    if free < needed:
+        raise DiskError(
+            f"{source.path} is damaged ({damage[0]}), and copying what can be read needs up to {needed / 10**6:.0f} MB "
+            f"beside the target, where {free / 10**6:.0f} MB are free"
+        )
+    saved = salvage.salvage(source, files.salvaged)
+    copy = SourceFile(files.salvaged)
+    found = replace(survey(copy, nodes_only=settings.nodes_only), identity=source.identity(), size=source.size())
+    tables = {table.name for table in found.schema.tables()}
+    lost = {table: ranges for table, ranges in saved.lost.items() if table in tables}
+    odd = {table: keys for table, keys in saved.odd.items() if table in tables}
+    listener(Salvaged(damage, {name: rows for name, rows in saved.rows.items() if name in tables}, lost))
+    rejects = [
+        *(reject for reject in saved.rejects if reject.table in tables),
+        *(_lost(table, first, last) for table, ranges in lost.items() for first, last in ranges),
+        *(_odd(table, key) for table, keys in odd.items() for key in keys),
+    ]
+    return Readable(copy, found, lost, rejects)
+
+
+def _lost(table: str, first: int, last: int) -> Reject:
+    reason = "the pages of SQLite's file that would hold these ids are damaged; some of them may never have been used"
+    return Reject(table, shown(first, last), "range", reason, {})
+
+
+def _odd(table: str, key: int) -> Reject:
+    return Reject(table, key, "id", "its page is damaged: the row migrates, and may have had another id", {})
+
+
+def discard_copy(files: Files) -> None:
+    """Throw away the copy of a damaged source."""
+    for piece in sqlite_pieces(files.salvaged):
+        piece.unlink(missing_ok=True)

@@ -1,0 +1,223 @@
+"""Ends: every way in which a worker can end, and what the supervisor does about it.
+
+`RULES` is the one table of this: a kind of end, the action, and why. A kind is told by the exit status, by the
+kernel's word on memory, by what the worker itself says, and by the engine's messages (ladybug 0.22, where not said
+otherwise; each was provoked once and its text taken from there).
+"""
+
+import json
+import re
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from nimad.worker.job import Failure
+
+
+class Kind(StrEnum):
+    """How a worker ended that did not do its job."""
+
+    CRASHED = "crashed"
+    KILLED = "killed"
+    OUT_OF_MEMORY = "out of memory"
+    HUNG = "hung"
+    NO_ANSWER = "no answer"
+    HALF_ANSWER = "half an answer"
+    FRAME_RELEASE = "frame release"
+    POOL_FULL = "pool full"
+    CHECKPOINT_FAILED = "checkpoint failed"
+    PANIC = "engine in panic"
+    ALLOCATION = "allocation failed"
+    ADDRESS_SPACE = "address space"
+    WAL_REPLAY = "write-ahead log"
+    UNREADABLE = "unreadable target"
+    DAMAGED = "damaged target"
+    LOCKED = "locked"
+    STORAGE_VERSION = "storage version"
+    DISK = "disk"
+    NOT_ALLOWED = "not allowed"
+    DUPLICATE_KEY = "duplicate key"
+    CONVERSION = "conversion"
+    ENGINE_ERROR = "engine error"
+    ENGINE_MISSING = "engine missing"
+    SOURCE_BUSY = "source busy"
+    SOURCE = "source"
+    SCHEMA = "schema"
+    STRICT = "strict"
+    UNEXPECTED = "unexpected"
+
+
+class Action(StrEnum):
+    """What follows an end. After the last try, every action but STOP and REPAIR becomes ISOLATE."""
+
+    RETRY = "retry"
+    LARGER_POOL = "larger pool"
+    SMALLER_BATCH = "smaller batch"
+    ISOLATE = "isolate"
+    REPAIR = "repair"
+    STOP = "stop"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One row of the table."""
+
+    action: Action
+    why: str
+
+
+RULES: Mapping[Kind, Rule] = {
+    Kind.CRASHED: Rule(Action.RETRY, "a crash may be chance; a row that causes it does so in every try"),
+    Kind.KILLED: Rule(Action.RETRY, "somebody's doing, not the batch's"),
+    Kind.OUT_OF_MEMORY: Rule(Action.SMALLER_BATCH, "the kernel ended it for want of memory: fewer rows need less"),
+    Kind.HUNG: Rule(Action.SMALLER_BATCH, "fewer rows take less time; a row that hangs is left over in the end"),
+    Kind.NO_ANSWER: Rule(Action.RETRY, "it went without a word; the count tells what arrived"),
+    Kind.HALF_ANSWER: Rule(Action.RETRY, "it went in the middle of a word; the count tells what arrived"),
+    Kind.FRAME_RELEASE: Rule(Action.RETRY, "the pages were written before it: a fresh process counts them"),
+    Kind.POOL_FULL: Rule(Action.LARGER_POOL, "it has to hold the node group that a checkpoint rewrites"),
+    Kind.CHECKPOINT_FAILED: Rule(Action.RETRY, "«durable», says the engine, and it may be: a fresh process counts"),
+    Kind.PANIC: Rule(Action.RETRY, "it refuses to go on in this process; a fresh one counts"),
+    Kind.ALLOCATION: Rule(Action.SMALLER_BATCH, "rows and Arrow table stand beside the pool: fewer rows need less"),
+    Kind.ADDRESS_SPACE: Rule(Action.STOP, "the limit on our address space is below what the plan asks for"),
+    Kind.WAL_REPLAY: Rule(Action.REPAIR, "the log is torn; what the last checkpoint holds is whole without it"),
+    Kind.UNREADABLE: Rule(Action.REPAIR, "no repetition opens it"),
+    Kind.DAMAGED: Rule(Action.REPAIR, "it opens, and what it holds cannot be read"),
+    Kind.LOCKED: Rule(Action.RETRY, "another process has the file open, and may be about to close it"),
+    Kind.STORAGE_VERSION: Rule(Action.STOP, "the file belongs to another engine"),
+    Kind.DISK: Rule(Action.STOP, "only somebody who makes room mends that"),
+    Kind.NOT_ALLOWED: Rule(Action.STOP, "only somebody who changes the permissions mends that"),
+    Kind.DUPLICATE_KEY: Rule(Action.RETRY, "the keys that are there are looked up anew in each try"),
+    Kind.CONVERSION: Rule(Action.ISOLATE, "the same value fails in the same way every time"),
+    Kind.ENGINE_ERROR: Rule(Action.RETRY, "an error without a rule of its own may be chance"),
+    Kind.ENGINE_MISSING: Rule(Action.STOP, "somebody has to install it"),
+    Kind.SOURCE_BUSY: Rule(Action.RETRY, "whoever holds the source lets go of it some time"),
+    Kind.SOURCE: Rule(Action.STOP, "the source cannot be read as it is"),
+    Kind.SCHEMA: Rule(Action.STOP, "the columns are no longer those that the target was begun with"),
+    Kind.STRICT: Rule(Action.STOP, "that is what --strict asks for"),
+    Kind.UNEXPECTED: Rule(Action.RETRY, "an error without a rule of its own may be chance"),
+}
+
+#: Ends that may be the machine's doing as well as a row's: memory, time, or somebody with `kill`.
+CIRCUMSTANTIAL = frozenset({Kind.KILLED, Kind.OUT_OF_MEMORY, Kind.HUNG, Kind.POOL_FULL, Kind.ALLOCATION, Kind.LOCKED})
+
+#: The engine's messages; the first match counts, so what made a checkpoint fail comes before its having failed.
+_MESSAGES: tuple[tuple[Kind, str], ...] = (
+    (Kind.FRAME_RELEASE, r"Releasing physical memory"),
+    (Kind.DISK, r"No space left on device|Disk quota exceeded|Input/output error|File too large"),
+    # A full disk may also show as a short write, with whatever error number came before it.
+    (Kind.DISK, r"Cannot write to file|Failed to (sync|truncate) file|WAL sync failed|numBytesRead: -1"),
+    (Kind.NOT_ALLOWED, r"Permission denied|Read-only file system"),
+    (Kind.LOCKED, r"Could not (set )?lock"),
+    (Kind.POOL_FULL, r"buffer pool is full"),
+    (Kind.ADDRESS_SPACE, r"Mmap for size"),
+    (
+        Kind.WAL_REPLAY,
+        r"WAL file is corrupted|Corrupted [Ww]|\.wal with size|Database ID for temporary|enableChecksums",
+    ),
+    (Kind.STORAGE_VERSION, r"different version\. Database file version: \d{1,4}\b"),
+    (Kind.DAMAGED, r"may be corrupted|outside the database file|Load table failed|codec can't decode"),
+    (Kind.PANIC, r"panic state|refuses further writes"),
+    (Kind.CHECKPOINT_FAILED, r"Transaction committed successfully"),
+    (Kind.ALLOCATION, r"bad_alloc|MemoryError|Cannot allocate memory|Resource temporarily unavailable"),
+    (Kind.DUPLICATE_KEY, r"duplicated primary key"),
+    (Kind.CONVERSION, r"^(Copy|Conversion|Overflow|Binder|Parser) exception"),
+)
+_PATTERNS = tuple((kind, re.compile(pattern)) for kind, pattern in _MESSAGES)
+
+_OF_FAILURE: Mapping[Failure, Kind] = {
+    Failure.ENGINE: Kind.ENGINE_MISSING,
+    Failure.SOURCE: Kind.SOURCE,
+    Failure.BUSY: Kind.SOURCE_BUSY,
+    Failure.SCHEMA: Kind.SCHEMA,
+    Failure.DISK: Kind.DISK,
+    Failure.STRICT: Kind.STRICT,
+    Failure.TARGET: Kind.ENGINE_ERROR,
+    Failure.UNOPENED: Kind.UNREADABLE,
+    Failure.UNEXPECTED: Kind.UNEXPECTED,
+}
+
+#: What means a damaged file when the engine says it while opening one: «bad_alloc» is a wild length in its catalog.
+_DAMAGE_AT_OPENING = (Kind.DAMAGED, Kind.ALLOCATION, Kind.CONVERSION)
+
+_CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
+
+
+@dataclass(frozen=True)
+class Answer:
+    """How a worker ended, and what it said. `kind` is None when it did its job."""
+
+    kind: Kind | None = None
+    message: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    stack: str = ""  # the end of its stderr, when it failed
+
+    @property
+    def ok(self) -> bool:
+        return self.kind is None
+
+    @property
+    def rule(self) -> Rule:
+        """What to do about it. Only a worker that did not do its job has one."""
+        if self.kind is None:
+            raise ValueError("a worker that did its job needs no rule")
+        return RULES[self.kind]
+
+
+@dataclass(frozen=True)
+class End:
+    """A worker's end as the system sees it. `status`: exit status, or minus the signal."""
+
+    status: int
+    output: bytes
+    errors: bytes
+    limit_s: float | None = None  # that it overran
+    oom_kills: int = 0  # of the kernel's, while it worked
+
+
+def judge(end: End) -> Answer:
+    """What an end means."""
+    stack = end.errors.decode(errors="replace").strip()
+    if end.limit_s is not None:
+        return Answer(Kind.HUNG, f"the worker did not end within {end.limit_s:.0f} s and was ended", {}, stack)
+    if end.status < 0:
+        return Answer(*_of_signal(-end.status, end.oom_kills), {}, stack)
+    facts = _facts(end.output)
+    if facts is None:
+        kind, what = (Kind.HALF_ANSWER, "half an answer") if end.output else (Kind.NO_ANSWER, "no answer")
+        return Answer(kind, f"the worker ended with status {end.status} and {what}", {}, stack)
+    if facts.get("ok"):
+        return Answer(None, "", facts)
+    return Answer(_of_words(Failure(facts["failure"]), facts["message"]), facts["message"], facts, stack)
+
+
+def _of_signal(number: int, oom_kills: int) -> tuple[Kind, str]:
+    if number == signal.SIGKILL and oom_kills:
+        return Kind.OUT_OF_MEMORY, "the worker was ended by the kernel: out of memory (SIGKILL)"
+    kind = Kind.CRASHED if number in _CRASHES else Kind.KILLED
+    return kind, f"the worker was ended by {_signal_name(number)}"
+
+
+def _of_words(failure: Failure, message: str) -> Kind:
+    found = next((kind for kind, pattern in _PATTERNS if pattern.search(message)), None)
+    if failure is Failure.UNOPENED and found in (None, *_DAMAGE_AT_OPENING):
+        return Kind.UNREADABLE
+    if failure in (Failure.TARGET, Failure.UNOPENED, Failure.UNEXPECTED) and found is not None:
+        return found
+    return _OF_FAILURE[failure]
+
+
+def _facts(output: bytes) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(output) if output.endswith(b"\n") else None
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) and (facts.get("ok") or {"failure", "message"} <= facts.keys()) else None
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,145 @@
+"""Isolation: which rows take a worker down.
+
+Rows are tried in a target of their own that is thrown away each time, in halves of halves, until those that fail
+stand alone. That costs no space and no time in the staging file, and tells a row that cannot be loaded from a
+staging file that cannot take any: what passes here was not the rows' fault.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from nimad.disk import discard
+from nimad.errors import RefusedError
+from nimad.migration import retry
+from nimad.migration.context import Context
+from nimad.migration.ends import CIRCUMSTANTIAL, Action, Answer
+from nimad.migration.events import Isolated, Isolating
+from nimad.source import rows as source_rows
+from nimad.source.ranges import Range
+from nimad.worker import quarantine
+from nimad.worker.job import Job, Task
+
+#: Before the first row is blamed, so many others from all over a batch of at least that size have a try.
+SAMPLE_ROWS = 8
+SAMPLED_BATCH = 16
+#: Seconds before each further try of a single row, when its failure may be the machine's, and when it hardly is.
+CONFIRM_S = retry.DELAYS_S[1:]
+CONFIRM_CRASH_S = retry.DELAYS_S[1:2]
+
+
+def isolate_range(context: Context, part: Range, answer: Answer) -> bool:
+    """Find the rows of a range that take workers down, and note them for the quarantine; whether there are any."""
+    table = context.survey.schema.table(part.table)
+    known = context.isolated.get(part.table, {})
+    ids = [key for key in context.source.read(lambda c: source_rows.keys_of(c, table, part)) if key not in known]
+
+    def job(piece: Sequence[int]) -> Job:
+        after = piece[0] - 1 if piece[0] > -(2**63) else None
+        return _job(context, part.table, range=Range(part.table, after, piece[-1], len(piece), part.bytes))
+
+    return _isolate(context, part.table, ids, job, answer)
+
+
+def isolate_ids(context: Context, table: str, ids: Sequence[int], answer: Answer) -> bool:
+    """The same for rows named by their ids."""
+    known = context.isolated.get(table, {})
+    rest = sorted(key for key in ids if key not in known)
+    return _isolate(context, table, rest, lambda piece: _job(context, table, ids=list(piece)), answer)
+
+
+def _job(context: Context, table: str, **facts: object) -> Job:
+    return context.job(Task.TRY, target=str(context.files.trial), table=table, **facts)
+
+
+def _isolate(
+    context: Context, table: str, ids: Sequence[int], job: Callable[[Sequence[int]], Job], answer: Answer
+) -> bool:
+    if not ids:
+        return False
+    if context.settings.strict:
+        raise RefusedError(
+            f"stopped by --strict: a batch of {table} cannot be loaded ({answer.message}); find its rows and set them "
+            "aside by running without --strict"
+        )
+    context.listener(Isolating(table, len(ids), answer.message))
+    try:
+        return _Search(context, table, ids, job).find()
+    finally:
+        discard(context.files.trial)
+
+
+def _set_aside(context: Context, table: str, key: int, reason: str, attempts: int) -> None:
+    """Note a row for the workers to leave out, and write it to the quarantine, so that no later run looks for it."""
+    engine = context.engine_name()
+    context.isolated.setdefault(table, {})[key] = (reason, attempts, engine)
+    what = context.survey.schema.table(table)
+    rows = context.source.read(lambda c: source_rows.read_ids(c, what, [key]))
+    rejects = [
+        replace(source_rows.set_aside(rows, position, "row", reason), attempts=attempts, engine=engine)
+        for position in range(len(rows))
+    ]
+    context.confirmed.update(quarantine.add(context.files.quarantining, rejects))
+    context.listener(Isolated(table, key, reason, attempts))
+
+
+class _Search:
+    """One search through a batch that failed."""
+
+    def __init__(self, context: Context, table: str, ids: Sequence[int], job: Callable[[Sequence[int]], Job]) -> None:
+        self._context, self._table, self._ids, self._job = context, table, ids, job
+        self._passed = 0
+
+    def find(self) -> bool:
+        """Set aside the rows that fail alone; whether there are any."""
+        return self._find(self._ids, attempts=len(retry.DELAYS_S))
+
+    def _find(self, ids: Sequence[int], attempts: int) -> bool:
+        answer, attempts = self._try(ids), attempts + 1
+        if answer.ok:
+            return False
+        if len(ids) == 1:
+            return self._found(ids, answer, attempts)
+        half = len(ids) // 2
+        in_first = self._find(ids[:half], attempts)
+        return self._find(ids[half:], attempts) or in_first
+
+    def _found(self, row: Sequence[int], answer: Answer, attempts: int) -> bool:
+        """Set a single row aside that failed, unless it was chance, or nothing at all can be loaded."""
+        for delay in CONFIRM_S if answer.kind in CIRCUMSTANTIAL else CONFIRM_CRASH_S:
+            self._context.workers.pause(delay)
+            answer, attempts = self._try(row), attempts + 1
+            if answer.ok:
+                return False
+        if not self._passed:
+            self._try_the_machine()
+        _set_aside(self._context, self._table, row[0], answer.message, attempts)
+        return True
+
+    def _try(self, ids: Sequence[int]) -> Answer:
+        discard(self._context.files.trial)
+        answer = self._context.do(self._job(ids))
+        if answer.ok:
+            self._passed += 1
+        elif answer.rule.action is Action.STOP:
+            raise retry.error_of(answer)
+        return answer
+
+    def _try_the_machine(self) -> None:
+        """No row has passed yet: a machine on which nothing works is not to be taken for bad rows."""
+        discard(self._context.files.trial)
+        answer = self._context.do(_job(self._context, self._table))
+        if not answer.ok:
+            self._blame_the_machine(answer)
+        if len(self._ids) < SAMPLED_BATCH:
+            return
+        for key in self._ids[1 :: len(self._ids) // SAMPLE_ROWS]:
+            answer = self._try([key])
+            if answer.ok:
+                return
+        self._blame_the_machine(answer)
+
+    def _blame_the_machine(self, answer: Answer) -> None:
+        raise RefusedError(
+            f"batches of {self._table} fail at every size ({answer.message}), so it is this machine and not a row: "
+            "free some memory, look for errors in its journal (dmesg), then run again"
+        )

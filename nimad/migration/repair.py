@@ -1,0 +1,96 @@
+"""Repair: an unfinished target that does not open is made to open, or set aside and begun anew.
+
+Nothing is deleted: whatever keeps it from opening gets a name with the date and stays for whoever wants to look.
+"""
+
+import os
+import time
+
+from nimad.disk import READ_SUFFIXES, pieces, sync
+from nimad.errors import RefusedError
+from nimad.migration import retry
+from nimad.migration.context import Context
+from nimad.migration.ends import Answer, Kind
+from nimad.migration.events import SetAside
+from nimad.migration.files import free_name, move_aside
+from nimad.worker.job import Task
+
+#: How often an unfinished target is set aside whole and begun anew, and how often one is repaired in one run.
+REBUILDS = 2
+REPAIRS = 8
+
+#: Ends of a worker that opens and counts a file, which tell that it cannot be opened.
+_UNREADABLE = frozenset(
+    {Kind.WAL_REPLAY, Kind.UNREADABLE, Kind.DAMAGED, Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR}
+)
+
+
+def repair(context: Context, found: Answer | None = None) -> None:
+    """Make the staging file open, and count it. `found`: how a worker failed on it. Raises when no repair helps."""
+    context.repairs += 1
+    if context.repairs > REPAIRS:
+        raise RefusedError(
+            f"{context.files.staging} had to be repaired {REPAIRS} times in this run; check the disk (dmesg), then "
+            "run again, or begin anew with --restart"
+        )
+    if found is not None and found.kind is Kind.DAMAGED:
+        _set_whole_aside(context, found)
+        return
+    answer = _count(context)
+    if answer is not None and _set_logs_aside(context, answer):
+        answer = _count(context)
+    if answer is not None:
+        _set_whole_aside(context, answer)
+
+
+def _count(context: Context) -> Answer | None:
+    """Count the staging file, with what a log holds taken in; the worker's answer when the file does not open.
+
+    Raises what no repair mends: a full disk, another engine, another program that has it open.
+    """
+    if not context.files.staging.exists():
+        context.note_staging({})
+        return None
+    count = context.job(Task.COUNT, writable=True)
+    answer = retry.quietly(context, count)
+    if answer.kind in _UNREADABLE:
+        return answer
+    if not answer.ok:
+        answer = retry.attempt(context, retry.same(count))
+    context.note_staging(answer.facts["counts"])
+    return None
+
+
+def _set_logs_aside(context: Context, answer: Answer) -> bool:
+    """Give what the engine would replay another name: the last checkpoint is whole without it."""
+    staging = context.files.staging
+    logs = [log for suffix in READ_SUFFIXES if os.path.lexists(log := staging.with_name(staging.name + suffix))]
+    if logs:
+        stamp = _stamp()
+        moved = [log.rename(free_name(log.with_name(f"{log.name}.{stamp}"))) for log in logs]
+        sync(staging.parent)
+        context.listener(SetAside([str(path) for path in moved], answer.message, whole=False))
+    return bool(logs)
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%d-%H%M%S")
+
+
+def _set_whole_aside(context: Context, answer: Answer) -> None:
+    """Give the staging file another name; what SQLite holds is loaded into a new one."""
+    files, state = context.files, context.state
+    if state.rebuilds >= REBUILDS:
+        raise RefusedError(
+            f"{files.staging} cannot be opened ({answer.message}) although it was begun anew {REBUILDS} times; check "
+            "the disk (dmesg), then begin again with --restart"
+        )
+    state.rebuilds += 1
+    aside = free_name(files.staging.with_name(f"{files.staging.name}.{_stamp()}"))
+    moved = [to for piece, to in zip(pieces(files.staging), pieces(aside), strict=True) if os.path.lexists(piece)]
+    move_aside(files.staging, aside)
+    sync(files.staging.parent)
+    files.ledger.unlink(missing_ok=True)
+    context.listener(SetAside([str(path) for path in moved], answer.message, whole=True))
+    context.note_staging({})
+    state.write()

@@ -1,0 +1,229 @@
+"""Rows that take down whoever loads them end in quarantine, and nothing else does.
+
+The workers are real, with the real engine; `bad_worker.py` makes them die of rows whose text says how.
+"""
+
+import json
+import threading
+from pathlib import Path
+
+import bad_worker
+import pytest
+from click.testing import CliRunner
+from support import Hurried, Memory, change, edge, make_memory, migrate, node, read_source, read_target, turn
+
+import nimad
+from nimad.cli.main import cli
+from nimad.errors import ExitCode, RefusedError, StoppedError
+from nimad.migration import child, isolation, patience
+from nimad.migration.events import BatchFailed, BatchRecovered, Event, Isolated, Isolating
+
+#: What the quarantine says of each way to die.
+REASONS = {
+    "segv": "the worker was ended by SIGSEGV",
+    "bus": "the worker was ended by SIGBUS",
+    "ill": "the worker was ended by SIGILL",
+    "fpe": "the worker was ended by SIGFPE",
+    "abort": "the worker was ended by SIGABRT",
+    "kill": "the worker was ended by SIGKILL",
+    "term": "the worker was ended by SIGUSR1",
+    "exit": "the worker ended with status 3 and no answer",
+    "silent": "the worker ended with status 0 and no answer",
+    "half": "the worker ended with status 0 and half an answer",
+    "error": "Runtime exception: something nobody has a rule for",
+    "conversion": "Conversion exception: Cast failed. This value cannot be.",
+    "memory": "MemoryError",
+}
+LAST = 60
+
+
+@pytest.fixture(autouse=True)
+def bad_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "WORKER", ("-P", bad_worker.__file__))
+
+
+def memory(tmp_path: Path, poison: dict[int, str]) -> Path:
+    """Nodes 1 to 60, some of them poisoned, with edges among the first thirty and turns among the last."""
+    return make_memory(
+        tmp_path / "graph.sqlite",
+        nodes=[node(key, text=f"poison:{poison[key]} {key}" if key in poison else f"memory {key}") for key in ids()],
+        edges=[edge(key, key, key + 1) for key in range(1, 30)],
+        turns=[turn(key, 30 + key, None, 31 + key) for key in range(1, 29)],
+    )
+
+
+def ids() -> range:
+    return range(1, LAST + 1)
+
+
+def assert_all_but(source: Path, target: Path, poison: set[int]) -> Memory:
+    """Fail unless exactly the poisoned nodes are missing, and of edges and links those that hang on them."""
+    here, there = read_source(source), read_target(target)
+    assert set(there.nodes) == set(here.nodes) - poison
+    assert all(there.nodes[key]["text"] == here.nodes[key]["text"] for key in there.nodes)
+    whole = {key for key, row in here.edges.items() if not {row["source_id"], row["target_id"]} & poison}
+    assert set(there.edges) == whole
+    assert set(there.turns) == set(here.turns)
+    for kind, pairs in here.links.items():
+        assert there.links[kind] == [pair for pair in pairs if pair[1] not in poison]
+    return there
+
+
+def test_a_full_set_of_poisons_ends_in_quarantine_and_every_other_row_in_the_target(tmp_path: Path) -> None:
+    poison = dict(zip(range(20, LAST), REASONS, strict=False))
+    assert len(poison) == len(REASONS)
+    source = memory(tmp_path, poison)
+    run = migrate(source, clock=Hurried())
+
+    assert_all_but(source, run.target, set(poison))
+    isolated = {entry["id"]: entry for entry in run.quarantine if entry["table"] == "memory_nodes"}
+    assert {key: entry["reason"] for key, entry in isolated.items()} == {k: REASONS[way] for k, way in poison.items()}
+    for key, entry in isolated.items():
+        assert entry["part"] == "row"
+        assert entry["attempts"] > 4
+        assert entry["engine"].startswith("ladybug 0.22")
+        assert entry["row"]["text"] == f"poison:{poison[key]} {key}"
+    assert {event.id for event in run.all(Isolated)} == set(poison)
+    assert run.result.exit_code == ExitCode.QUARANTINED
+    assert run.result.migrated == LAST - len(poison)
+    assert run.result.failed_batches == 1
+
+
+def test_a_row_that_hangs_is_given_its_time_and_then_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second one does not even heed SIGABRT."""
+    monkeypatch.setattr(patience, "FLOOR_S", 4.0)
+    monkeypatch.setattr(patience, "TRIAL_FLOOR_S", 4.0)
+    monkeypatch.setattr(child, "ABORT_GRACE_S", 1.0)
+    monkeypatch.setattr(isolation, "CONFIRM_S", (0.0,))
+    source = make_memory(
+        tmp_path / "graph.sqlite",
+        nodes=[node(1), node(2, text="poison:hang"), node(3, text="poison:stubborn"), node(4)],
+    )
+    run = migrate(source, clock=Hurried())
+    assert {entry["id"] for entry in run.quarantine} == {2, 3}
+    assert all("did not end within 4 s" in entry["reason"] for entry in run.quarantine)
+    assert set(read_target(run.target).nodes) == {1, 4}
+    stack = run.all(BatchFailed)[0].stack
+    assert "in hang" in stack, "the Python stack of a worker that hangs is in the log"
+
+
+@pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
+def test_poisoned_edges_and_turns_are_isolated_too(tmp_path: Path, table: str) -> None:
+    source = memory(tmp_path, {})
+    column = "relation" if table == "memory_edges" else "turn_id"
+    change(source, f"UPDATE {table} SET {column} = 'poison:segv' || ' ' || id WHERE id = 11")
+    run = migrate(source, clock=Hurried())
+    assert [(entry["table"], entry["id"], entry["part"]) for entry in run.quarantine] == [(table, 11, "row")]
+    there = read_target(run.target)
+    rows = there.edges if table == "memory_edges" else there.turns
+    assert 11 not in rows
+    assert len(rows) == (28 if table == "memory_edges" else 27)
+
+
+def test_each_try_is_told_as_the_guide_has_it(tmp_path: Path) -> None:
+    clock, said = Hurried(), []
+    source = memory(tmp_path, {40: "segv"})
+    run = migrate(source, clock=clock)
+    from nimad.report.lines import lines
+
+    for event in run.events:
+        said += [text for _, text in lines(event)]
+    for number, delay in ((1, 1), (2, 5), (3, 15)):
+        assert f"Batch failed (attempt {number}/4): the worker was ended by SIGSEGV. Retrying in {delay}s..." in said
+    assert "Batch failed after 4 attempts: the worker was ended by SIGSEGV (at offset 0)" in said
+    assert "Looking for what stops this batch among 60 nodes..." in said
+    assert clock.waited[:3] == [1.0, 5.0, 15.0]
+
+
+def test_a_row_that_was_set_aside_stays_so_after_an_interruption_until_it_changes(tmp_path: Path) -> None:
+    source = memory(tmp_path, {40: "segv", 41: "kill"})
+    heard: list[Event] = []
+    stop = threading.Event()
+
+    def stop_once_isolated(event: Event) -> None:
+        heard.append(event)
+        if sum(isinstance(each, Isolated) for each in heard) == 2:
+            stop.set()
+
+    with pytest.raises(StoppedError):
+        nimad.migrate(nimad.Settings(source=source), stop_once_isolated, stop, Hurried())
+
+    change(source, "UPDATE memory_nodes SET text = 'cured' WHERE id = 41")
+    run = migrate(source, clock=Hurried())
+    assert run.all(Isolating) == [], "nothing is looked for twice"
+    assert_all_but(source, run.target, {40})
+    assert [entry["id"] for entry in run.quarantine if entry["table"] == "memory_nodes"] == [40]
+
+
+def test_a_row_that_turns_to_poison_while_the_run_goes_on_is_taken_out(tmp_path: Path) -> None:
+    """It was copied in health; then the agent changed it, and bringing it up to date takes the worker down."""
+    source = memory(tmp_path, {})
+    heard: list[Event] = []
+
+    def poison_after_loading(event: Event) -> None:
+        heard.append(event)
+        if type(event).__name__ == "Verifying":
+            change(source, "UPDATE memory_edges SET relation = 'poison:abort' WHERE id = 5")
+
+    result = nimad.migrate(nimad.Settings(source=source), poison_after_loading, clock=Hurried())
+    assert result.quarantined_ids == {"memory_edges": ["5"]}
+    assert 5 not in read_target(Path(result.target)).edges
+
+
+def test_strict_stops_at_a_batch_that_cannot_be_loaded(tmp_path: Path) -> None:
+    source = memory(tmp_path, {40: "segv"})
+    with pytest.raises(RefusedError, match="stopped by --strict: a batch of memory_nodes cannot be loaded"):
+        migrate(source, clock=Hurried(), strict=True)
+    assert not source.with_name("graph.ladybug").exists()
+
+
+def test_when_nothing_can_be_loaded_it_is_the_machine_and_not_every_row(tmp_path: Path) -> None:
+    source = memory(tmp_path, dict.fromkeys(ids(), "kill"))
+    events: list[Event] = []
+    with pytest.raises(RefusedError, match=r"fail at every size .* it is this machine and not a row"):
+        migrate(source, clock=Hurried(), events=events)
+    assert [event for event in events if isinstance(event, Isolated)] == []
+
+
+def test_a_memory_of_one_poisoned_row_is_told_from_a_machine_that_fails(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, text="poison:segv")])
+    run = migrate(source, clock=Hurried())
+    assert [entry["id"] for entry in run.quarantine] == [1]
+    assert read_target(run.target).nodes == {}
+
+
+def test_a_crash_that_was_chance_costs_one_try(tmp_path: Path) -> None:
+    """Between the tries the poison is taken out of the row, as if it had never been in it."""
+    source = memory(tmp_path, {40: "abort"})
+    heard: list[Event] = []
+
+    def cure(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, BatchFailed):
+            change(source, "UPDATE memory_nodes SET text = 'fine' WHERE id = 40")
+
+    result = nimad.migrate(nimad.Settings(source=source), cure, clock=Hurried())
+    assert [event.attempt for event in heard if isinstance(event, BatchRecovered)] == [2]
+    assert (result.exit_code, result.retries) == (ExitCode.COMPLETE, 1)
+
+
+# The command `nimad quarantine`
+
+
+def test_the_quarantine_is_listed_shown_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = memory(tmp_path, {40: "segv"})
+    target = migrate(source, clock=Hurried()).target
+    options = ["--target", str(target)]
+
+    listed = CliRunner().invoke(cli, ["quarantine", "list", *options])
+    assert listed.exit_code == 0
+    assert "memory_nodes        40  row        the worker was ended by SIGSEGV" in listed.output
+    shown = json.loads(CliRunner().invoke(cli, ["quarantine", "show", "40", "--json", *options]).output)
+    assert shown["row"]["text"] == "poison:segv 40"
+
+    monkeypatch.setattr(child, "WORKER", ("-P", "-m", "nimad.worker"))  # as after an upgrade of the engine
+    again = CliRunner().invoke(cli, ["quarantine", "retry", "--source", str(source), *options])
+    assert again.exit_code == 0, again.output
+    assert_all_but(source, target, set())
+    assert len(list(tmp_path.glob("graph.ladybug.backup-*"))) >= 1
+    assert "Nothing is in quarantine" in CliRunner().invoke(cli, ["quarantine", "list", *options]).output
