@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-long lint format bench clean
+.PHONY: demo test faults faults-arm64 faults-memory lint format bench clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -21,8 +21,15 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 test: $(READY)  ## the whole test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long"
 
-test-long: $(READY)  ## the torture tests at full length, minutes to an hour
-	$(BIN)/python -m pytest -m long
+faults: $(READY)  ## the torture tests at full length, half an hour or more; their figures in build/figures
+	mkdir -p build/figures
+	NIMAD_FIGURES=$(CURDIR)/build/figures $(BIN)/python -m pytest -m long
+
+faults-arm64: $(READY)  ## as root: a migration on a 16 KiB-page arm64 kernel under qemu
+	$(BIN)/python tests/system/arm64.py
+
+faults-memory: $(READY)  ## as root: the smallest memory limit at which a migration completes, in User-Mode Linux
+	$(BIN)/python tests/system/memory.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

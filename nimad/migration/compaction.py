@@ -6,6 +6,7 @@ from nimad.disk import discard, export_folder, is_closed, sync
 from nimad.migration import machine, retry
 from nimad.migration.context import Context
 from nimad.migration.events import Compacted, NotCompacted
+from nimad.migration.plan import compaction_needs
 from nimad.worker.job import Task
 
 #: A file larger than this many times its compact self is copied.
@@ -28,17 +29,33 @@ def compact_if_worthwhile(context: Context) -> bool:
         return False
     if not is_closed(context.files.staging):  # a log beside it would be replayed into the copy that takes its name
         return False
-    free = machine.free_disk(context.files.staging.parent)
-    if free < compact * DISK_FACTOR:
-        context.listener(NotCompacted(f"{int(compact * DISK_FACTOR):,} bytes of disk needed, {free:,} free"))
+    if context.compaction_failed:
+        return False
+    if why_not := _obstacle(context, compact):
+        context.compaction_failed = True
+        context.listener(NotCompacted(why_not))
         return False
     with context.phase("compacting"):
         return _compact(context, size)
 
 
+def _obstacle(context: Context, compact: int) -> str | None:
+    """What is missing for a copy: room for it on the disk, or memory for the engine while it makes one."""
+    free = machine.free_disk(context.files.staging.parent)
+    if free < compact * DISK_FACTOR:
+        return f"{int(compact * DISK_FACTOR):,} bytes of disk needed, {free:,} free"
+    memory, pool = compaction_needs(context.survey.row_bytes)
+    if memory > context.plan.memory_available or pool > context.plan.pool_limit:
+        return f"{memory:,} bytes of memory needed, {context.plan.memory_available:,} available"
+    return None
+
+
 def _compact(context: Context, size: int) -> bool:
     copy = context.files.compacted
+    before = context.pool_bytes
+    context.pool_bytes = max(before, compaction_needs(context.survey.row_bytes)[1])
     answer = retry.quietly(context, context.job(Task.COMPACT, copy_to=str(copy)))
+    context.pool_bytes = before
     if answer.ok:
         recount = retry.quietly(context, context.job(Task.COUNT, target=str(copy)))
         if recount.ok and recount.facts["counts"] == answer.facts["counts"]:
@@ -51,6 +68,7 @@ def _compact(context: Context, size: int) -> bool:
             return True
         answer = recount
     discard(copy)
+    context.compaction_failed = True  # and would fail again
     context.listener(NotCompacted(answer.message or "the copy does not hold the same rows"))
     return False
 

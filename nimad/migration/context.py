@@ -50,6 +50,7 @@ class Context:
     patience: Patience = field(default_factory=Patience)
     repairs: int = 0  # how often the staging file did not open
     schema_version: int = 0
+    compaction_failed: bool = False
     free_bytes: int = 0  # of the staging file, in pages that hold nothing
     began: float = field(default_factory=time.monotonic)
     batches: int = 0
@@ -148,9 +149,9 @@ class Context:
         """Raise `RefusedError` when the source lost more of what was copied than an agent deletes in passing."""
         if lost > max(SHRUNK_ROWS, copied * SHRUNK_SHARE) and not self.memory.lost:
             raise RefusedError(
-                f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. Nothing "
-                f"is published, and they are still in {self.files.staging}. Restore the source and run again; if they "
-                "are meant to be gone, begin anew with --restart"
+                f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. "
+                f"Nothing is published, and they are still in {self.files.staging}. Restore the source and run again; "
+                "if they are meant to be gone, begin anew with --restart"
             )
 
     def check_disk(self, needed: int, what: str) -> None:

@@ -31,18 +31,22 @@ POOL_FLOOR = 128 * MIB
 POOL_SHARE = 2
 #: A pool that was too small is followed by one this many times as large, up to what the memory allows.
 POOL_STEP = 2
-#: In batches, the pool has to hold the node group that a checkpoint rewrites: 500-row batches stopped at 4,500 rows
-#: with 64 MiB and at 9,500 with 128 MiB, some 5 kB a row.
-GROUP_FACTOR = 2.6
+#: In batches, the pool has to hold the node group that a checkpoint rewrites, whatever the batch: this many times the
+#: rows' bytes in it.
+GROUP_FACTOR = 3.8
 #: On pages above 4 KiB a checkpoint finds the pool full unless it is this much larger than the file, and scattered
 #: access charges whole pages.
 LARGE_PAGE_FACTOR = 1.7
 SMALL_PAGE = 4096
-#: A worker without its pool and its batch; a batch's rows and their Arrow table, against the rows' bytes.
-WORKER_BASE = 110 * MIB
-BATCH_FACTOR = 4
+#: What the supervisor and a worker take without pool and batch; what a batch takes beside the pool, against its bytes.
+PROCESSES_BASE = 116 * MIB
+BATCH_FACTOR = 7.3
+LEAST_BATCH = MIB
 #: Share of the free memory that a batch's rows may take.
 BATCH_SHARE = 16
+#: Memory and pool that a compaction takes, against the rows' bytes.
+COMPACTION_FACTOR = 7
+COMPACTION_POOL_FACTOR = 5
 #: A worker that waits for its turn; kept only where that much more is free.
 WAITING_WORKER = 64 * MIB
 #: Address space: enough for the file many times over, small enough for a 36-bit kernel.
@@ -135,14 +139,15 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
     available = settings.memory_limit or machine.available_memory()
     page = machine.page_bytes()
     least = _least_pool(survey, page)
-    limit = max(least, available - WORKER_BASE - BATCH_FACTOR * MIB)
-    pool = min(limit, max(least, _comfortable_pool(survey.row_bytes, available)))
+    outside = PROCESSES_BASE + int(BATCH_FACTOR * LEAST_BATCH)
+    limit = max(least, available - outside)
+    pool = min(limit, max(least, _comfortable_pool(survey.row_bytes * page // SMALL_PAGE, available)))
     largest = settings.max_batch_size or max(settings.batch_size, NODE_GROUP_ROWS)
     draft = Plan(
         first_batch=settings.batch_size,
         largest_batch=settings.batch_size if settings.fixed_batch else largest,
         growth=1 if settings.fixed_batch else GROWTH,
-        batch_bytes=max(MIB, min(pool // POOL_FACTOR, available // BATCH_SHARE)),
+        batch_bytes=_batch_bytes(pool, available),
         total_batches=0,
         pool_bytes=pool,
         pool_limit=limit,
@@ -150,14 +155,15 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         threads=min(machine.processors(), MAX_THREADS),
         page_bytes=page,
         memory_available=available,
-        memory_needed=least + WORKER_BASE + BATCH_FACTOR * MIB,
-        early_worker=available >= pool + WORKER_BASE + WAITING_WORKER,
+        memory_needed=least + outside,
+        early_worker=available >= pool + outside + WAITING_WORKER,
         chunk_rows=CHUNK_ROWS,
         chunk_bytes=max(MIB, min(CHUNK_BYTES, available // BATCH_SHARE)),
         disk_needed=0,
         disk_free=machine.free_disk(_existing(settings.target.parent)),
     )
-    total = draft.batches_for(survey.nodes.rows, draft.first_batch)
+    by_bytes = -(-survey.nodes.bytes // draft.batch_bytes)
+    total = max(by_bytes, draft.batches_for(survey.nodes.rows, draft.first_batch))
     return replace(draft, total_batches=total, disk_needed=_disk(survey.row_bytes, total))
 
 
@@ -170,6 +176,16 @@ def _disk(row_bytes: int, batches: int) -> int:
 def batch_disk(file: int, rows: int) -> int:
     """Bytes of disk that a batch of so many bytes may take: its rows, and a new copy of all that is there."""
     return file + int(rows * DISK_FACTOR) + BATCH_DISK_BASE
+
+
+def compaction_needs(row_bytes: int) -> tuple[int, int]:
+    """Bytes of memory, and of pool, that copying the whole target takes."""
+    return PROCESSES_BASE + COMPACTION_FACTOR * row_bytes, POOL_BASE + COMPACTION_POOL_FACTOR * row_bytes
+
+
+def _batch_bytes(pool: int, available: int) -> int:
+    beside_the_pool = int((available - PROCESSES_BASE - pool) / BATCH_FACTOR)
+    return max(LEAST_BATCH, min(pool // POOL_FACTOR, available // BATCH_SHARE, beside_the_pool))
 
 
 def _comfortable_pool(row_bytes: int, available: int) -> int:

@@ -32,8 +32,6 @@ REPEATS = 100_000
 _UNREADABLE = frozenset(
     {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_ABORT, sqlite3.SQLITE_TOOBIG}
 )
-#: Lines of `quick_check` about a value that a constraint forbids: such a row can be read, so that is no damage.
-_CONSTRAINTS = ("CHECK constraint failed", "NULL value in", "NUMERIC value in", "TEXT value in", "non-")
 
 #: A row, its key first. Empty where it cannot be read.
 _Row = tuple[Any, ...]
@@ -47,6 +45,9 @@ class Salvaged:
     `FIRST_KEY` or `LAST_KEY`. They are rowids in a table whose `id` is no INTEGER PRIMARY KEY.
     `odd`: ids of rows that were copied although SQLite does not find them by that id, so that it may be wrong.
     `rejects`: rows that were not copied, because their id belongs to another one.
+
+    In none of them is what SQLite passes over without an error, such as the rows of a page that claims to have
+    fewer; of that only `damage` and `unclaimed` know.
     """
 
     rows: Mapping[str, int]
@@ -56,21 +57,52 @@ class Salvaged:
 
 
 def damage(source: SourceFile, schema: Schema) -> list[str]:
-    """What SQLite finds wrong with the pages of each migrated table and of its indexes; empty when all is well."""
-    return source.read(
-        lambda connection: [line for table in schema.tables() for line in _damage_of(connection, table.name)]
-    )
+    """What SQLite finds wrong with each migrated table and its indexes; empty when all is well."""
+
+    def check(connection: sqlite3.Connection) -> list[str]:
+        said = [(table.name, line) for table in schema.tables() for line in _check(connection, table.name)]
+        # A value that a CHECK forbids can be read all the same; releases of NIMA differ in what they check.
+        return [f"{table}: {line}" for table, line in said if not line.startswith("CHECK constraint failed")]
+
+    return source.read(check)
 
 
-def _damage_of(connection: sqlite3.Connection, table: str) -> list[str]:
-    lines: list[str] = []
+def unclaimed(source: SourceFile) -> list[str]:
+    """Pages of the file that belong to nothing, or to two trees.
+
+    Where a page was overwritten with a whole one of another place, no check of the one table sees it, and its rows
+    are missing without an error. A damaged full-text index may leave such pages, too.
+    """
+    lines = source.read(lambda connection: _check(connection, 10_000))
+    return [line for line in lines if "never used" in line or "2nd reference" in line]
+
+
+def _check(connection: sqlite3.Connection, what: str | int) -> list[str]:
+    """The lines of a quick_check, of a table or, with the most lines as a number, of the file."""
+    query = "SELECT * FROM pragma_quick_check(?)"
     try:
-        for (said,) in connection.execute(f"PRAGMA quick_check({quoted(table)})"):
-            lines += said.splitlines()
+        said = [str(line) for (line,) in connection.execute(query, (what,))]
     except sqlite3.DatabaseError as error:
         _raise_unless_unreadable(error)
-        lines.append(str(error))
-    return [f"{table}: {line}" for line in lines if not line.startswith(("ok", "***", *_CONSTRAINTS))]
+        # What it says of the pages comes first, and would be lost with the error that follows it.
+        row = _first(connection, f"{query} LIMIT 1", what)
+        said = [*(row or ()), str(error)]
+    return [line for line in "\n".join(said).splitlines() if line != "ok" and not line.startswith("***")]
+
+
+def _first(connection: sqlite3.Connection, query: str, *values: str | int) -> _Row | None:
+    """The row of a query that gives one: None where there is none, and empty where it cannot be read.
+
+    A query for more would not do: Python's cursors read one row ahead, and an error there takes the row before it.
+    """
+    try:
+        row: _Row | None = connection.execute(query, values).fetchone()
+    except (MemoryError, OverflowError):  # a damaged row may claim to be of any length
+        return ()
+    except sqlite3.DatabaseError as error:
+        _raise_unless_unreadable(error)
+        return ()
+    return row
 
 
 def _raise_unless_unreadable(error: sqlite3.DatabaseError) -> None:
@@ -138,8 +170,8 @@ class _Shape:
     declared: tuple[tuple[str, str], ...]  # name and type of each column
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return (self.key, *(name for name, _ in self.declared if name != self.key))
+    def names(self) -> list[str]:
+        return [self.key, *(name for name, _ in self.declared if name != self.key)]
 
     @property
     def columns(self) -> str:
@@ -158,17 +190,20 @@ def _shape_of(connection: sqlite3.Connection, table: str) -> _Shape | None:
     if not declared:
         return None
     primary = connection.execute("SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE pk", (table,)).fetchall()
-    # A primary key with an index of its own is not the rowid: INTEGER PRIMARY KEY DESC, or WITHOUT ROWID.
+    # A primary key with an index of its own, such as INTEGER PRIMARY KEY DESC, is a column like others.
     indexed = connection.execute("SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'", (table,)).fetchone()
-    if len(primary) == 1 and primary[0][1] == "INTEGER" and not indexed:
-        return _Shape(table, primary[0][0], declared)
     taken = {name.lower() for name, _ in declared}
     key = next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
+    if len(primary) == 1 and primary[0][1] == "INTEGER" and not indexed:
+        key = primary[0][0]
+    shape = _Shape(table, key, declared)
     try:
-        connection.execute(f"SELECT {key} FROM {quoted(table)} LIMIT 0")
-    except sqlite3.OperationalError:
-        raise _corrupt(f"and {table} has no rowid, by which rows are saved") from None
-    return _Shape(table, key, declared)
+        # Names without the table's would be taken for texts where there is no such column.
+        names = ", ".join(f"{quoted(table)}.{quoted(name)}" for name in shape.names)
+        connection.execute(f"SELECT {names} FROM {quoted(table)} LIMIT 0")
+    except (sqlite3.OperationalError, UnicodeDecodeError) as error:  # WITHOUT ROWID, or a name that is no text
+        raise _corrupt(f"the columns of {table} cannot be told: {error}") from error
+    return shape
 
 
 class _Pages:
@@ -178,39 +213,41 @@ class _Pages:
         self.connection = connection
         self.shape = shape
         self.key = quoted(shape.key)
+        # An index may be damaged, and is never needed: these look at the table alone.
+        self.select_key = f"SELECT {self.key} FROM {quoted(shape.table)} NOT INDEXED"
+        self.select_row = f"SELECT {shape.columns} FROM {quoted(shape.table)} NOT INDEXED"
 
     def walk(self, start: int) -> Iterator[tuple[int, int | None]]:
         """Place and key of each row from `start` on, in the order of the pages; a key of None: a broken page."""
         place = 0
         while True:
             try:
-                for (key,) in self._select(self.key, self._from(start, place, -1)):
+                for (key,) in self.connection.execute(f"{self.select_key} {self._from(start, place, -1)}"):
                     yield place, key
                     place += 1
             except sqlite3.DatabaseError as error:
                 _raise_unless_unreadable(error)
-            # Python's cursor reads one row ahead, so that an error also takes the row before it.
-            row = self.key_at(start, place)
+            row = self.key_at(start, place)  # the row before the error, see `_first`
             if row is None:
                 return
             yield place, row[0] if row else None
             place += 1
 
     def key_at(self, start: int, place: int = 0) -> _Row | None:
-        return self._first(self.key, self._from(start, place, 1))
+        return _first(self.connection, f"{self.select_key} {self._from(start, place, 1)}")
 
     def row_at(self, start: int, place: int = 0) -> _Row | None:
-        return self._first(self.shape.columns, self._from(start, place, 1))
+        return _first(self.connection, f"{self.select_row} {self._from(start, place, 1)}")
 
     def row_of(self, key: int) -> _Row | None:
-        return self._first(self.shape.columns, f"WHERE {self.key} = ?", key)
+        return _first(self.connection, f"{self.select_row} WHERE {self.key} = ?", key)
 
     def has(self, key: int) -> bool:
         """Whether SQLite finds a row by this id, be its values readable or not."""
-        return bool(self._first(self.key, f"WHERE {self.key} = ?", key))
+        return bool(_first(self.connection, f"{self.select_key} WHERE {self.key} = ?", key))
 
-    def last(self) -> int:
-        row = self._first(self.key, f"ORDER BY {self.key} DESC LIMIT 1")
+    def last_key(self) -> int:
+        row = _first(self.connection, f"{self.select_key} ORDER BY {self.key} DESC LIMIT 1")
         return row[0] if row else LAST_KEY
 
     def _from(self, start: int, place: int, rows: int) -> str:
@@ -218,19 +255,6 @@ class _Pages:
         # Without a condition SQLite takes the first page instead of searching for it, which needs less of it whole.
         where = "" if start == FIRST_KEY else f"WHERE {self.key} >= {start} "
         return f"{where}ORDER BY {self.key} LIMIT {rows} OFFSET {place}"
-
-    def _first(self, what: str, where: str, *values: int) -> _Row | None:
-        try:
-            row: _Row | None = self._select(what, where, *values).fetchone()
-        except (MemoryError, OverflowError):  # a damaged row may claim to be of any length
-            return ()
-        except sqlite3.DatabaseError as error:
-            _raise_unless_unreadable(error)
-            return ()
-        return row
-
-    def _select(self, what: str, where: str, *values: int) -> sqlite3.Cursor:
-        return self.connection.execute(f"SELECT {what} FROM {quoted(self.shape.table)} NOT INDEXED {where}", values)
 
 
 class _Copy:
@@ -241,47 +265,49 @@ class _Copy:
         self.shape = shape
         self.key = quoted(shape.key)
         self.table = quoted(shape.table)
-        # Without types until all is in: a type would change values that damage, or a STRICT table, put there.
-        self._run(shape.create(typed=False))
+        # No constraint refuses a row; and until all are in, no type changes what damage, or a STRICT table, put there.
+        _write(connection, shape.create(typed=False))
 
     def insert(self, row: _Row) -> bool:
         """Add a row; False where its key is taken."""
         marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?" for value in row)
         values = [value.raw if isinstance(value, InvalidText) else value for value in row]
         insert = f"INSERT OR IGNORE INTO {self.table} ({self.shape.columns}) VALUES ({marks})"
-        return self._run(insert, *values).rowcount > 0
+        return _write(self.connection, insert, *values).rowcount > 0
 
     def get(self, key: int) -> _Row | None:
-        row: _Row | None = self._run(
-            f"SELECT {self.shape.columns} FROM {self.table} WHERE {self.key} = ?", key
-        ).fetchone()
+        query = f"SELECT {self.shape.columns} FROM {self.table} WHERE {self.key} = ?"
+        row: _Row | None = self.connection.execute(query, (key,)).fetchone()
         return row
-
-    def below(self, key: int) -> int:
-        """The highest key below this one."""
-        row = self._run(f"SELECT max({self.key}) FROM {self.table} WHERE {self.key} < ?", key).fetchone()
-        return FIRST_KEY - 1 if row[0] is None else int(row[0])
 
     def keys(self, first: int, last: int) -> Iterator[int]:
         where = f"{self.key} BETWEEN ? AND ? ORDER BY {self.key}"
-        return (row[0] for row in self._run(f"SELECT {self.key} FROM {self.table} WHERE {where}", first, last))
+        return (
+            row[0]
+            for row in self.connection.execute(f"SELECT {self.key} FROM {self.table} WHERE {where}", (first, last))
+        )
+
+    def below(self, key: int) -> int:
+        """The highest key below this one."""
+        query = f"SELECT max({self.key}) FROM {self.table} WHERE {self.key} < ?"
+        (below,) = self.connection.execute(query, (key,)).fetchone()
+        return FIRST_KEY - 1 if below is None else below
 
     def count(self) -> int:
-        return int(self._run(f"SELECT count(*) FROM {self.table}").fetchone()[0])
+        (count,) = self.connection.execute(f"SELECT count(*) FROM {self.table}").fetchone()
+        return int(count)
 
     def finish(self) -> None:
-        """Give the columns their types, as a file has them that was never damaged."""
-        self._run("PRAGMA writable_schema = ON")
-        self._run("UPDATE sqlite_master SET sql = ? WHERE name = ?", self.shape.create(typed=True), self.shape.table)
-
-    def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
-        return _write(self.connection, sql, *values)
+        """Give the columns the types that they have in the source."""
+        _write(self.connection, "PRAGMA writable_schema = ON")
+        schema = "UPDATE sqlite_master SET sql = ? WHERE name = ?"
+        _write(self.connection, schema, self.shape.create(typed=True), self.shape.table)
 
 
 def _write(copy: sqlite3.Connection, sql: str, *values: Any) -> sqlite3.Cursor:
     try:
         return copy.execute(sql, values)
-    except sqlite3.Error as error:  # not to be taken for one of the source
+    except sqlite3.Error as error:  # which is none of the source
         raise DiskError(f"the copy of what can be read cannot be written ({error})") from error
 
 
@@ -291,9 +317,9 @@ class _Rescue:
     def __init__(self, pages: _Pages, copy: _Copy) -> None:
         self.pages = pages
         self.copy = copy
-        self.lost: list[tuple[int, int]] = []  # behind broken pages; may hold ids that were copied all the same
-        self.doubts: set[int] = set()  # ids behind which rows are missing or have other ids
-        self.broken: set[int] = set()  # ids whose row is there, and cannot be read
+        self.lost: list[tuple[int, int]] = []  # where rows may be missing; rows that were copied lie in between
+        self.broken: set[int] = set()  # ids of rows that are there, and cannot be read
+        self.doubts: set[int] = set()  # ids behind which rows are missing, or have another id than they should
         self.odd: set[int] = set()
         self.rejects: list[Reject] = []
         self.repeats = 0
@@ -302,9 +328,10 @@ class _Rescue:
         start: int | None = FIRST_KEY
         while start is not None:
             start = self._follow(start)
+        self._resolve(LAST_KEY + 1)
 
     def _follow(self, start: int) -> int | None:
-        """Copy rows in the order of the pages, up to the end or a broken one; return where to go on."""
+        """Copy rows in the order of the pages, up to the end or a broken one; the id to go on from, if there is one."""
         after = before = start - 1  # the last row that stands where its id belongs, and the last one of all
         sure = True  # whether `after` was looked at where it stands, or only found by its id
         for place, key in self.pages.walk(start):
@@ -312,24 +339,25 @@ class _Rescue:
                 claimed, after, sure = after, self._last_in_place(start, place - 1), True
                 self.doubts |= {after} - {claimed}
             if key is None or (place and self.repeats > REPEATS):
-                return self._behind(start, start - 1 if self._leads_on(start, after) else after)
+                after = start - 1 if self._leads_on(start, after) else after
+                self.doubts.add(after)
+                return self._behind(max(start, after))
             if key > after and self._take(key):
                 sure = False
                 self._resolve(key)
             else:
                 self.doubts.add(after)
+                before, last = key, before
                 if not self._settle(start, place, key):
-                    before = key
                     continue
-                if key <= before:
+                if key <= last:  # the page of a row that comes again stands in two places, and another is missing
                     self.lost.append((self.copy.below(key) + 1, key - 1))
                 sure = True
             after = before = key
-        self._resolve(LAST_KEY + 1)
         return None
 
     def _resolve(self, key: int) -> None:
-        """From where rows were missing or had other ids up to `key`, which stands where it belongs, all may be lost."""
+        """End the doubts before a row that stands where its id belongs: all up to it may be lost."""
         passed = {doubt for doubt in self.doubts if doubt < key}
         self.lost += [(doubt + 1, key - 1) for doubt in passed]
         self.doubts -= passed
@@ -347,7 +375,7 @@ class _Rescue:
         return True
 
     def _settle(self, start: int, place: int, key: int) -> bool:
-        """Copy or reject a row that is not where its id belongs; True when it is the one that SQLite finds by it."""
+        """Copy or reject the row at a place; True when it is the one that SQLite finds by its id."""
         found = self._take(key)
         row = self.pages.row_at(start, place)
         if not row:
@@ -358,15 +386,12 @@ class _Rescue:
         self.repeats += 1
         if self.copy.get(key) == row:
             return found
-        reject = self._reject(row)
+        values = dict(zip(self.pages.shape.names, row, strict=True))
+        row_id = values[key_of(self.pages.shape.names)]
+        reject = Reject(self.pages.shape.table, row_id, "row", "another row has the same id", values)
         if reject not in self.rejects:
             self.rejects.append(reject)
         return False
-
-    def _reject(self, row: _Row) -> Reject:
-        names = self.pages.shape.names
-        values = dict(zip(names, row, strict=True))
-        return Reject(self.pages.shape.table, values[key_of([*names])], "row", "another row has the same id", values)
 
     def _last_in_place(self, start: int, place: int) -> int:
         """The last id, up to a place, whose row is the one that SQLite finds by it."""
@@ -376,11 +401,16 @@ class _Rescue:
                 return int(row[0])
         return start - 1
 
-    def _behind(self, start: int, after: int) -> int | None:
-        """Where reading goes on behind the broken page that follows `after`; None when nothing reads."""
-        self.doubts.add(after)
-        tried = max(start, after)
-        for probe in _probes(tried, self.pages.last()):
+    def _leads_on(self, start: int, after: int) -> bool:
+        """Whether SQLite reads on behind `after` when it finds it by its id: then its page stands in two places."""
+        if not start <= after < LAST_KEY:
+            return False
+        row = self.pages.row_at(after + 1)
+        return bool(row and row[0] > after and self.pages.row_of(row[0]) == row)
+
+    def _behind(self, tried: int) -> int | None:
+        """The first id after `tried` from which reading goes on."""
+        for probe in _probes(tried, self.pages.last_key()):
             if self._opens(probe):
                 good = probe
                 while good - tried > 1:
@@ -388,15 +418,7 @@ class _Rescue:
                     tried, good = (tried, middle) if self._opens(middle) else (middle, good)
                 return good
             tried = probe
-        self._resolve(LAST_KEY + 1)
         return None
-
-    def _leads_on(self, start: int, after: int) -> bool:
-        """Whether the row `after` is followed by another one when found by its id: then it stands in two places."""
-        if not start <= after < LAST_KEY:
-            return False
-        row = self.pages.row_at(after + 1)
-        return bool(row and row[0] > after and self.pages.row_of(row[0]) == row)
 
     def _opens(self, start: int) -> bool:
         """Whether reading from this id on gives a row that was not met yet, or comes to the end of the table."""
@@ -408,7 +430,7 @@ class _Rescue:
         return not known and (self.pages.has(key) or bool(self.pages.row_at(start)))
 
     def lost_ranges(self) -> list[tuple[int, int]]:
-        """Ids of rows that were not copied, or may not have been: ranges in order, apart from each other."""
+        """Where rows may be missing, without the ids that were copied: ranges in order, apart from each other."""
         ranges: list[tuple[int, int]] = []
         for first, last in _joined([*self.lost, *((key, key) for key in self.broken)]):
             start = first
@@ -420,7 +442,7 @@ class _Rescue:
 
 
 def _probes(after: int, last: int) -> Iterator[int]:
-    """Ids to try behind `after`, rising: close to each other near it and near 0, where ids begin."""
+    """Ids to try behind `after`, and the last of the table: one by one near `after` and near 0, where ids begin."""
     probe = after + 1
     while probe <= LAST_KEY:
         yield probe

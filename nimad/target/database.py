@@ -47,7 +47,8 @@ class Database:
     def arrow(self, cypher: str, **parameters: Any) -> Any:
         result = self._connection.execute(cypher, parameters or None)
         try:
-            return result.get_as_arrow()
+            # By default room for some ten million values is reserved at once, and a malloc that fails is a crash.
+            return result.get_as_arrow(chunk_size=0)
         finally:
             result.close()
 

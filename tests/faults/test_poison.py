@@ -5,6 +5,7 @@ The workers are real, with the real engine; `bad_worker.py` makes them die of ro
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import bad_worker
@@ -15,8 +16,14 @@ from support import Hurried, Memory, change, edge, make_memory, migrate, node, r
 import nimad
 from nimad.cli.main import cli
 from nimad.errors import ExitCode, RefusedError, StoppedError
-from nimad.migration import child, isolation, patience
+from nimad.migration import child, isolation, patience, retry
+from nimad.migration.ends import Kind
 from nimad.migration.events import BatchFailed, BatchRecovered, Event, Isolated, Isolating
+from nimad.report.lines import lines
+from nimad.source.file import SourceFile
+from nimad.source.ranges import Range
+from nimad.source.survey import survey
+from nimad.worker.job import Job, Task
 
 #: What the quarantine says of each way to die.
 REASONS = {
@@ -90,21 +97,40 @@ def test_a_full_set_of_poisons_ends_in_quarantine_and_every_other_row_in_the_tar
 
 
 def test_a_row_that_hangs_is_given_its_time_and_then_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The second one does not even heed SIGABRT."""
     monkeypatch.setattr(patience, "FLOOR_S", 4.0)
     monkeypatch.setattr(patience, "TRIAL_FLOOR_S", 4.0)
-    monkeypatch.setattr(child, "ABORT_GRACE_S", 1.0)
-    monkeypatch.setattr(isolation, "CONFIRM_S", (0.0,))
-    source = make_memory(
-        tmp_path / "graph.sqlite",
-        nodes=[node(1), node(2, text="poison:hang"), node(3, text="poison:stubborn"), node(4)],
-    )
+    monkeypatch.setattr(retry, "DELAYS_S", (0.0, 1.0))
+    monkeypatch.setattr(isolation, "CONFIRM_S", (1.0,))
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2, text="poison:hang")])
     run = migrate(source, clock=Hurried())
-    assert {entry["id"] for entry in run.quarantine} == {2, 3}
-    assert all("did not end within 4 s" in entry["reason"] for entry in run.quarantine)
-    assert set(read_target(run.target).nodes) == {1, 4}
-    stack = run.all(BatchFailed)[0].stack
-    assert "in hang" in stack, "the Python stack of a worker that hangs is in the log"
+    assert [(entry["id"], entry["reason"]) for entry in run.quarantine] == [
+        (2, "the worker did not end within 4 s and was ended")
+    ]
+    assert set(read_target(run.target).nodes) == {1}
+    assert "in hang" in run.all(BatchFailed)[0].stack, "where it hung is in the log"
+
+
+def test_a_worker_that_hangs_and_heeds_no_signal_is_ended_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(child, "ABORT_GRACE_S", 1.0)
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, text="poison:stubborn")])
+    memory = survey(SourceFile(source), nodes_only=False)
+    job = Job(
+        task=Task.TRY,
+        source=str(source),
+        target=str(tmp_path / "trial"),
+        schema=memory.schema,
+        table="memory_nodes",
+        range=Range("memory_nodes", None, 1, 1, 100),
+        pool_bytes=64 * 2**20,
+        address_space_bytes=2**34,
+    )
+    with child.Workers(threading.Event()) as workers:
+        began = time.monotonic()
+        answer = workers.do(job, limit_s=3.0, last=True)
+    assert answer.kind is Kind.HUNG
+    assert 4.0 <= time.monotonic() - began < 30.0
 
 
 @pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
@@ -121,13 +147,9 @@ def test_poisoned_edges_and_turns_are_isolated_too(tmp_path: Path, table: str) -
 
 
 def test_each_try_is_told_as_the_guide_has_it(tmp_path: Path) -> None:
-    clock, said = Hurried(), []
-    source = memory(tmp_path, {40: "segv"})
-    run = migrate(source, clock=clock)
-    from nimad.report.lines import lines
-
-    for event in run.events:
-        said += [text for _, text in lines(event)]
+    clock = Hurried()
+    run = migrate(memory(tmp_path, {40: "segv"}), clock=clock)
+    said = [text for event in run.events for _, text in lines(event)]
     for number, delay in ((1, 1), (2, 5), (3, 15)):
         assert f"Batch failed (attempt {number}/4): the worker was ended by SIGSEGV. Retrying in {delay}s..." in said
     assert "Batch failed after 4 attempts: the worker was ended by SIGSEGV (at offset 0)" in said

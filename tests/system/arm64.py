@@ -63,8 +63,7 @@ step page getconf PAGE_SIZE
 step machine sh -c 'uname -rm; python3 --version; grep -E "MemTotal|MemAvailable" /proc/meminfo'
 step sample nimad sample graph.sqlite --nodes NODES
 step plan nimad migrate --source graph.sqlite --dry-run
-step migrate nimad migrate --source graph.sqlite
-step log sh -c 'grep -h -A40 -E "worker said|Traceback" migration.log || echo "no stack in the log"'
+step migrate nimad migrate --source graph.sqlite --log-level DEBUG
 step again nimad migrate --source graph.sqlite
 step search nimad search --target graph.ladybug --limit 2 telescope
 step like nimad search --target graph.ladybug --limit 2 --like 17

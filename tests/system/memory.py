@@ -42,11 +42,9 @@ systemd-run --quiet --wait --pipe --collect --unit=try-{number} \\
     -p MemoryMax={limit}M -p MemorySwapMax=0 -p OOMPolicy={policy} -p RuntimeMaxSec={patience} \\
     -p 'ExecStopPost=/bin/sh /run/witness.sh' \\
     -E PYTHONPATH=/opt/nimad:/opt/wheels -E HOME=/root -E LC_ALL=C.UTF-8 \\
-    python3 -m nimad migrate --source /srv/graph.sqlite --target /srv/out/graph.ladybug 2>&1
+    python3 -m nimad migrate --source /srv/graph.sqlite --target /srv/out/graph.ladybug --log-level DEBUG 2>&1
 echo "@status $?"
 cat /run/witness
-echo "@log"
-grep -h -B1 -A25 -E 'worker said|Traceback' /srv/migration.log /srv/out/migration.log 2>/dev/null
 rm -f /srv/migration.log
 """
 
@@ -103,21 +101,18 @@ class Bench:
         script = _TRY.format(number=self._number, limit=limit, policy=policy, patience=self._patience)
         done = self._machine.run(script)
         output, _, rest = done.output.partition("@status ")
-        facts, _, log = rest.partition("@log")
-        status, *lines = facts.splitlines()
+        status, *lines = rest.splitlines()
         pairs = dict(line.split(" ", 1) for line in lines if " " in line)
         result = Try(limit, output, int(status), pairs, done.seconds)
         say(str(result))
         if self._verbose or not result.complete:
             for line in (output if self._verbose else _telling(output)).splitlines():
                 say(f"    | {line}")
-        if self._verbose and log.strip():
-            say(log)
         return result
 
 
 def _telling(output: str) -> str:
-    """The warnings and errors of a run."""
+    """What a run said beyond the ordinary: warnings, errors, stacks."""
     return "\n".join(line for line in output.splitlines() if not re.search(r"\[INFO\]|^=+$|Migration", line))
 
 

@@ -1,0 +1,369 @@
+"""A disk that is too small, fills up, or may not be written to stops a run: nothing is lost, or published half.
+
+The disks are real: each is a tmpfs of its own size, which other files fill while a run goes on.
+"""
+
+import os
+import random
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import Hurried, Run, assert_same, make_memory, migrate, node
+from test_console import nimad
+from torture import Life, assert_nothing_left, run_to_the_end, small_memory, state_of
+
+import nimad as package
+from nimad.errors import CannotWriteError, DiskError, ExitCode
+from nimad.migration import child, compaction
+from nimad.migration.events import (
+    BatchLoaded,
+    Compacted,
+    Event,
+    NotCompacted,
+    NothingToDo,
+    Published,
+    Started,
+    TableLoaded,
+    Verifying,
+)
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk of its own")
+
+KB, MB = 1_000, 1_000_000
+#: Bytes of a disk on which the memory of these tests has room.
+ROOMY = 64 * MB
+NODES, BATCH = 120, 60
+#: Bytes by which a neighbour's file grows at once, and the seconds between.
+STEP, PACE_S = 2 * MB, 0.02
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A tmpfs, and a file on it that takes up room."""
+
+    path: Path
+
+    @property
+    def target(self) -> Path:
+        return self.path / "graph.ladybug"
+
+    @property
+    def free(self) -> int:
+        status = os.statvfs(self.path)
+        return status.f_bavail * status.f_frsize
+
+    @property
+    def _other_file(self) -> Path:
+        return self.path / "other.bin"
+
+    def fill(self, *, leave: int = 0) -> None:
+        """Let the other file grow until only so many bytes are free."""
+        with self._other_file.open("ab") as file:
+            while self.free > leave:
+                os.posix_fallocate(file.fileno(), file.seek(0, os.SEEK_END), self.free - leave)
+
+    def make_room(self) -> None:
+        self._other_file.unlink()
+
+    def names(self) -> set[str]:
+        return {path.name for path in self.path.iterdir()}
+
+
+Mount = Callable[..., Disk]
+
+
+@pytest.fixture
+def mount(tmp_path: Path) -> Iterator[Mount]:
+    """Mounts a disk of so many bytes, which is gone after the test whatever happened in it."""
+    mounted: list[Path] = []
+
+    def make(size: int, name: str = "disk") -> Disk:
+        path = tmp_path / name
+        path.mkdir()
+        done = system("mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(path))
+        if done:
+            pytest.skip(f"no tmpfs can be mounted here: {done}")
+        mounted.append(path)
+        return Disk(path)
+
+    yield make
+    for path in reversed(mounted):
+        while path.is_mount():
+            assert not system("umount", "--lazy", str(path))
+
+
+def system(*words: str) -> str:
+    """Run a command; what it said when it failed."""
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    return done.stderr.strip() or f"exit {done.returncode}" if done.returncode else ""
+
+
+@pytest.fixture
+def disk(mount: Mount) -> Disk:
+    return mount(ROOMY)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The memory of most tests, on a disk that has room; nothing is written beside it but a log."""
+    return small_memory(tmp_path_factory.mktemp("memory") / "graph.sqlite", nodes=NODES, dimension=8)
+
+
+def migrate_to(disk: Disk, source: Path) -> Run:
+    """Run undisturbed; it has to complete."""
+    run = migrate(source, target=disk.target, batch_size=BATCH, fixed_batch=True)
+    assert_same(source, run.target)
+    assert_nothing_left(run.target)
+    return run
+
+
+def disturbed(source: Path, disk: Disk, at: type[Event], nth: int, do: Callable[[], None]) -> Run:
+    """Run, and do something to the disk at the n-th event of a kind."""
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, at) and sum(isinstance(each, at) for each in heard) == nth:
+            do()
+
+    settings = package.Settings(source=source, target=disk.target, batch_size=BATCH, fixed_batch=True)
+    return Run(package.migrate(settings, listen, clock=Hurried()), heard)
+
+
+def assert_disk_is_to_blame(error: DiskError, disk: Disk) -> None:
+    assert error.exit_code == ExitCode.IO_ERROR
+    assert str(disk.path) in str(error)
+    assert "make room or mend the disk, then run again: what was counted is kept" in str(error)
+    assert not os.path.lexists(disk.target)
+
+
+# A disk that is too small
+
+
+def test_a_memory_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path, mount: Mount) -> None:
+    disk = mount(20 * MB)
+    text = "x" * 64 * KB
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key, text=text) for key in range(400)])
+    before = {path.name for path in tmp_path.iterdir()}
+    done = nimad(tmp_path, "migrate", "--source", source, "--target", disk.target)
+    assert done.code == ExitCode.CANNOT_WRITE
+    said = re.search(rf"{disk.path} has (\d+) MB free, the migration needs (\d+) MB; make room, or", done.error)
+    assert said, done.error
+    assert int(said[1]) <= 20
+    assert int(said[2]) > 25
+    assert "--target" in done.error
+    assert disk.names() == set()
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+# A disk that fills up
+
+
+def test_a_disk_that_other_files_fill_stops_the_run_and_what_was_counted_is_kept(source: Path, disk: Disk) -> None:
+    with pytest.raises(DiskError, match=f"{disk.path} has 1.0 MB free, and the next batch needs up to .* MB") as caught:
+        disturbed(source, disk, BatchLoaded, 1, lambda: disk.fill(leave=MB))
+    assert_disk_is_to_blame(caught.value, disk)
+    assert state_of(disk.target)["phase"] == "failed"
+    assert state_of(disk.target)["message"] == str(caught.value)
+    disk.make_room()
+    assert migrate_to(disk, source).only(Started).found["MemoryNode"] == BATCH
+
+
+def test_a_neighbour_that_takes_the_last_room_at_any_moment_stops_the_run(source: Path, disk: Disk) -> None:
+    """Whether it is the plan, the engine or the state file that finds no room is chance, and makes no difference."""
+    options = ("--target", str(disk.target), "--fixed-batch", "20")
+    end = threading.Event()
+
+    def grow() -> None:
+        while disk.free and not end.wait(PACE_S):
+            disk.fill(leave=max(0, disk.free - STEP))
+
+    neighbour = threading.Thread(target=grow)
+    with Life(source, *options) as life:
+        life.wait_for("Batch 1/")
+        neighbour.start()
+        status = life.wait()
+    end.set()
+    neighbour.join()
+    assert status == ExitCode.IO_ERROR, life.said
+    (line,) = [line for line in life.said.splitlines() if "[ERROR]" in line and "make room or mend the disk" in line]
+    assert str(disk.path) in line
+    assert not os.path.lexists(disk.target)
+    disk.make_room()
+    assert "Going on with" in run_to_the_end(source, *options)
+    assert_same(source, disk.target)
+    assert_nothing_left(disk.target)
+
+
+#: A worker that lets other files take all but some bytes of the disk when it comes to a certain step. In all else it
+#: is the real one.
+FULL_AT = """
+import os, sys
+from nimad.target import compacting
+from nimad.target.database import Database
+from nimad.worker import __main__ as worker
+owner, name, leave, folder = {owner}, {name!r}, {leave}, {folder!r}
+def free():
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+step = getattr(owner, name)
+def full(*words, **named):
+    with open(folder + "/other.bin", "ab") as file:
+        while free() > leave:
+            os.posix_fallocate(file.fileno(), file.seek(0, 2), free() - leave)
+    return step(*words, **named)
+setattr(owner, name, full)
+sys.exit(worker.main())
+"""
+
+
+@contextmanager
+def full_at(disk: Disk, owner: str, name: str, *, leave: int) -> Iterator[None]:
+    script = FULL_AT.format(owner=owner, name=name, leave=leave, folder=str(disk.path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(child, "WORKER", ("-P", "-c", script))
+        yield
+
+
+def test_wherever_the_engine_finds_the_disk_full_nothing_is_lost(source: Path, disk: Disk) -> None:
+    """In the file itself, or in the pages that a checkpoint puts aside; in the first batch or in a later one."""
+    for owner, name, leave in (
+        ("Database", "copy", 0),
+        ("Database", "copy", 600 * KB),
+        ("Database", "checkpoint", 0),
+        ("Database", "checkpoint", 4_096),
+    ):
+        with (
+            full_at(disk, owner, name, leave=leave),
+            pytest.raises(DiskError, match="No space left on device") as caught,
+        ):
+            migrate(source, target=disk.target, batch_size=BATCH, fixed_batch=True, clock=Hurried())
+        assert_disk_is_to_blame(caught.value, disk)
+        assert f"{disk.target}.migrating" in str(caught.value)
+        disk.make_room()
+    migrate_to(disk, source)
+
+
+# A disk that fills up before the end
+
+
+@pytest.fixture
+def holed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A memory whose target has holes worth a compaction, which begins at 1 MB here instead of 16."""
+    monkeypatch.setattr(compaction, "SMALL_FILE", MB)
+    choice = random.Random(1)
+    nodes = [node(key, text=choice.randbytes(8 * KB).hex()) for key in range(NODES)]
+    return make_memory(tmp_path / "graph.sqlite", nodes=nodes)
+
+
+def test_with_too_little_room_for_a_copy_the_file_keeps_its_holes(holed: Path, disk: Disk) -> None:
+    run = disturbed(holed, disk, TableLoaded, 1, lambda: disk.fill(leave=MB))
+    assert re.fullmatch(r"[\d,]+ bytes of disk needed, [\d,]+ free", run.all(NotCompacted)[0].why)
+    assert run.result.exit_code == ExitCode.COMPLETE
+    assert_same(holed, disk.target)
+    assert_nothing_left(disk.target)
+    assert len(run.all(NotCompacted)) == 1, "nothing was mended since, so there is no more to win than before"
+
+
+@pytest.mark.parametrize("leave", [100 * KB, 3 * MB], ids=["exporting", "importing"])
+def test_a_disk_that_is_full_while_the_file_is_copied_costs_the_copy_alone(holed: Path, disk: Disk, leave: int) -> None:
+    with full_at(disk, "compacting.os", "chdir", leave=leave):
+        run = migrate(holed, target=disk.target, batch_size=BATCH, fixed_batch=True)
+    assert run.all(Compacted) == []
+    assert "No space left on device" in run.all(NotCompacted)[0].why
+    assert run.result.exit_code == ExitCode.COMPLETE
+    assert_same(holed, disk.target)
+    assert_nothing_left(disk.target)
+
+
+def test_a_state_file_that_finds_no_room_stops_the_run_and_stays_whole(source: Path, disk: Disk) -> None:
+    with pytest.raises(DiskError, match="No space left on device") as caught:
+        disturbed(source, disk, Verifying, 1, disk.fill)
+    assert_disk_is_to_blame(caught.value, disk)
+    assert state_of(disk.target)["phase"] == "verifying"
+    assert disk.names() == {
+        *("other.bin", "graph.ladybug.state.json"),
+        *("graph.ladybug.migrating", "graph.ladybug.migrating.ledger"),
+    }
+    disk.make_room()
+    run = migrate_to(disk, source)
+    assert run.only(Started).found["MemoryNode"] == NODES
+    assert [event for event in run.all(BatchLoaded) if event.table == "memory_nodes"] == []
+
+
+def test_a_disk_that_is_full_once_the_target_is_there_takes_nothing_back(source: Path, disk: Disk) -> None:
+    run = disturbed(source, disk, Published, 1, disk.fill)
+    assert run.result.exit_code == ExitCode.COMPLETE
+    assert_same(source, disk.target)
+    disk.make_room()
+    (why,) = [event.why for event in migrate(source, target=disk.target).events if isinstance(event, NothingToDo)]
+    assert f"{disk.target} is complete: {NODES} memories" in why
+
+
+def test_a_log_that_finds_no_room_says_so_and_does_not_stop_the_run(source: Path, tmp_path: Path, mount: Mount) -> None:
+    logs = mount(4_096, "logs")
+    log = logs.path / "migration.log"
+    log.write_text("an earlier run's line\n" * 180)
+    (tmp_path / "nimad.toml").write_text(f'[log]\nfile = "{log}"\n')
+    target = tmp_path / "graph.ladybug"
+    done = nimad(tmp_path, "migrate", "--source", source, "--target", target, "--config", tmp_path / "nimad.toml")
+    assert done.code == ExitCode.COMPLETE, done.err
+    assert done.out.count("The log file cannot be written any more (No space left on device)") == 1
+    assert "Migration completed successfully!" in done.out
+    assert_same(source, target)
+
+
+# A disk that may not be written to
+
+
+def read_only(disk: Disk) -> None:
+    """Put the same files at the same place, read-only. What is open stays so, as when a file system finds an error."""
+    assert not system("mount", "--bind", str(disk.path), str(disk.path))
+    assert not system("mount", "-o", "remount,bind,ro", str(disk.path))
+
+
+def writable(disk: Disk) -> None:
+    assert not system("umount", "--lazy", str(disk.path))
+
+
+def test_a_read_only_folder_is_refused_before_anything_is_read(source: Path, disk: Disk) -> None:
+    assert not system("mount", "-o", "remount,ro", str(disk.path))
+    done = nimad(disk.path.parent, "migrate", "--source", source, "--target", disk.target)
+    assert done.code == ExitCode.CANNOT_WRITE
+    assert f"{disk.path} cannot be written to by this user; choose another place with --target" in done.error
+    assert disk.names() == set()
+
+
+@pytest.mark.parametrize(("at", "nth"), [(BatchLoaded, 1), (Verifying, 1)], ids=["loading", "verifying"])
+def test_a_folder_that_becomes_read_only_stops_the_run_and_what_was_counted_is_kept(
+    source: Path, disk: Disk, at: type[Event], nth: int
+) -> None:
+    with pytest.raises(CannotWriteError, match="Read-only file system") as caught:
+        disturbed(source, disk, at, nth, lambda: read_only(disk))
+    assert caught.value.exit_code == ExitCode.CANNOT_WRITE
+    assert str(disk.path) in str(caught.value)
+    assert not os.path.lexists(disk.target)
+    writable(disk)
+    assert migrate_to(disk, source).only(Started).found["MemoryNode"] >= BATCH
+    assert ".lock" not in str(caught.value), "that the lock's name stays is not what stopped it"
+
+
+def test_a_memory_in_a_read_only_folder_is_read_as_any_other(source: Path, tmp_path: Path, mount: Mount) -> None:
+    """The log, which would stand beside it, is done without."""
+    disk = mount(ROOMY)
+    memory = Path(shutil.copy(source, disk.path / "graph.sqlite"))
+    assert not system("mount", "-o", "remount,ro", str(disk.path))
+    target = tmp_path / "graph.ladybug"
+    done = nimad(tmp_path, "migrate", "--source", memory, "--target", target)
+    assert done.code == ExitCode.COMPLETE, done.err
+    assert f"No log file {disk.path}/migration.log (Read-only file system); going on without" in done.out
+    assert_same(source, target)
+    assert_nothing_left(target)
+    assert disk.names() == {"graph.sqlite"}

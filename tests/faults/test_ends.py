@@ -1,0 +1,958 @@
+"""Every way in which a worker can end is told from all others, and is followed by what helps.
+
+The workers are real, with the real engine, and end for real reasons: signals, limits, full disks, damaged files, other
+programs. What the engine says in failures that cannot be had here stands in `MESSAGES`, word for word.
+"""
+
+import json
+import os
+import random
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import bad_worker
+import ladybug
+import pytest
+from click.testing import CliRunner
+from support import Hurried, change, make_memory, migrate, node, turn, vector
+from test_memory import HURRY, memory_group, rows_loaded
+from test_stacks import FRAME, HAS_NATIVE
+from torture import Life, assert_all_there, beside, interrupted, small_memory, staging_of, target_of
+
+import nimad
+from nimad.cli.main import cli
+from nimad.errors import CannotWriteError, DiskError, EngineError, ExitCode, NimadError, StoppedError
+from nimad.migration import child, ends, isolation, patience, retry
+from nimad.migration.child import Child
+from nimad.migration.clock import Clock
+from nimad.migration.ends import Action, Answer, End, Kind, judge
+from nimad.migration.events import BatchFailed, BatchLoaded, BatchRecovered, Event, SetAside
+from nimad.source.file import SourceFile
+from nimad.source.ranges import LAST_KEY, Range
+from nimad.source.survey import Survey, survey
+from nimad.worker.job import Failure, Job, Task
+
+MIB = 1024**2
+LAST = 40
+#: Seconds that a worker may take which is meant to end by itself.
+LONG_S = 60.0
+#: Byte of an engine's file that holds the version of its format (ladybug 0.22).
+VERSION_BYTE = 4
+
+MOUNT_MISSING = "only root may mount a small file system" if os.geteuid() else ""
+
+
+# Workers
+
+
+@dataclass
+class Bench:
+    """A memory, a target that holds its nodes, and real workers that do one job each."""
+
+    source: Path
+    target: Path
+    survey: Survey
+
+    @property
+    def folder(self) -> Path:
+        return self.source.parent
+
+    def job(self, task: Task, **facts: Any) -> Job:
+        names = {name: str(beside(self.target, suffix)) for name, suffix in EXTRA_FILES.items()}
+        common = {
+            "source": str(self.source),
+            "target": str(self.target),
+            "schema": self.survey.schema,
+            "pool_bytes": 128 * MIB,
+            "address_space_bytes": 1 << 34,
+            "threads": 2,
+            "chunk_rows": 1_000,
+            "chunk_bytes": 8 * MIB,
+        }
+        return Job(task=task, **{**common, **names, **facts})
+
+    def load(self, **facts: Any) -> Job:
+        """The job to load all nodes, those that are there already among them."""
+        extent = self.survey.nodes
+        return self.job(Task.LOAD, range=Range("memory_nodes", None, LAST_KEY, extent.rows, extent.bytes), **facts)
+
+    def another(self, name: str, **values: Any) -> "Bench":
+        """A bench with another memory, of one node, whose target does not exist yet."""
+        source = make_memory(self.folder / f"{name}.sqlite", nodes=[node(1, **values)])
+        return Bench(source, self.folder / f"{name}.ladybug", survey(SourceFile(source)))
+
+
+EXTRA_FILES = {"ledger": ".ledger", "quarantine": ".quarantining"}
+
+
+def ask(job: Job, *, before: Callable[[int], object] | None = None, limit_s: float = LONG_S) -> Answer:
+    """Have a real worker do a job; `before` is called with its PID first."""
+    worker = Child()
+    try:
+        if before:
+            before(worker.pid)
+        return worker.work(job, threading.Event(), limit_s)
+    finally:
+        worker.dismiss()
+
+
+def send(number: int) -> Callable[[int], object]:
+    return lambda pid: os.kill(pid, number)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    """Nodes 1 to 40 in a target, made once by a real worker."""
+    source = make_memory(
+        tmp_path_factory.mktemp("loaded") / "graph.sqlite",
+        nodes=[node(key, text=f"memory {key}, told", embedding=vector(0.5, key)) for key in range(1, LAST + 1)],
+        turns=[turn(1, 1, 2, 3)],
+    )
+    bench = Bench(source, source.with_name("graph.ladybug"), survey(SourceFile(source)))
+    answer = ask(bench.load())
+    assert answer.ok, answer
+    return bench
+
+
+@pytest.fixture
+def bench(loaded: Bench, tmp_path: Path) -> Bench:
+    """A copy of it, to be ruined."""
+    for path in (loaded.source, loaded.target):
+        shutil.copy(path, tmp_path)
+    source = tmp_path / loaded.source.name
+    return Bench(source, tmp_path / loaded.target.name, survey(SourceFile(source)))
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[Path]:
+    """A small file system of its own; skips the test where none can be mounted."""
+    if MOUNT_MISSING:
+        pytest.skip(MOUNT_MISSING)
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.decode().strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@contextmanager
+def elsewhere(script: str, *arguments: str) -> Iterator[int]:
+    """Another real process, which runs `script`, says that it is ready, and goes on until the end; gives its PID."""
+    command = [sys.executable, "-c", f"{script}\nprint('ready', flush=True)\nimport sys; sys.stdin.read()", *arguments]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"ready\n"
+            yield process.pid
+        finally:
+            process.kill()
+
+
+HOLD_TARGET = """
+import ladybug, sys
+held = ladybug.Database(sys.argv[1], buffer_pool_size=64 << 20, max_db_size=1 << 34)
+"""
+HOLD_SOURCE = """
+import sqlite3, sys
+held = sqlite3.connect(sys.argv[1], isolation_level=None)
+held.execute("BEGIN EXCLUSIVE")
+"""
+
+
+# Each kind, by a real worker
+
+Provoke = Callable[[Bench, pytest.MonkeyPatch], Answer]
+PROVOKED: dict[Kind, Provoke] = {}
+
+
+def ends_as(kind: Kind) -> Callable[[Provoke], Provoke]:
+    def note(provoke: Provoke) -> Provoke:
+        PROVOKED[kind] = provoke
+        return provoke
+
+    return note
+
+
+def worker_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
+    """From now on a worker's interpreter gets these arguments."""
+    monkeypatch.setattr(child, "WORKER", ("-P", *words))
+
+
+def poisoned(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str) -> Answer:
+    """What a real worker ends with that loads a row which does something to it."""
+    worker_of(monkeypatch, bad_worker.__file__)
+    return ask(bench.another("poisoned", text=f"poison:{way}").load())
+
+
+@ends_as(Kind.CRASHED)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    return poisoned(bench, monkeypatch, "segv")
+
+
+@ends_as(Kind.KILLED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    return ask(bench.load(), before=send(signal.SIGKILL))
+
+
+@ends_as(Kind.OUT_OF_MEMORY)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """The worker alone is in a group that has room for its start, and none for a row of 60 MB."""
+    with memory_group(96 * MIB) as group:
+        monkeypatch.setattr(child, "PYTHON", group.wrapper(bench.folder / "python"))
+        return ask(bench.another("large", text="x" * 60_000_000).load())
+
+
+@ends_as(Kind.HUNG)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    return ask(bench.load(), before=send(signal.SIGSTOP), limit_s=1.0)
+
+
+@ends_as(Kind.NO_ANSWER)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    return poisoned(bench, monkeypatch, "exit")
+
+
+@ends_as(Kind.HALF_ANSWER)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    return poisoned(bench, monkeypatch, "half")
+
+
+@ends_as(Kind.POOL_FULL)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    return ask(bench.another("large", text="x" * 6_000_000).load(pool_bytes=5 * MIB))
+
+
+@ends_as(Kind.CHECKPOINT_FAILED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    """A file that would grow beyond the address space that was asked for."""
+    noise = random.Random(1)
+    nodes = [node(key, text=noise.randbytes(20_000).hex()) for key in range(1, 401)]
+    source = make_memory(bench.folder / "large.sqlite", nodes=nodes)
+    large = Bench(source, bench.folder / "large.ladybug", survey(SourceFile(source)))
+    return ask(large.load(pool_bytes=256 * MIB, address_space_bytes=8 * MIB))
+
+
+@ends_as(Kind.ALLOCATION)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Python itself cannot read the rows: a worker whose address space is all but used up when it begins."""
+    worker_of(monkeypatch, "-c", SHORT_OF_ADDRESSES)
+    return ask(bench.another("large", text="x" * 60_000_000).load())
+
+
+SHORT_OF_ADDRESSES = """
+import re, resource, sys
+from pathlib import Path
+from nimad.target.engine import import_engine
+import_engine()
+from nimad.worker import __main__ as worker, tasks
+import pyarrow
+size = int(re.search(r"VmSize:\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + (48 << 20),) * 2)
+sys.exit(worker.main())
+"""
+
+
+@ends_as(Kind.ADDRESS_SPACE)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    def limit(pid: int) -> None:
+        resource.prlimit(pid, resource.RLIMIT_AS, (8 << 30, 8 << 30))
+
+    return ask(bench.load(), before=limit)
+
+
+@ends_as(Kind.WAL_REPLAY)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    tear_log(bench.target)
+    return ask(bench.load())
+
+
+def tear_log(target: Path) -> None:
+    """Have an engine that is killed leave a log, and damage a byte of it."""
+    script = (
+        "import ladybug, os, signal, sys\n"
+        "database = ladybug.Database(sys.argv[1], buffer_pool_size=64 << 20, max_db_size=1 << 34,\n"
+        "                            auto_checkpoint=False)\n"
+        "connection = ladybug.Connection(database)\n"
+        "for key in range(100, 160): connection.execute(f'CREATE (:MemoryNode {{id: {key}}})').close()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, target], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    log = beside(target, ".wal")
+    flip(log, log.stat().st_size // 2)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+@ends_as(Kind.UNREADABLE)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    bench.target.write_bytes(b"this was a database once " * 4_000)
+    return ask(bench.load())
+
+
+@ends_as(Kind.DAMAGED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    """A page of texts is damaged: the file opens, and what it holds is no text any more."""
+    data = bench.target.read_bytes()
+    assert b", told" in data
+    bench.target.write_bytes(data.replace(b", told", b"\xff\xfetold"))
+    return ask(bench.job(Task.VERIFY, bounds={"memory_nodes": LAST}, quarantine=""))
+
+
+@ends_as(Kind.LOCKED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    with elsewhere(HOLD_TARGET, str(bench.target)) as pid:
+        answer = ask(bench.load())
+    assert f"held by PID {pid}" in answer.message
+    return answer
+
+
+@ends_as(Kind.STORAGE_VERSION)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    write_newer_version(bench.target)
+    return ask(bench.load())
+
+
+def write_newer_version(target: Path) -> None:
+    """The header of a file that the next engine would write."""
+    data = bytearray(target.read_bytes())
+    assert data[VERSION_BYTE] == ladybug.Database.get_storage_version()
+    data[VERSION_BYTE] += 1
+    target.write_bytes(data)
+
+
+@ends_as(Kind.DISK)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    with mounted(bench.folder / "full", "size=2m") as folder:
+        large = bench.another("large", text="".join(map(str, range(800_000))))
+        answer = ask(replace(large.load(), target=str(folder / "graph.ladybug")))
+    assert "No space left on device" in answer.message
+    return answer
+
+
+@ends_as(Kind.NOT_ALLOWED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    with mounted(bench.folder / "still", "size=2m,ro") as folder:
+        return ask(bench.load(target=str(folder / "graph.ladybug")))
+
+
+@ends_as(Kind.DUPLICATE_KEY)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    """The one task that does not look first: a trial, whose target was not thrown away."""
+    return ask(bench.job(Task.TRY, table="memory_nodes", ids=[1, 2]))
+
+
+@ends_as(Kind.CONVERSION)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    """Embeddings of three floats, for a column of two."""
+    change(bench.source, "UPDATE memory_nodes SET embedding = ?", vector(1.0, 2.0, 3.0))
+    change(bench.source, "UPDATE memory_nodes SET id = id + 100")
+    bench.survey = survey(SourceFile(bench.source))
+    return ask(bench.load())
+
+
+@ends_as(Kind.ENGINE_ERROR)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    return poisoned(bench, monkeypatch, "error")
+
+
+@ends_as(Kind.ENGINE_MISSING)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """Another package has the engine's name."""
+    namesake = bench.folder / "site" / "ladybug"
+    namesake.mkdir(parents=True)
+    (namesake / "__init__.py").write_text("")
+    monkeypatch.setenv("PYTHONPATH", str(namesake.parent))
+    return ask(bench.load())
+
+
+@ends_as(Kind.SOURCE_BUSY)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """The worker would wait for half a minute."""
+    change(bench.source, "PRAGMA journal_mode = DELETE")
+    worker_of(
+        monkeypatch,
+        "-c",
+        "import sys\nfrom nimad.source import file\nfile.BUSY_TIMEOUT_S = 0.3\n"
+        "from nimad.worker.__main__ import main\nsys.exit(main())",
+    )
+    with elsewhere(HOLD_SOURCE, str(bench.source)):
+        return ask(bench.load())
+
+
+@ends_as(Kind.SOURCE)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    change(bench.source, "DROP TABLE memory_nodes")
+    return ask(bench.load())
+
+
+@ends_as(Kind.SCHEMA)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    change(bench.source, "ALTER TABLE memory_nodes ADD COLUMN mood TEXT")
+    bench.survey = survey(SourceFile(bench.source))
+    return ask(bench.job(Task.COUNT))
+
+
+@ends_as(Kind.STRICT)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    change(bench.source, "UPDATE memory_nodes SET text = CAST(x'ff' AS TEXT) WHERE id = 7")
+    return ask(bench.load(strict=True))
+
+
+@ends_as(Kind.UNEXPECTED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+    """A job that cannot be: a bug of ours."""
+    return ask(bench.job(Task.LOAD))
+
+
+#: What cannot be had from ladybug 0.22 on this machine: the one is an older engine's on pages of 16 KiB, for the other
+#: a disk has to fail in one moment of a checkpoint. `MESSAGES` has their words.
+NOT_HERE = {Kind.FRAME_RELEASE, Kind.PANIC}
+
+
+@pytest.mark.parametrize("kind", list(PROVOKED), ids=lambda kind: kind.name.lower())
+def test_a_real_worker_ends_so_and_is_told_from_all_others(
+    kind: Kind, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = PROVOKED[kind](bench, monkeypatch)
+    assert answer.kind is kind, (answer.kind, answer.message, answer.stack)
+    assert answer.message
+    assert not answer.ok
+    assert answer.rule is ends.RULES[kind]
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT])
+def test_each_signal_of_a_crash_is_one(bench: Bench, number: signal.Signals) -> None:
+    answer = ask(bench.load(), before=send(number))
+    assert (answer.kind, answer.message) == (Kind.CRASHED, f"the worker was ended by {number.name}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU])
+def test_any_other_signal_is_somebodys_doing(bench: Bench, number: signal.Signals) -> None:
+    answer = ask(bench.load(), before=send(number))
+    assert (answer.kind, answer.message) == (Kind.KILLED, f"the worker was ended by {number.name}")
+
+
+def test_a_job_that_is_done_has_no_kind_and_no_rule(bench: Bench) -> None:
+    answer = ask(bench.load())
+    assert answer.ok
+    assert answer.facts["held"] == {"MemoryNode": LAST}
+    with pytest.raises(ValueError, match="needs no rule"):
+        _ = answer.rule
+
+
+# The table, word for word
+
+DURABLE = (
+    "Transaction committed successfully, but the post-commit checkpoint failed. The committed data is durable and will "
+    "be recovered on restart: "
+)
+POOL = "Buffer manager exception: Unable to allocate memory! The buffer pool is full and no memory could be freed!"
+NO_SPACE = (
+    "IO exception: Cannot write to file. path: /srv/graph.ladybug.migrating fileDescriptor: 3 offsetToWrite: 20971520 "
+    "numBytesToWrite: 4096 numBytesWritten: -1. Error: No space left on device"
+)
+SHORT_WRITE = (
+    "IO exception: Cannot write to file. path: /srv/graph.ladybug.migrating.wal fileDescriptor: 4 offsetToWrite: "
+    "5313853 numBytesToWrite: 4096 numBytesWritten: 2755. Error: Success"
+)
+SHORT_WRITE_ODD = (
+    "IO exception: Cannot write to file. path: /srv/graph.ladybug.migrating fileDescriptor: 3 offsetToWrite: 3125248 "
+    "numBytesToWrite: 4096 numBytesWritten: 2048. Error: No such file or directory"
+)
+DEAD_DISK = (
+    "IO exception: Cannot write to file. path: /srv/graph.ladybug.migrating fileDescriptor: 3 offsetToWrite: 4096 "
+    "numBytesToWrite: 4096 numBytesWritten: -1. Error: Input/output error"
+)
+QUOTA = (
+    "IO exception: Cannot write to file. path: /srv/graph.ladybug.migrating fileDescriptor: 3 offsetToWrite: 3125248 "
+    "numBytesToWrite: 4096 numBytesWritten: -1. Error: Disk quota exceeded"
+)
+TOO_LARGE = (
+    "IO exception: Cannot write to file. path: /srv/graph.ladybug.migrating fileDescriptor: 3 offsetToWrite: 8388608 "
+    "numBytesToWrite: 4096 numBytesWritten: -1. Error: File too large"
+)
+DEAD_READ = (
+    "IO exception: Cannot read from file: /srv/graph.ladybug.migrating fileDescriptor: 3 numBytesRead: -1 "
+    "numBytesToRead: 4096 position: 4096"
+)
+SYNC = "IO exception: Failed to sync file /srv/graph.ladybug.migrating.shadow."
+WAL_SYNC = (
+    "Runtime exception: WAL sync failed; database is in a panic state and refuses further writes until restart. "
+    "Original error: IO exception: Failed to sync file /srv/graph.ladybug.migrating.wal."
+)
+RETIREMENT = (
+    "Runtime exception: WAL retirement failed; database is in a panic state and refuses further writes until restart. "
+    "Correct persistent filesystem errors before reopening. Original error: unknown exception"
+)
+LOCK = (
+    "IO exception: Could not set lock on file : /srv/graph.ladybug.migrating (Lock is held by PID 28738) (Error: "
+    "Resource temporarily unavailable) See the docs: https://docs.ladybugdb.com/concurrency for more information."
+)
+OLD_LOCK = (
+    "IO exception: Could not set lock on file : /srv/graph.ladybug.migrating See the docs: "
+    "https://docs.ladybugdb.com/concurrency for more information."
+)
+DATABASE_ID = (
+    "Runtime exception: Database ID for temporary file '/srv/graph.ladybug.migrating.wal' does not match the current "
+    "database. This file may have been left behind from a previous database with the same name. If it is safe to do "
+    "so, please delete this file and restart the database."
+)
+CHECKSUMS = (
+    "Runtime exception: The database you are trying to open was serialized with enableChecksums=False but you are "
+    "trying to open it with enableChecksums=True. Please open your database using the correct enableChecksums config. "
+    "If you wish to change this for your database, please use the export/import functionality."
+)
+TORN = "Storage exception: Checksum verification failed, the WAL file is corrupted."
+OLD_TORN = (
+    "Runtime exception: Reading past the end of the file /srv/graph.ladybug.migrating.wal with size 119595 at offset "
+    "119595"
+)
+VERSION = (
+    "Runtime exception: Trying to read a database file with a different version. Database file version: {}, Current "
+    "build storage version: 49"
+)
+OUTSIDE = (
+    "Runtime exception: Cannot read checkpoint: catalog page range starts at 1627 and spans 91 pages, outside the "
+    "database file with 1644 pages. The database may be checkpointing; please retry later."
+)
+HEADER = (
+    "Runtime exception: Cannot read checkpoint: header expects 1509951084 database pages, but the file has 1644 pages. "
+    "The database may be checkpointing; please retry later."
+)
+PAGES = (
+    "Runtime exception: Cannot read PIP page 2779096485 from disk: out of bounds for file with 1644 pages. The "
+    "database file may be corrupted."
+)
+PENDING = (
+    "Runtime exception: Cannot open database in read-only mode while checkpoint recovery is pending. If another "
+    "process is checkpointing, retry after it finishes; otherwise reopen in read-write mode to complete recovery "
+    "before reopening read-only."
+)
+DUPLICATE = (
+    "Copy exception: Found duplicated primary key value 601, which violates the uniqueness constraint of the primary "
+    "key column."
+)
+TOO_SMALL = (
+    "Buffer manager exception: Maximum database size of 16777216 bytes has been reached. Reopen the database with a "
+    "larger max_db_size to continue."
+)
+INVALID_OFFSET = "Storage exception: String dictionary has an invalid first offset."
+FRAME_FREE = (
+    "Buffer manager exception: Releasing physical memory associated with a frame failed with error code -1: Invalid "
+    "argument."
+)
+
+#: What a worker says of itself, the engine's words (0.22 where not said otherwise), and what that is.
+MESSAGES: Sequence[tuple[Failure, str, Kind]] = (
+    (Failure.TARGET, FRAME_FREE, Kind.FRAME_RELEASE),  # before 0.18
+    (Failure.TARGET, DURABLE + FRAME_FREE, Kind.FRAME_RELEASE),
+    (Failure.TARGET, POOL, Kind.POOL_FULL),
+    (Failure.TARGET, DURABLE + POOL, Kind.POOL_FULL),
+    (Failure.UNOPENED, POOL, Kind.POOL_FULL),
+    (Failure.TARGET, DURABLE + TOO_SMALL, Kind.CHECKPOINT_FAILED),
+    (Failure.TARGET, DURABLE + INVALID_OFFSET, Kind.CHECKPOINT_FAILED),
+    (Failure.TARGET, TOO_SMALL, Kind.ENGINE_ERROR),
+    (Failure.TARGET, NO_SPACE, Kind.DISK),
+    (Failure.TARGET, DURABLE + NO_SPACE, Kind.DISK),
+    (Failure.UNOPENED, NO_SPACE, Kind.DISK),
+    (Failure.TARGET, SHORT_WRITE, Kind.DISK),
+    (Failure.TARGET, SHORT_WRITE_ODD, Kind.DISK),
+    (Failure.TARGET, DEAD_DISK, Kind.DISK),
+    (Failure.TARGET, QUOTA, Kind.DISK),
+    (Failure.TARGET, TOO_LARGE, Kind.DISK),
+    (Failure.UNOPENED, DEAD_READ, Kind.DISK),
+    (Failure.TARGET, SYNC, Kind.DISK),
+    (Failure.TARGET, "IO exception: Failed to truncate file /srv/graph.ladybug.migrating.wal.", Kind.DISK),
+    (Failure.TARGET, WAL_SYNC, Kind.DISK),
+    (Failure.DISK, "[Errno 28] No space left on device: '/srv/graph.ladybug.migrating.ledger'", Kind.DISK),
+    (Failure.DISK, "[Errno 5] Input/output error", Kind.DISK),
+    (Failure.TARGET, RETIREMENT, Kind.PANIC),
+    (Failure.UNOPENED, "IO exception: Cannot open file /srv/graph.ladybug: Read-only file system", Kind.NOT_ALLOWED),
+    (Failure.UNOPENED, "IO exception: Cannot open file /srv/graph.ladybug: Permission denied", Kind.NOT_ALLOWED),
+    (Failure.TARGET, "[Errno 13] Permission denied: '/srv/graph.ladybug.migrating.ledger'", Kind.NOT_ALLOWED),
+    (Failure.UNOPENED, LOCK, Kind.LOCKED),
+    (Failure.UNOPENED, OLD_LOCK, Kind.LOCKED),  # before 0.18
+    (Failure.UNOPENED, "Buffer manager exception: Mmap for size 17179869184 failed.", Kind.ADDRESS_SPACE),
+    (Failure.UNOPENED, TORN, Kind.WAL_REPLAY),
+    (Failure.UNOPENED, OLD_TORN, Kind.WAL_REPLAY),  # before 0.18
+    (
+        Failure.UNOPENED,
+        "Runtime exception: Corrupted wal file. Read out invalid WAL record type.",
+        Kind.WAL_REPLAY,
+    ),
+    (
+        Failure.UNOPENED,
+        "Runtime exception: Corrupted WAL record: table insertion has no vectors; discarding torn tail.",
+        Kind.WAL_REPLAY,
+    ),
+    (Failure.UNOPENED, DATABASE_ID, Kind.WAL_REPLAY),
+    (Failure.UNOPENED, CHECKSUMS, Kind.WAL_REPLAY),
+    (Failure.UNOPENED, VERSION.format(50), Kind.STORAGE_VERSION),
+    (Failure.UNOPENED, VERSION.format(6510615555426900587), Kind.UNREADABLE),  # damage, and no version
+    (Failure.UNOPENED, OUTSIDE, Kind.UNREADABLE),
+    (Failure.UNOPENED, HEADER, Kind.UNREADABLE),
+    (Failure.UNOPENED, PAGES, Kind.UNREADABLE),
+    (Failure.UNOPENED, PENDING, Kind.UNREADABLE),
+    (Failure.UNOPENED, "Runtime exception: Load table failed: table 0 doesn't exist in catalog.", Kind.UNREADABLE),
+    (Failure.UNOPENED, "std::bad_alloc", Kind.UNREADABLE),
+    (Failure.UNOPENED, "basic_string::_M_replace_aux", Kind.UNREADABLE),
+    (
+        Failure.UNOPENED,
+        "Runtime exception: Unable to open database. The file is not a valid Lbug database file!",
+        Kind.UNREADABLE,
+    ),
+    (Failure.UNOPENED, "Cannot create an empty database under READ ONLY mode.", Kind.UNREADABLE),
+    (
+        Failure.UNOPENED,
+        "IO exception: Cannot open file /srv/graph.ladybug.migrating.shadow: No such file or directory",
+        Kind.UNREADABLE,
+    ),
+    # Too many processes for a further thread, which is nothing that the file could help.
+    (Failure.UNOPENED, "Resource temporarily unavailable", Kind.ALLOCATION),
+    (Failure.TARGET, "Resource temporarily unavailable", Kind.ALLOCATION),
+    (Failure.TARGET, PAGES, Kind.DAMAGED),
+    (Failure.TARGET, OUTSIDE, Kind.DAMAGED),
+    (Failure.TARGET, "Runtime exception: Load table failed: table 0 doesn't exist in catalog.", Kind.DAMAGED),
+    (Failure.UNEXPECTED, "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte", Kind.DAMAGED),
+    (Failure.TARGET, "std::bad_alloc", Kind.ALLOCATION),
+    (Failure.UNEXPECTED, "std::bad_alloc", Kind.ALLOCATION),
+    (Failure.UNEXPECTED, "MemoryError", Kind.ALLOCATION),
+    (Failure.TARGET, "[Errno 12] Cannot allocate memory", Kind.ALLOCATION),
+    (Failure.TARGET, DUPLICATE, Kind.DUPLICATE_KEY),
+    (Failure.TARGET, DUPLICATE.replace("Copy", "Runtime"), Kind.DUPLICATE_KEY),
+    (
+        Failure.TARGET,
+        "Copy exception: Found NULL, which violates the non-null constraint of the primary key column.",
+        Kind.CONVERSION,
+    ),
+    (Failure.TARGET, 'Conversion exception: Cast failed. Could not convert "abc" to INT64.', Kind.CONVERSION),
+    (
+        Failure.TARGET,
+        "Conversion exception: Unsupported casting LIST with incorrect list entry to ARRAY. Expected: 64, Actual: 63.",
+        Kind.CONVERSION,
+    ),
+    (Failure.TARGET, "Overflow exception: Value 9223372036854775813 is not within INT64 range", Kind.CONVERSION),
+    (
+        Failure.TARGET,
+        "Binder exception: Cannot change variable expression data type from FLOAT[63] to FLOAT[64].",
+        Kind.CONVERSION,
+    ),
+    (Failure.TARGET, "Parser exception: extraneous input 'MATCHX' expecting {ALTER, …}", Kind.CONVERSION),
+    (Failure.TARGET, "unordered_map::at", Kind.ENGINE_ERROR),
+    (Failure.TARGET, "Runtime exception: something nobody has a rule for", Kind.ENGINE_ERROR),
+    (Failure.ENGINE, "LadybugDB not available. Install: pip install 'ladybug>=0.22,<0.23'", Kind.ENGINE_MISSING),
+    (Failure.SOURCE, "/srv/graph.sqlite cannot be read (no such table: memory_nodes)", Kind.SOURCE),
+    (Failure.SOURCE, "/srv/graph.sqlite cannot be opened: Permission denied", Kind.SOURCE),
+    (Failure.BUSY, "/srv/graph.sqlite is locked by another program (database is locked)", Kind.SOURCE_BUSY),
+    (Failure.SCHEMA, "MemoryNode.mood is missing, the source asks for STRING", Kind.SCHEMA),
+    (Failure.STRICT, "memory_nodes id 7: text is no UTF-8", Kind.STRICT),
+    (Failure.UNEXPECTED, "a load job without a range", Kind.UNEXPECTED),
+)
+
+#: Ends that say something without a word: status or minus the signal, output, seconds overrun, OOM kills.
+WORDLESS: Sequence[tuple[End, Kind | None]] = (
+    (End(-signal.SIGSEGV, b"", b""), Kind.CRASHED),
+    (End(-signal.SIGABRT, b"", b"Fatal Python error: Aborted"), Kind.CRASHED),
+    (End(-signal.SIGSEGV, b'{"ok": true}\n', b""), Kind.CRASHED),  # on its way out, after its answer
+    (End(-signal.SIGSEGV, b"", b"", None, 3), Kind.CRASHED),  # others were out of memory
+    (End(-signal.SIGKILL, b"", b""), Kind.KILLED),
+    (End(-signal.SIGTERM, b"", b"", None, 1), Kind.KILLED),
+    (End(-40, b"", b""), Kind.KILLED),  # a signal without a name
+    (End(-signal.SIGKILL, b"", b"", None, 1), Kind.OUT_OF_MEMORY),
+    (End(-signal.SIGABRT, b"", b"", 120.0), Kind.HUNG),
+    (End(-signal.SIGKILL, b"", b"", 120.0), Kind.HUNG),
+    (End(-signal.SIGKILL, b"", b"", 120.0, 1), Kind.HUNG),
+    (End(0, b"", b""), Kind.NO_ANSWER),
+    (End(3, b"", b"Traceback"), Kind.NO_ANSWER),
+    (End(0, b'{"ok": tr', b""), Kind.HALF_ANSWER),
+    (End(0, b'{"ok": true}', b""), Kind.HALF_ANSWER),  # the end of the line is part of it
+    (End(1, b'{"ok": false, "failure": "target"}\n', b""), Kind.HALF_ANSWER),
+    (End(0, b"[]\n", b""), Kind.HALF_ANSWER),
+    (End(0, b"\xff\xfe\n", b""), Kind.HALF_ANSWER),
+    (End(0, b'{"ok": true}\n', b""), None),
+)
+
+
+@pytest.mark.parametrize(("failure", "message", "kind"), MESSAGES)
+def test_the_engines_own_words_are_understood(failure: Failure, message: str, kind: Kind) -> None:
+    line = json.dumps({"ok": False, "failure": failure, "message": message}) + "\n"
+    answer = judge(End(1, line.encode(), b""))
+    assert (answer.kind, answer.message) == (kind, message)
+
+
+@pytest.mark.parametrize(("end", "kind"), WORDLESS)
+def test_an_end_without_a_word_is_told_by_how_it_came(end: End, kind: Kind | None) -> None:
+    answer = judge(end)
+    assert answer.kind is kind
+    assert answer.ok == (kind is None)
+    assert bool(answer.message) == (kind is not None)
+
+
+# The table is whole
+
+
+def test_every_kind_has_a_rule_with_a_reason() -> None:
+    assert set(ends.RULES) == set(Kind)
+    for kind, rule in ends.RULES.items():
+        assert len(rule.why.split()) >= 4, f"why {kind} is followed by {rule.action} is not said"
+    assert {rule.action for rule in ends.RULES.values()} == set(Action), "an action that nothing leads to"
+
+
+def test_every_kind_has_a_row_here_and_is_reached_by_a_real_worker() -> None:
+    rows = {kind for _, _, kind in MESSAGES} | {kind for _, kind in WORDLESS}
+    assert rows - {None} == set(Kind)
+    assert set(PROVOKED) == set(Kind) - NOT_HERE
+
+
+def test_every_word_that_is_looked_for_is_said_in_one_of_the_messages() -> None:
+    """A pattern that no real message matches has not been seen, or is no longer said."""
+    said = [message for _, message, _ in MESSAGES]
+    for kind, pattern in ends._MESSAGES:
+        for part in _alternatives(pattern):
+            assert any(re.search(part, message) for message in said), f"nothing here says {part!r} ({kind})"
+
+
+def _alternatives(pattern: str) -> list[str]:
+    """The parts of `a|b(c|d)` between bars that stand in no bracket."""
+    parts, depth = [""], 0
+    for sign in pattern:
+        depth += {"(": 1, "[": 1, ")": -1, "]": -1}.get(sign, 0)
+        if sign == "|" and not depth:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts
+
+
+def test_every_failure_that_a_worker_can_name_has_a_kind() -> None:
+    assert set(ends._OF_FAILURE) == set(Failure)
+
+
+#: Exit codes of a run that such an end finishes, where it is not 75, «run again».
+CODES = {
+    Kind.ENGINE_MISSING: ExitCode.ENGINE,
+    Kind.STORAGE_VERSION: ExitCode.ENGINE,
+    Kind.DISK: ExitCode.IO_ERROR,
+    Kind.NOT_ALLOWED: ExitCode.CANNOT_WRITE,
+    Kind.SOURCE: ExitCode.USAGE,
+}
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_an_end_that_finishes_a_run_says_what_to_do(kind: Kind) -> None:
+    facts = {"exit_code": ExitCode.INTERRUPTED} if kind is Kind.SOURCE_BUSY else {}
+    error = retry.error_of(Answer(kind, "so it was", facts))
+    assert error.exit_code == CODES.get(kind, ExitCode.INTERRUPTED)
+    assert "so it was" in str(error)
+
+
+# What follows, in whole runs
+
+
+class Breathless(Clock):
+    """A clock that waits for nothing."""
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:  # noqa: ARG002 - it does not wait
+        return stop.is_set()
+
+
+def poisoned_memory(folder: Path, way: str) -> Path:
+    nodes = [node(key, text=f"poison:{way}" if key == 20 else f"memory {key}") for key in range(1, LAST + 1)]
+    return make_memory(folder / "graph.sqlite", nodes=nodes)
+
+
+def cured_after_failure(source: Path) -> tuple[list[Event], Callable[[Event], None]]:
+    """A listener that takes the poison out of the row once a batch has failed, as if it had been chance."""
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, BatchFailed):
+            change(source, "UPDATE memory_nodes SET text = 'cured' WHERE id = 20")
+
+    return heard, listen
+
+
+@pytest.mark.parametrize(
+    ("way", "rows"),
+    [("segv", [40]), ("exit", [40]), ("half", [40]), ("error", [40]), ("memory", [20, 20]), ("hang", [20, 20])],
+)
+def test_the_next_try_has_as_many_rows_as_the_end_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str, rows: list[int]
+) -> None:
+    """All of them after a crash, half of them after a want of memory or of time."""
+    worker_of(monkeypatch, bad_worker.__file__)
+    if way == "hang":
+        monkeypatch.setattr(patience, "FLOOR_S", 4.0)
+    source = poisoned_memory(tmp_path, way)
+    heard, listen = cured_after_failure(source)
+    result = nimad.migrate(nimad.Settings(source=source, max_batch_size=500), listen, clock=Hurried())
+    assert rows_loaded(heard) == rows
+    assert [event.attempt for event in heard if isinstance(event, BatchRecovered)] == [2]
+    assert (result.exit_code, result.migrated) == (ExitCode.COMPLETE, LAST)
+
+
+def test_what_no_repetition_mends_is_tried_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine goes missing between the probe and the first batch."""
+    source = poisoned_memory(tmp_path, "segv")
+    namesake = tmp_path / "site" / "ladybug"
+    heard: list[Event] = []
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if type(event).__name__ == "Started":
+            namesake.mkdir(parents=True)
+            (namesake / "__init__.py").write_text("")
+            monkeypatch.setenv("PYTHONPATH", str(namesake.parent))
+
+    clock = Hurried()
+    with pytest.raises(EngineError):
+        nimad.migrate(nimad.Settings(source=source), listen, clock=clock)
+    assert clock.waited == []
+    assert len([event for event in heard if isinstance(event, BatchFailed)]) <= 1
+
+
+def test_a_target_that_another_program_holds_is_waited_for_and_then_named(tmp_path: Path) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=300, dimension=8)
+    interrupted(source, BatchLoaded, batch_size=100)
+    clock = Hurried()
+    with (
+        elsewhere(HOLD_TARGET, str(staging_of(source))) as pid,
+        pytest.raises(StoppedError, match=f"PID {pid}.*close the program") as caught,
+    ):
+        migrate(source, clock=clock)
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+    assert clock.waited == [1.0, 5.0, 15.0]
+    migrate(source)
+    assert_all_there(source, target_of(source))
+
+
+def test_a_target_of_another_engine_is_left_as_it_is(tmp_path: Path) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=300, dimension=8)
+    interrupted(source, BatchLoaded, batch_size=100)
+    staging = staging_of(source)
+    write_newer_version(staging)
+    before = staging.read_bytes()
+    with pytest.raises(EngineError, match=r"belongs to another release of LadybugDB .*--restart"):
+        migrate(source)
+    assert staging.read_bytes() == before
+    migrate(source, restart=True)
+    assert_all_there(source, target_of(source))
+
+
+@pytest.mark.parametrize("what", ["torn log", "no database"])
+def test_a_target_that_does_not_open_is_repaired_and_nothing_of_it_deleted(tmp_path: Path, what: str) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=300, dimension=8)
+    interrupted(source, BatchLoaded, nth=2, batch_size=100)
+    staging = staging_of(source)
+    if what == "torn log":
+        tear_log(staging)
+    else:
+        staging.write_bytes(b"this was a database once " * 4_000)
+    run = migrate(source)
+    aside = run.only(SetAside)
+    assert aside.whole == (what == "no database")
+    assert all(Path(name).exists() for name in aside.files)
+    assert_all_there(source, run.target)
+
+
+# A disk that fills up
+
+
+def test_a_disk_that_fills_up_stops_the_run_and_room_lets_it_go_on(tmp_path: Path) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=400, dimension=8)
+    with mounted(tmp_path / "disk", "size=64m") as folder:
+        target, heap = folder / "graph.ladybug", folder / "heap"
+
+        def fill(event: Event) -> None:
+            if isinstance(event, BatchLoaded) and not heap.exists():
+                with heap.open("wb", 0) as file, suppress(OSError):
+                    while True:
+                        file.write(bytes(4096))
+
+        settings = nimad.Settings(source=source, target=target, batch_size=100)
+        with pytest.raises(DiskError) as caught:
+            nimad.migrate(settings, fill, clock=Hurried())
+        assert caught.value.exit_code == ExitCode.IO_ERROR
+        heap.unlink()
+        nimad.migrate(settings)
+        assert_all_there(source, _moved(target, tmp_path))
+
+
+def _moved(target: Path, folder: Path) -> Path:
+    return Path(shutil.copy(target, folder / "graph.ladybug"))
+
+
+def test_a_file_system_that_may_not_be_written_is_named(tmp_path: Path) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=50, dimension=8)
+    with mounted(tmp_path / "still", "size=2m,ro") as folder, pytest.raises(NimadError) as caught:
+        migrate(source, target=folder / "graph.ladybug")
+    assert isinstance(caught.value, CannotWriteError)
+    assert str(folder) in str(caught.value)
+
+
+# What a crash leaves in the log
+
+
+def test_a_worker_that_crashes_leaves_its_stacks_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker_of(monkeypatch, bad_worker.__file__)
+    monkeypatch.setattr(Clock, "wait", Breathless.wait)
+    monkeypatch.setattr(isolation, "CONFIRM_CRASH_S", (0.0,))
+    source = poisoned_memory(tmp_path, "segv")
+    done = CliRunner().invoke(cli, ["migrate", "--source", str(source)])
+    assert done.exit_code == ExitCode.QUARANTINED, done.output
+
+    log = (tmp_path / "migration.log").read_text()
+    assert "Batch failed (attempt 1/4): the worker was ended by SIGSEGV" in log
+    told = log[log.index("What the worker said last:") :]
+    assert "Fatal Python error: Segmentation fault" in told
+    assert re.search(r'File ".*bad_worker\.py", line \d+ in crash', told), "the Python stack names the line"
+    assert bool(FRAME.search(told)) == HAS_NATIVE, "the native stack is there where the C library can write one"
+    assert "Fatal Python error" not in done.output, "a stack is for the log, not for the console"
+
+
+# The kernel's kill for want of memory, and anybody's
+
+
+def test_the_kernels_kill_for_want_of_memory_is_told_from_anybodys(tmp_path: Path) -> None:
+    """The same signal twice, in a real memory cgroup: once because a row does not fit, once from here."""
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, text="x" * 60_000_000)])
+    with memory_group(160 * MIB) as group:
+        script = group.joining(f"{HURRY}\nsys.exit(main())")
+        options = ("migrate", "--source", str(source), "--max-memory", "2G")
+        with Life(source, *options, script=script) as life:
+            status = life.wait()
+        assert group.oom_kills() > 0
+        assert status == ExitCode.INTERRUPTED, life.said
+        assert "the worker was ended by the kernel: out of memory (SIGKILL)" in life.said
+
+    other = small_memory(tmp_path / "other.sqlite", nodes=2_000)
+    with memory_group(1024 * MIB) as group:
+        script = group.joining(f"{HURRY}\nsys.exit(main())")
+        options = ("migrate", "--source", str(other), "--target", str(tmp_path / "other.ladybug"))
+        with Life(other, *options, "--fixed-batch", "200", script=script) as life:
+            life.wait_for("Batch 1/")
+            assert life.kill_worker(0)
+            status = life.wait()
+        assert group.oom_kills() == 0
+        assert status == ExitCode.COMPLETE, life.said
+        assert "the worker was ended by SIGKILL." in life.said
+        assert "out of memory" not in life.said
