@@ -100,15 +100,6 @@ def cut_in_the_header(folder: Path) -> list[str]:
     return typed()(folder)
 
 
-def cut_without_a_page_count(folder: Path) -> list[str]:
-    """As programs write it that do not keep the header's page count: only SQLite itself can tell."""
-    path = folder / "graph.sqlite"
-    data = bytearray(path.read_bytes())
-    data[92:96] = bytes(4)
-    path.write_bytes(data[: len(data) * 2 // 3])
-    return typed()(folder)
-
-
 def malformed(first: float, pages: int) -> Arrange:
     def arrange(folder: Path) -> list[str]:
         path = folder / "graph.sqlite"
@@ -199,8 +190,6 @@ CASES = [
     Case("source cut by a third", cut(2 / 3), 74, ("graph.sqlite is truncated", "restore a backup")),
     Case("source cut by a byte", cut(0.999_999), 74, ("graph.sqlite is truncated", "restore a backup")),
     Case("source cut in its header", cut_in_the_header, 74, ("graph.sqlite is truncated", "restore a backup")),
-    Case("source cut, no page count", cut_without_a_page_count, 74, ("graph.sqlite is damaged", "restore a backup")),
-    Case("source with bad pages", malformed(0.5, 4), 74, ("graph.sqlite is damaged", "restore a backup")),
     Case("source with a bad schema", malformed(1 / 130, 1), 74, ("graph.sqlite is damaged", "restore a backup")),
     Case("target folder missing", typed("--target", "no/g.ladybug"), 73, ("/no ", "mkdir -p")),
     Case("target folder read-only", read_only_folder, 73, ("/locked ", "--target"), restricted=True),

@@ -26,7 +26,7 @@ from nimad.worker.job import Job, Task
 
 #: Rows, and the share of the copied ones, that may leave the source during a run without anybody having to ask.
 SHRUNK_ROWS = 10
-SHRUNK_SHARE = 0.01
+SHRUNK_SHARE = 0.1
 
 
 @dataclass

@@ -287,11 +287,14 @@ class _Copy:
             for row in self.connection.execute(f"SELECT {self.key} FROM {self.table} WHERE {where}", (first, last))
         )
 
-    def below(self, key: int) -> int:
-        """The highest key below this one."""
-        query = f"SELECT max({self.key}) FROM {self.table} WHERE {self.key} < ?"
-        (below,) = self.connection.execute(query, (key,)).fetchone()
-        return FIRST_KEY - 1 if below is None else below
+    def next_to(self, low: int, high: int) -> tuple[int | None, int | None]:
+        """The keys next to two keys: above the one, and below the other."""
+        above = f"SELECT min({self.key}) FROM {self.table} WHERE {self.key} > ?"
+        below = f"SELECT max({self.key}) FROM {self.table} WHERE {self.key} < ?"
+        keys: tuple[int | None, int | None] = self.connection.execute(
+            f"SELECT ({above}), ({below})", (low, high)
+        ).fetchone()
+        return keys
 
     def count(self) -> int:
         (count,) = self.connection.execute(f"SELECT count(*) FROM {self.table}").fetchone()
@@ -320,6 +323,7 @@ class _Rescue:
         self.lost: list[tuple[int, int]] = []  # where rows may be missing; rows that were copied lie in between
         self.broken: set[int] = set()  # ids of rows that are there, and cannot be read
         self.doubts: set[int] = set()  # ids behind which rows are missing, or have another id than they should
+        self.steps: list[tuple[int, int]] = []  # ids that follow each other in the pages, and do not rise
         self.odd: set[int] = set()
         self.rejects: list[Reject] = []
         self.repeats = 0
@@ -342,18 +346,16 @@ class _Rescue:
                 after = start - 1 if self._leads_on(start, after) else after
                 self.doubts.add(after)
                 return self._behind(max(start, after))
+            if key <= before:
+                self.steps.append((before, key))
+            before = key
             if key > after and self._take(key):
-                sure = False
+                after, sure = key, False
                 self._resolve(key)
             else:
                 self.doubts.add(after)
-                before, last = key, before
-                if not self._settle(start, place, key):
-                    continue
-                if key <= last:  # the page of a row that comes again stands in two places, and another is missing
-                    self.lost.append((self.copy.below(key) + 1, key - 1))
-                sure = True
-            after = before = key
+                if self._settle(start, place, key):
+                    after, sure = key, True
         return None
 
     def _resolve(self, key: int) -> None:
@@ -432,13 +434,22 @@ class _Rescue:
     def lost_ranges(self) -> list[tuple[int, int]]:
         """Where rows may be missing, without the ids that were copied: ranges in order, apart from each other."""
         ranges: list[tuple[int, int]] = []
-        for first, last in _joined([*self.lost, *((key, key) for key in self.broken)]):
+        for first, last in _joined([*self.lost, *((key, key) for key in self.broken), *self._about_steps()]):
             start = first
             for key in self.copy.keys(first, last):
                 ranges.append((start, key - 1))
                 start = key + 1
             ranges.append((start, last))
         return [(first, last) for first, last in ranges if first <= last]
+
+    def _about_steps(self) -> Iterator[tuple[int, int]]:
+        """A page that stands in two places, or an id that is wrong, took a place next to either end of a step."""
+        for before, key in self.steps:
+            above, below = self.copy.next_to(before, key)
+            if above is not None:
+                yield before + 1, above - 1
+            if below is not None:
+                yield below + 1, key - 1
 
 
 def _probes(after: int, last: int) -> Iterator[int]:

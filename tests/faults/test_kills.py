@@ -1,20 +1,24 @@
-"""SIGKILL at any instant, to the supervisor and to its workers, loses and doubles no row.
+"""SIGKILL at any instant, to the supervisor and to its workers, loses, doubles and changes no row.
 
-The instants are random, from a seed that a failure names. ``NIMAD_KILLS=2000 pytest -m long tests/test_crash.py``
-kills as often as that; without it, the long test kills 400 times.
+The instants are random, from a seed that a failure names. `make faults` kills 400 times, `NIMAD_KILLS=2000 make faults`
+2,000 times; a quarter of the kills hits supervisors. With `NIMAD_FIGURES=path` the figures are written there as JSON.
 """
 
+import json
 import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
-from support import assert_same, change
+from support import Memory, assert_same, change, edge, make_memory, node, turn, vector
 from torture import (
     LOOK_S,
     Life,
@@ -30,23 +34,41 @@ from torture import (
 
 from nimad.errors import ExitCode
 
-#: Kills of one chain of runs: half at the supervisor, the others at its workers.
-KILLS = 10
-#: Options of the chains, in turn. Small batches make many workers, growing ones make them live longer.
-OPTIONS = (("--fixed-batch", "50"), ("--fixed-batch", "100"), ("--batch-size", "200"), ("--batch-size", "400"))
+#: Kills of one chain of runs: one at the supervisor, the others at its workers.
+KILLS = 4
+#: Kills of a default run, and of a long one.
+SHORT_KILLS = 40
 LONG_KILLS = int(os.environ.get("NIMAD_KILLS", "400"))
-#: Seconds, at most, between one kill and the next.
-LONGEST_WAIT_S = 1.2
+#: The chains in turn: which memory, and the options of its runs. Small batches make many workers, growing and large
+#: ones make them live longer.
+CHAINS = (
+    ("sample", ("--fixed-batch", "50")),
+    ("many", ("--fixed-batch", "2000")),
+    ("sample", ("--batch-size", "50")),
+    ("many", ("--batch-size", "1000")),
+    ("sample", ("--fixed-batch", "200")),
+    ("many", ("--fixed-batch", "1000")),
+    ("sample", ("--fixed-batch", "100")),
+    ("many", ("--batch-size", "500")),
+    ("sample", ("--batch-size", "200")),
+    ("many", ("--batch-size", "2000")),
+)
+#: Seconds, at most, between one kill and the next: chains differ in their pace, so that whole runs are hit.
+PACES_S = (0.5, 1.5, 4.0)
 #: Chains at once: while one waits for a retry, others use the processors.
-AT_ONCE = 3
+AT_ONCE = 4
 #: Undisturbed runs until one has to complete.
 LAST_RUNS = 2
 #: Seconds after which no worker may have outlived its supervisor: one that was just forked is bound to it once Python
 #: has started, which takes its time on a busy machine.
 ORPHANS_GONE_S = 10.0
+#: Nodes of the memory that has several batches of 2,000.
+MANY_NODES = 5_000
 
 #: Which of a run's workers is hit, from the oldest: that one works, the youngest waits for its turn.
 WORKERS = {"working": 0, "waiting": -1}
+#: Ends of a run that was disturbed.
+ENDS = (ExitCode.COMPLETE, ExitCode.INTERRUPTED, -signal.SIGKILL)
 
 
 @pytest.fixture(scope="module")
@@ -54,26 +76,76 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_memory(tmp_path_factory.mktemp("memory") / "graph.sqlite")
 
 
+@pytest.fixture(scope="module")
+def memories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A sample as it is met in the field, and one of many small rows."""
+    folder = tmp_path_factory.mktemp("memories")
+    many = make_memory(
+        folder / "many.sqlite",
+        nodes=[
+            node(key, text=f"memory {key} " * (key % 40), embedding=vector(key, 0.5)) for key in range(1, MANY_NODES + 1)
+        ],
+        edges=[edge(key, key, MANY_NODES + 1 - key) for key in range(1, 3_001)],
+        turns=[turn(key, key, None, key + 1) for key in range(1, 2_001)],
+    )
+    return {"sample": small_memory(folder / "sample.sqlite", nodes=600), "many": many}
+
+
 @pytest.fixture
 def source(tmp_path: Path, memory: Path) -> Path:
     return Path(shutil.copy(memory, tmp_path / "graph.sqlite"))
 
 
+@dataclass
+class Figures:
+    """What a number of chains came to."""
+
+    kills: Counter[str] = field(default_factory=Counter)  # by victim
+    phases: Counter[str] = field(default_factory=Counter)  # of the run, at the kill
+    runs: int = 0
+    resumes: int = 0  # runs that found an unfinished target, and opened it
+    completed: int = 0
+    logs_set_aside: int = 0
+    rows_compared: int = 0
+    rows_lost: int = 0  # the first lost, doubled or changed row fails the test, so these never are anything else
+    rows_doubled: int = 0
+    rows_changed: int = 0
+
+    def add(self, other: "Figures") -> None:
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def write_figures(name: str, figures: Mapping[str, Any]) -> None:
+    """Add a test's figures to the file of `NIMAD_FIGURES`, if it is set."""
+    if path := os.environ.get("NIMAD_FIGURES"):
+        file = Path(path)
+        known = json.loads(file.read_text()) if file.exists() else {}
+        file.write_text(json.dumps({**known, name: figures}, indent=2) + "\n")
+
+
+def rows_of(memory: Memory) -> int:
+    links = sum(len(pairs) for pairs in memory.links.values())
+    return len(memory.nodes) + len(memory.edges) + len(memory.turns) + links
+
+
 class Chain:
     """Runs on one memory, each killed at some instant, until all kills are dealt out and a run completes."""
 
-    def __init__(self, folder: Path, memory: Path, seed: int, options: Sequence[str]) -> None:
+    def __init__(self, folder: Path, memories: Mapping[str, Path], number: int, seed: int) -> None:
+        name, self.options = CHAINS[number % len(CHAINS)]
         folder.mkdir()
-        self.source = Path(shutil.copy(memory, folder / "graph.sqlite"))
+        self.source = Path(shutil.copy(memories[name], folder / "graph.sqlite"))
         self.target = target_of(self.source)
-        self.options = options
-        self.random = random.Random(seed)
-        self.victims = ["supervisor"] * (KILLS - KILLS // 2) + [*WORKERS] * (KILLS // 4)
-        self.victims += ["working"] * (KILLS - len(self.victims))
+        self.random = random.Random(seed + number)
+        self.pace_s = self.random.choice(PACES_S)
+        self.victims = ["supervisor", *self.random.choices([*WORKERS], k=KILLS - 1)]
         self.random.shuffle(self.victims)
-        self.story = [f"seed {seed}, {' '.join(options)}"]
+        self.figures = Figures()
+        self.counted = 0  # nodes that a worker has counted in the unfinished target
+        self.story = [f"seed {seed}, chain {number}: {name} {' '.join(self.options)}"]
 
-    def play(self) -> None:
+    def play(self) -> Figures:
         last = ""
         try:
             status = -signal.SIGKILL.value
@@ -85,25 +157,29 @@ class Chain:
             assert status == ExitCode.COMPLETE
         except AssertionError as error:
             raise AssertionError(f"{'; '.join(self.story)}\n{error}\n{last}") from error
+        return self.figures
 
     def _live(self) -> tuple[int, str]:
         """One run, in which workers are killed until it ends or is killed itself. Its status, and what it said."""
-        with Watch(self.target) as watch, Life(self.source, *self.options) as life:
+        begun = staging_of(self.source).exists()
+        with Watch(self.target) as watch, Life(self.source, *self.options, "--json") as life:
             while self.victims and not life.over:
                 self._let_it_go_on(life)
                 self._strike(life)
             status = life.wait()
         self.story.append(f"exit {status}")
+        self.figures.runs += 1
         assert watch.early == []
-        assert status in (ExitCode.COMPLETE, ExitCode.INTERRUPTED, -signal.SIGKILL), life.said
+        assert status in ENDS, life.said
         if status == -signal.SIGKILL:
             assert_orphans_gone(life)
+        self._check_reopening(heard(life), begun=begun)
         if status == ExitCode.COMPLETE:
             self._check_and_clear()
         return status, life.said
 
     def _let_it_go_on(self, life: Life) -> None:
-        until = time.monotonic() + self.random.uniform(0, LONGEST_WAIT_S)
+        until = time.monotonic() + self.random.uniform(0, self.pace_s)
         while time.monotonic() < until and not life.over:
             time.sleep(LOOK_S)
 
@@ -116,14 +192,43 @@ class Chain:
         elif not life.kill_worker(WORKERS[victim]):
             return  # between two workers
         self.victims.pop()
-        self.story.append(f"{victim} killed in «{state_of(self.target).get('phase')}»")
+        phase = str(state_of(self.target).get("phase", "analysing"))
+        self.figures.kills[victim] += 1
+        self.figures.phases[phase] += 1
+        self.story.append(f"{victim} killed in «{phase}»")
+
+    def _check_reopening(self, events: list[dict[str, Any]], *, begun: bool) -> None:
+        """What was counted before is still there, and the unfinished target was never set aside."""
+        aside = [event for event in events if event["event"] == "SetAside"]
+        assert not [event for event in aside if event["whole"]], f"did not open: {aside}"
+        self.figures.logs_set_aside += len(aside)
+        for event in events:
+            if event["event"] == "Started":
+                found = event["found"].get("MemoryNode", 0)
+                assert found >= self.counted, f"{found} nodes found where {self.counted} were counted"
+                self.figures.resumes += begun
+        self.counted = max(self.counted, nodes_counted(events))
 
     def _check_and_clear(self) -> None:
-        assert_same(self.source, self.target)
+        self.figures.rows_compared += rows_of(assert_same(self.source, self.target))
+        self.figures.completed += 1
         assert_nothing_left(self.target)
         if self.victims:  # the run was faster than the kills: another one takes the others
             for path in self.target.parent.glob(self.target.name + "*"):
                 path.unlink()
+            self.counted = 0
+
+
+def heard(life: Life) -> list[dict[str, Any]]:
+    """The events that a run told with `--json`, but for one that a kill cut off."""
+    lines = [line for line in life.said.splitlines(keepends=True) if line.startswith("{") and line.endswith("}\n")]
+    return [json.loads(line) for line in lines]
+
+
+def nodes_counted(events: list[dict[str, Any]]) -> int:
+    """Nodes up to the last batch but one: it is the batch after it whose worker counted them."""
+    batches = [event for event in events if event["event"] == "BatchLoaded"]
+    return max((event["done"] for event in batches[:-1] if event["table"] == "memory_nodes"), default=0)
 
 
 def assert_orphans_gone(life: Life) -> None:
@@ -133,24 +238,27 @@ def assert_orphans_gone(life: Life) -> None:
         time.sleep(LOOK_S)
 
 
-def play(folder: Path, memory: Path, kills: int, seed: int) -> None:
+def play(folder: Path, memories: Mapping[str, Path], kills: int) -> None:
     """Deal out so many kills in chains, some of them at once."""
-    chains = [
-        Chain(folder / f"chain-{number}", memory, seed + number, OPTIONS[number % len(OPTIONS)])
-        for number in range(kills // KILLS)
-    ]
+    seed = random.SystemRandom().randrange(10**9)
+    began, total = time.monotonic(), Figures()
+    chains = [Chain(folder / f"chain-{number}", memories, number, seed) for number in range(-(-kills // KILLS))]
     with ThreadPoolExecutor(AT_ONCE) as executor:
-        for _ in executor.map(Chain.play, chains):
-            pass
+        for figures in executor.map(Chain.play, chains):
+            total.add(figures)
+    dealt = {"children": total.kills["working"] + total.kills["waiting"], "supervisors": total.kills["supervisor"]}
+    assert sum(dealt.values()) >= kills
+    facts = {"seed": seed, **dealt, "seconds": round(time.monotonic() - began, 1), **vars(total)}
+    write_figures("kills", {**facts, "batches": sorted({" ".join(options) for _, options in CHAINS})})
 
 
-def test_a_memory_survives_forty_kills_at_random_instants(tmp_path: Path, memory: Path) -> None:
-    play(tmp_path, memory, 40, seed=random.SystemRandom().randrange(10**9))
+def test_a_memory_survives_forty_kills_at_random_instants(tmp_path: Path, memories: Mapping[str, Path]) -> None:
+    play(tmp_path, memories, SHORT_KILLS)
 
 
 @pytest.mark.long
-def test_a_memory_survives_any_number_of_kills(tmp_path: Path, memory: Path) -> None:
-    play(tmp_path, memory, LONG_KILLS, seed=random.SystemRandom().randrange(10**9))
+def test_a_memory_survives_any_number_of_kills(tmp_path: Path, memories: Mapping[str, Path]) -> None:
+    play(tmp_path, memories, LONG_KILLS)
 
 
 #: A run that kills itself when it is about to tell of a certain event.

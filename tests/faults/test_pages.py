@@ -1,0 +1,264 @@
+"""Pages of 16 KiB, as a Raspberry Pi 5 has them: the engine of the guide reports its error, and the run ends complete.
+
+`pages16k.c` makes every worker meet such pages. `real-ladybug` 0.15.3 gets an environment of its own, because a file
+that it wrote is read back by itself: today's engine would refuse or convert it.
+"""
+
+import ast
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import venv
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import old_engine_worker
+import pytest
+import support
+from support import (
+    LINKS,
+    Hurried,
+    Run,
+    assert_same,
+    edge,
+    make_memory,
+    migrate,
+    node,
+    read_source,
+    same_value,
+    turn,
+    vector,
+)
+from torture import assert_nothing_left
+
+import nimad
+from nimad.config import Settings
+from nimad.errors import ExitCode
+from nimad.migration import child, machine, run
+from nimad.migration.events import BatchFailed, Compacted, EngineComplained, Event, PoolRaised, Published
+from nimad.migration.plan import MIB, Plan, make_plan
+from nimad.report.listener import JsonListener
+from nimad.report.log import Log
+from nimad.source.survey import Survey
+
+PAGE_BYTES = 16_384
+#: What the guide's users saw, word for word.
+GUIDES_ERROR = (
+    "Buffer manager exception: Releasing physical memory associated with a frame failed with error code -1"
+)
+#: What the worker needs beside the standard library. No polars: its allocator aborts on pages it was not built for.
+OLD_PACKAGES = ("real-ladybug==0.15.3", "pyarrow")
+ROOT = Path(nimad.__file__).parents[1]
+
+#: A pool that is smaller than the file, and the memory for it: texts that no compression makes smaller.
+SMALL_POOL = 128 * MIB
+TEXT_BYTES = 24_576
+LARGE_NODES = 5_600
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc, which makes the library that stands in for a kernel with pages of 16 KiB")
+    library = tmp_path_factory.mktemp("shim") / "pages16k.so"
+    source = Path(__file__).with_name("pages16k.c")
+    subprocess.run([compiler, "-O2", "-fPIC", "-shared", "-o", library, source, "-ldl"], check=True)
+    return library
+
+
+@pytest.fixture
+def large_pages(monkeypatch: pytest.MonkeyPatch, shim: Path) -> None:
+    """Pages of 16 KiB for whatever is started from here, and for the plan, which is made in this process."""
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    monkeypatch.setattr(machine, "page_bytes", lambda: PAGE_BYTES)
+
+
+@pytest.fixture(scope="module")
+def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of an environment with the engine of the guide."""
+    folder = tmp_path_factory.mktemp("old-engine")
+    venv.create(folder, with_pip=True)
+    python = folder / "bin/python"
+    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OLD_PACKAGES]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no environment with {OLD_PACKAGES[0]}: {done.stderr.strip()[-300:]}")
+    return python
+
+
+@pytest.fixture
+def old_workers(monkeypatch: pytest.MonkeyPatch, old_python: Path) -> None:
+    monkeypatch.setattr(child, "PYTHON", str(old_python))
+    monkeypatch.setattr(child, "WORKER", ("-P", old_engine_worker.__file__))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for this program's own modules
+
+
+def test_the_workers_meet_large_pages(large_pages: None) -> None:  # noqa: ARG001 - sets the scene
+    """Else everything below would prove nothing."""
+    program = (
+        "import ctypes, mmap, os, sys; libc = ctypes.CDLL(None, use_errno=True); area = mmap.mmap(-1, 1 << 16)\n"
+        "start = ctypes.addressof(ctypes.c_char.from_buffer(area)); start += -start % 16384\n"
+        "advise = lambda at: libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(4096), 4) and ctypes.get_errno()\n"
+        "print(os.sysconf('SC_PAGE_SIZE'), advise(start), advise(start + 4096))\n"
+    )
+    environment = child.child_environment(os.environ)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, check=True)
+    assert done.stdout == b"16384 0 22\n", "EINVAL only where the address is on no page of 16 KiB"
+
+
+def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
+    tmp_path: Path,
+    large_pages: None,  # noqa: ARG001 - set the scene
+    old_workers: None,  # noqa: ARG001
+    old_python: Path,
+) -> None:
+    source = memory(tmp_path / "graph.sqlite")
+    ran = migrate_logged(source, batch_size=100)
+
+    assert ran.result.exit_code == ExitCode.COMPLETE
+    assert ran.result.migrated == 300
+    assert ran.all(EngineComplained), "the engine was to report the error"
+    assert all(event.message.startswith(GUIDES_ERROR) for event in ran.all(EngineComplained))
+    log = (tmp_path / "migration.log").read_text()
+    assert f"[WARN] The engine reports an error after writing; the next process counts what arrived: {GUIDES_ERROR}" in log
+    assert "Migration completed successfully" in log
+    state = json.loads((tmp_path / "graph.ladybug.state.json").read_text())
+    assert state["versions"]["engine"]["version"] == "0.15.3"
+    assert_nothing_left(ran.target)
+    assert_same_for_the_old_engine(source, ran.target, old_python)
+
+
+def memory(path: Path) -> Path:
+    """Three batches of nodes, with embeddings, edges and turns."""
+    numbers = random.Random(1)
+    layers = ("input", "contemplation", "output")
+    return make_memory(
+        path,
+        nodes=[
+            node(
+                key,
+                layer=layers[key % 3],
+                text=numbers.randbytes(1_500).hex() if key % 7 else "",
+                summary=None if key % 5 else f"naïve «{key}» 🙂",
+                fe_score=numbers.random(),
+                embedding=vector(*(numbers.uniform(-1, 1) for _ in range(16))) if key % 4 else None,
+                is_ghost=key % 2,
+            )
+            for key in range(1, 301)
+        ],
+        edges=[edge(key, key, 301 - key, weight=numbers.random()) for key in range(1, 201)],
+        turns=[turn(key, key, None if key % 3 else key + 1, key + 2) for key in range(1, 151)],
+    )
+
+
+def migrate_logged(source: Path, **settings: Any) -> Run:
+    """Migrate as the command does, with a log file."""
+    heard: list[Event] = []
+    log = Log("INFO", None, source)
+    tell = JsonListener(log)
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        tell(event)
+
+    try:
+        return Run(nimad.migrate(Settings(source=source, **settings), listen), heard)
+    finally:
+        log.close()
+
+
+#: Reads every row with the engine that wrote it, and prints them as Python writes values.
+READS_ALL = """
+import sys
+import real_ladybug
+database = real_ladybug.Database(sys.argv[1], read_only=True, buffer_pool_size=1 << 28, max_db_size=1 << 34)
+connection = real_ladybug.Connection(database)
+for query in sys.argv[2:]:
+    print(connection.execute(query).get_all())
+connection.close()
+database.close()
+"""
+
+
+def assert_same_for_the_old_engine(source: Path, target: Path, python: Path) -> None:
+    """Fail unless the target holds every row and value of the source and no row more, as its own engine reads it."""
+    here = read_source(source)
+    columns = {
+        "memory_nodes": [name for name in next(iter(here.nodes.values())) if name != "id"],
+        "memory_edges": [name for name in next(iter(here.edges.values())) if name not in ("id", "source_id", "target_id")],
+        "memory_turns": [name for name in next(iter(here.turns.values())) if name != "id" and "_node_" not in name],
+    }
+    queries = [
+        f"MATCH (n:MemoryNode) RETURN n.id, {', '.join(f'n.{name}' for name in columns['memory_nodes'])}",
+        "MATCH (a:MemoryNode)-[n:relates_to]->(b:MemoryNode) RETURN n.edge_id, a.id, b.id, "
+        + ", ".join(f"n.{name}" for name in columns["memory_edges"]),
+        f"MATCH (n:Turn) RETURN n.id, {', '.join(f'n.{name}' for name in columns['memory_turns'])}",
+        *(f"MATCH (t:Turn)-[:{link}]->(n:MemoryNode) RETURN t.id, n.id" for link in LINKS.values()),
+    ]
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    words = [python, "-c", READS_ALL, target, *queries]
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    nodes, edges, turns, *links = ([tuple(row) for row in literal(line)] for line in done.stdout.splitlines())
+
+    assert_rows(nodes, [(key, *(row[name] for name in columns["memory_nodes"])) for key, row in here.nodes.items()])
+    assert_rows(
+        edges,
+        [
+            (key, row["source_id"], row["target_id"], *(row[name] for name in columns["memory_edges"]))
+            for key, row in here.edges.items()
+        ],
+    )
+    assert_rows(turns, [(key, *(row[name] for name in columns["memory_turns"])) for key, row in here.turns.items()])
+    assert [sorted(pairs) for pairs in links] == [here.links[link] for link in LINKS.values()]
+
+
+def literal(text: str) -> list[list[Any]]:
+    rows: list[list[Any]] = ast.literal_eval(text)
+    return rows
+
+
+def assert_rows(there: list[tuple[Any, ...]], here: list[tuple[Any, ...]]) -> None:
+    assert [row[0] for row in sorted(there)] == [row[0] for row in sorted(here)]
+    found = {row[0]: row for row in there}
+    for row in here:
+        for got, wanted in zip(found[row[0]], row, strict=True):
+            value = vector(*got) if isinstance(got, list) else int(got) if isinstance(got, bool) else got
+            assert same_value(value, wanted), f"{row[0]}: {str(got)[:200]} where SQLite has {str(wanted)[:200]}"
+
+
+@pytest.fixture(scope="module")
+def large_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    numbers = random.Random(1)
+    path = tmp_path_factory.mktemp("large") / "graph.sqlite"
+    nodes = (node(key, text=numbers.randbytes(TEXT_BYTES // 2).hex()) for key in range(1, LARGE_NODES + 1))
+    yield make_memory(path, nodes=nodes)
+    shutil.rmtree(path.parent)
+
+
+def test_a_file_larger_than_the_pool_ends_complete(
+    large_memory: Path,
+    large_pages: None,  # noqa: ARG001 - sets the scene
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On such pages 0.22 finds its pool full in a checkpoint; every next worker gets a larger one."""
+
+    def begin_small(settings: Settings, survey: Survey) -> Plan:
+        return replace(make_plan(settings, survey), pool_bytes=SMALL_POOL)
+
+    monkeypatch.setattr(run, "make_plan", begin_small)
+    ran = migrate(large_memory, clock=Hurried())
+    assert ran.result.exit_code == ExitCode.COMPLETE
+    assert ran.only(Published).size > SMALL_POOL
+    assert [event.pool for event in ran.all(PoolRaised)] == sorted({event.pool for event in ran.all(PoolRaised)})
+    assert all("buffer pool is full" in event.message for event in ran.all(BatchFailed))
+    assert ran.all(EngineComplained) == [], "this engine has no trouble with giving memory back"
+    assert not [event for event in ran.all(Compacted) if event.after > event.before]
+    monkeypatch.setitem(support.ENGINE_LIMITS, "buffer_pool_size", 1024 * MIB)
+    assert_same(large_memory, ran.target)
