@@ -139,7 +139,8 @@ _OF_FAILURE: Mapping[Failure, Kind] = {
 }
 
 #: What means a damaged file when the engine says it while opening one: «bad_alloc» is a wild length in its catalog.
-_DAMAGE_AT_OPENING = (Kind.DAMAGED, Kind.ALLOCATION, Kind.CONVERSION)
+_DAMAGE_AT_OPENING = (None, Kind.DAMAGED, Kind.CONVERSION)
+_WILD_LENGTH = re.compile(r"bad_alloc|MemoryError")
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT})
 
@@ -201,7 +202,7 @@ def _of_signal(number: int, oom_kills: int) -> tuple[Kind, str]:
 
 def _of_words(failure: Failure, message: str) -> Kind:
     found = next((kind for kind, pattern in _PATTERNS if pattern.search(message)), None)
-    if failure is Failure.UNOPENED and found in (None, *_DAMAGE_AT_OPENING):
+    if failure is Failure.UNOPENED and (found in _DAMAGE_AT_OPENING or _WILD_LENGTH.search(message)):
         return Kind.UNREADABLE
     if failure in (Failure.TARGET, Failure.UNOPENED, Failure.UNEXPECTED) and found is not None:
         return found

@@ -6,7 +6,6 @@ staging file that cannot take any: what passes here was not the rows' fault.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from nimad.disk import discard
 from nimad.errors import RefusedError
@@ -16,7 +15,6 @@ from nimad.migration.ends import CIRCUMSTANTIAL, Action, Answer
 from nimad.migration.events import Isolated, Isolating
 from nimad.source import rows as source_rows
 from nimad.source.ranges import Range
-from nimad.worker import quarantine
 from nimad.worker.job import Job, Task
 
 #: Before the first row is blamed, so many others from all over a batch of at least that size have a try.
@@ -70,15 +68,12 @@ def _isolate(
 
 def _set_aside(context: Context, table: str, key: int, reason: str, attempts: int) -> None:
     """Note a row for the workers to leave out, and write it to the quarantine, so that no later run looks for it."""
-    engine = context.engine_name()
-    context.isolated.setdefault(table, {})[key] = (reason, attempts, engine)
-    what = context.survey.schema.table(table)
-    rows = context.source.read(lambda c: source_rows.read_ids(c, what, [key]))
-    rejects = [
-        replace(source_rows.set_aside(rows, position, "row", reason), attempts=attempts, engine=engine)
-        for position in range(len(rows))
-    ]
-    context.confirmed.update(quarantine.add(context.files.quarantining, rejects))
+    context.isolated.setdefault(table, {})[key] = (reason, attempts, context.engine_name())
+    # By a worker, because such a row may be larger than the supervisor is to become. One that fails is no loss: the
+    # next that loads this range writes the same line.
+    answer = retry.quietly(context, context.job(Task.SET_ASIDE, table=table, ids=[key]))
+    if answer.ok:
+        context.confirmed.update(answer.facts["rejected"])
     context.listener(Isolated(table, key, reason, attempts))
 
 

@@ -184,7 +184,7 @@ class Loader:
         before, self._unconfirmed = self._unconfirmed, Batch(did, facts["held"])
         if facts["complaint"]:
             context.listener(EngineComplained(facts["complaint"]))
-        context.note_counts(facts["found"])
+        context.note_staging(facts["found"])
         for name, rows in facts["loaded"].items():
             context.counted[name] = context.counted.get(name, 0) + rows
         context.batches += 1

@@ -38,8 +38,10 @@ GROUP_FACTOR = 3.8
 #: access charges whole pages.
 LARGE_PAGE_FACTOR = 1.7
 SMALL_PAGE = 4096
-#: What the supervisor and a worker take without pool and batch; what a batch takes beside the pool, against its bytes.
-PROCESSES_BASE = 116 * MIB
+#: What a worker takes without pool and batch, and what the supervisor has taken when the plan is made.
+WORKER_BASE = 80 * MIB
+SUPERVISOR = 36 * MIB
+#: What a batch takes beside the pool, against its bytes.
 BATCH_FACTOR = 7.3
 LEAST_BATCH = MIB
 #: Share of the free memory that a batch's rows may take.
@@ -106,7 +108,7 @@ class Plan:
             raise RefusedError(
                 f"{self.memory_available // 10**6} MB of memory are free, and the engine needs about "
                 f"{self.memory_needed // 10**6} MB for a memory of this size; close programs, give the machine or the "
-                f"service more memory, or name what it may take with --max-memory {-(-self.memory_needed // MIB)}M; "
+                f"service more memory, or name what it may take with --max-memory {-(-(self.memory_needed + SUPERVISOR) // MIB)}M; "
                 "--force tries all the same"
             )
 
@@ -136,10 +138,11 @@ class Plan:
 
 
 def make_plan(settings: Settings, survey: Survey) -> Plan:
-    available = settings.memory_limit or machine.available_memory()
+    limited = settings.memory_limit
+    available = machine.available_memory() if limited is None else limited - SUPERVISOR
     page = machine.page_bytes()
     least = _least_pool(survey, page)
-    outside = PROCESSES_BASE + int(BATCH_FACTOR * LEAST_BATCH)
+    outside = WORKER_BASE + int(BATCH_FACTOR * LEAST_BATCH)
     limit = max(least, available - outside)
     pool = min(limit, max(least, _comfortable_pool(survey.row_bytes * page // SMALL_PAGE, available)))
     largest = settings.max_batch_size or max(settings.batch_size, NODE_GROUP_ROWS)
@@ -180,11 +183,11 @@ def batch_disk(file: int, rows: int) -> int:
 
 def compaction_needs(row_bytes: int) -> tuple[int, int]:
     """Bytes of memory, and of pool, that copying the whole target takes."""
-    return PROCESSES_BASE + COMPACTION_FACTOR * row_bytes, POOL_BASE + COMPACTION_POOL_FACTOR * row_bytes
+    return WORKER_BASE + COMPACTION_FACTOR * row_bytes, POOL_BASE + COMPACTION_POOL_FACTOR * row_bytes
 
 
 def _batch_bytes(pool: int, available: int) -> int:
-    beside_the_pool = int((available - PROCESSES_BASE - pool) / BATCH_FACTOR)
+    beside_the_pool = int((available - WORKER_BASE - pool) / BATCH_FACTOR)
     return max(LEAST_BATCH, min(pool // POOL_FACTOR, available // BATCH_SHARE, beside_the_pool))
 
 

@@ -205,7 +205,8 @@ def _write(context: Context) -> Result:
         kept = f"{context.counted.get('MemoryNode', 0)} of {context.survey.nodes.rows} nodes are kept"
         state.phase, state.message = "interrupted", f"{error}; {kept}"
         state.write()
-        raise type(error)(state.message) from error
+        error.args = (state.message,)
+        raise
     except NimadError as error:
         state.phase, state.message = "failed", str(error)
         with suppress(OSError):

@@ -130,9 +130,11 @@ def _salvage(connection: sqlite3.Connection, to: Path) -> Salvaged:
     os.truncate(to, 0)  # `SourceFile.read` begins anew when the source changes under it
     # Only so does SQLite read a file that is cut, or whose schema has a broken line. Nothing is written.
     connection.execute("PRAGMA writable_schema = ON")
-    shapes = [shape for name in (NODES, EDGES, TURNS) if (shape := _shape_of(connection, name)) is not None]
-    if not shapes or shapes[0].table != NODES:
-        raise _corrupt("its schema has no table memory_nodes")
+    found = {name: _shape_of(connection, name) for name in (NODES, EDGES, TURNS)}
+    hidden = [name for name, shape in found.items() if shape is None and _may_hold(connection, name)]
+    shapes = [shape for shape in found.values() if shape is not None]
+    if found[NODES] is None:
+        raise _corrupt("its schema shows no table memory_nodes")
     with closing(sqlite3.connect(to, isolation_level=None)) as copy:
         copy.text_factory = connection.text_factory
         # What is not finished is thrown away, so it needs no journal.
@@ -140,18 +142,25 @@ def _salvage(connection: sqlite3.Connection, to: Path) -> Salvaged:
         rescues = {shape.table: _Rescue(_Pages(connection, shape), _Copy(copy, shape)) for shape in shapes}
         for rescue in rescues.values():
             rescue.run()
-        if rescues[NODES].lost and not rescues[NODES].copy.count():
-            raise _corrupt("no row of memory_nodes can be read")
+        lost = {name: ranges for name, rescue in rescues.items() if (ranges := rescue.lost_ranges())}
         salvaged = Salvaged(
             rows={name: rescue.copy.count() for name, rescue in rescues.items()},
-            lost={name: lost for name, rescue in rescues.items() if (lost := rescue.lost_ranges())},
+            lost=lost | {name: [(FIRST_KEY, LAST_KEY)] for name in hidden},
             odd={name: sorted(rescue.odd) for name, rescue in rescues.items() if rescue.odd},
-            rejects=[reject for rescue in rescues.values() for reject in rescue.rejects],
+            rejects=[reject for rescue in rescues.values() for reject in rescue.rejects.values()],
         )
+        if NODES in lost and not salvaged.rows[NODES]:
+            raise _corrupt("no row of memory_nodes can be read")
         for rescue in rescues.values():
             rescue.copy.finish()
         _write(copy, "COMMIT")
     return salvaged
+
+
+def _may_hold(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a table that SQLite does not show may be there: its line in the schema is broken, or is not read."""
+    row = _first(connection, "SELECT count(*) FROM sqlite_master WHERE lower(name) = ?", table)
+    return row != (0,)
 
 
 def _corrupt(why: str) -> sqlite3.DatabaseError:
@@ -221,8 +230,9 @@ class _Pages:
         """Place and key of each row from `start` on, in the order of the pages; a key of None: a broken page."""
         place = 0
         while True:
+            query, values = self._from(self.select_key, start, place, -1)
             try:
-                for (key,) in self.connection.execute(f"{self.select_key} {self._from(start, place, -1)}"):
+                for (key,) in self.connection.execute(query, values):
                     yield place, key
                     place += 1
             except sqlite3.DatabaseError as error:
@@ -234,10 +244,12 @@ class _Pages:
             place += 1
 
     def key_at(self, start: int, place: int = 0) -> _Row | None:
-        return _first(self.connection, f"{self.select_key} {self._from(start, place, 1)}")
+        query, values = self._from(self.select_key, start, place, 1)
+        return _first(self.connection, query, *values)
 
     def row_at(self, start: int, place: int = 0) -> _Row | None:
-        return _first(self.connection, f"{self.select_row} {self._from(start, place, 1)}")
+        query, values = self._from(self.select_row, start, place, 1)
+        return _first(self.connection, query, *values)
 
     def row_of(self, key: int) -> _Row | None:
         return _first(self.connection, f"{self.select_row} WHERE {self.key} = ?", key)
@@ -250,11 +262,12 @@ class _Pages:
         row = _first(self.connection, f"{self.select_key} ORDER BY {self.key} DESC LIMIT 1")
         return row[0] if row else LAST_KEY
 
-    def _from(self, start: int, place: int, rows: int) -> str:
-        """The rows from `start` on but for the first `place` ones, of which SQLite reads no value."""
-        # Without a condition SQLite takes the first page instead of searching for it, which needs less of it whole.
-        where = "" if start == FIRST_KEY else f"WHERE {self.key} >= {start} "
-        return f"{where}ORDER BY {self.key} LIMIT {rows} OFFSET {place}"
+    def _from(self, select: str, start: int, place: int, rows: int) -> tuple[str, tuple[int, ...]]:
+        """A query for rows from `start` on but for the first `place` ones, of which SQLite reads no value."""
+        part = f"ORDER BY {self.key} LIMIT ? OFFSET ?"
+        if start == FIRST_KEY:  # SQLite takes the first page, and need not search for it among others
+            return f"{select} {part}", (rows, place)
+        return f"{select} WHERE {self.key} >= ? {part}", (start, rows, place)
 
 
 class _Copy:
@@ -325,7 +338,7 @@ class _Rescue:
         self.doubts: set[int] = set()  # ids behind which rows are missing, or have another id than they should
         self.steps: list[tuple[int, int]] = []  # ids that follow each other in the pages, and do not rise
         self.odd: set[int] = set()
-        self.rejects: list[Reject] = []
+        self.rejects: dict[_Row, Reject] = {}
         self.repeats = 0
 
     def run(self) -> None:
@@ -390,9 +403,7 @@ class _Rescue:
             return found
         values = dict(zip(self.pages.shape.names, row, strict=True))
         row_id = values[key_of(self.pages.shape.names)]
-        reject = Reject(self.pages.shape.table, row_id, "row", "another row has the same id", values)
-        if reject not in self.rejects:
-            self.rejects.append(reject)
+        self.rejects[row] = Reject(self.pages.shape.table, row_id, "row", "another row has the same id", values)
         return False
 
     def _last_in_place(self, start: int, place: int) -> int:
@@ -453,12 +464,13 @@ class _Rescue:
 
 
 def _probes(after: int, last: int) -> Iterator[int]:
-    """Ids to try behind `after`, and the last of the table: one by one near `after` and near 0, where ids begin."""
+    """Ids to try behind `after`, and the last of the table: one by one behind it and from 0 on, where ids begin."""
     probe = after + 1
     while probe <= LAST_KEY:
         yield probe
-        far = abs(probe) if after == FIRST_KEY else min(probe - after, abs(probe))
-        step = max(1, (far - PROBES) // PROBE_STEP)
+        behind = LAST_KEY if after == FIRST_KEY else probe - after
+        near = behind < PROBES or 0 <= probe < PROBES
+        step = 1 if near else max(1, min(behind, abs(probe)) // PROBE_STEP)
         probe = last if probe < last < probe + step else probe + step
 
 

@@ -21,6 +21,7 @@ class Task(StrEnum):
     VERIFY = "verify"  # compare target and source
     MEND = "mend"  # bring rows that changed in the source up to date
     TRY = "try"  # load rows into a target that is thrown away: do they, and nothing else, take a worker down?
+    SET_ASIDE = "set aside"  # write isolated rows to the quarantine
     COMPACT = "compact"  # copy the target into a new file without holes
     SEARCH = "search"  # ask the target a question
 
@@ -57,7 +58,7 @@ class Job:
     range: Range | None = None  # rows of CONVERT, LOAD and VERIFY
     previous: Range | None = None  # the batch before, which LOAD and COUNT look for
     strays: bool = False  # also rows whose key is no integer
-    ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY
+    ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY and SET_ASIDE
     removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without
     table: str = ""  # table of MEND, and of VERIFY by ids
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY

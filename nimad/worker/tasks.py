@@ -261,6 +261,10 @@ def _try(job: Job, module: ModuleType) -> Facts:
     return {}
 
 
+def _write_isolated(job: Job, _: ModuleType) -> Facts:
+    return {"rejected": quarantine.add(Path(job.quarantine), _read_ids(job, job.needs()).rejects)}
+
+
 def _compact(job: Job, module: ModuleType) -> Facts:
     counts = compacting.compact(module, job.target_path(), Path(job.copy_to), _limits(job))
     return {"counts": _counts(counts)}
@@ -283,6 +287,7 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.VERIFY: _verify,
     Task.MEND: _mend,
     Task.TRY: _try,
+    Task.SET_ASIDE: _write_isolated,
     Task.COMPACT: _compact,
     Task.SEARCH: _search,
 }

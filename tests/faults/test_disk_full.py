@@ -265,11 +265,10 @@ def holed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_with_too_little_room_for_a_copy_the_file_keeps_its_holes(holed: Path, disk: Disk) -> None:
     run = disturbed(holed, disk, TableLoaded, 1, lambda: disk.fill(leave=MB))
-    assert re.fullmatch(r"[\d,]+ bytes of disk needed, [\d,]+ free", run.all(NotCompacted)[0].why)
+    assert re.fullmatch(r"[\d,]+ bytes of disk needed, [\d,]+ free", run.only(NotCompacted).why)
     assert run.result.exit_code == ExitCode.COMPLETE
     assert_same(holed, disk.target)
     assert_nothing_left(disk.target)
-    assert len(run.all(NotCompacted)) == 1, "nothing was mended since, so there is no more to win than before"
 
 
 @pytest.mark.parametrize("leave", [100 * KB, 3 * MB], ids=["exporting", "importing"])
@@ -277,7 +276,8 @@ def test_a_disk_that_is_full_while_the_file_is_copied_costs_the_copy_alone(holed
     with full_at(disk, "compacting.os", "chdir", leave=leave):
         run = migrate(holed, target=disk.target, batch_size=BATCH, fixed_batch=True)
     assert run.all(Compacted) == []
-    assert "No space left on device" in run.all(NotCompacted)[0].why
+    # Of a short write the engine gives whatever error number came before it.
+    assert "Cannot write to file" in run.only(NotCompacted).why
     assert run.result.exit_code == ExitCode.COMPLETE
     assert_same(holed, disk.target)
     assert_nothing_left(disk.target)

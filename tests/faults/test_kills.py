@@ -53,8 +53,11 @@ CHAINS = (
     ("sample", ("--batch-size", "200")),
     ("many", ("--batch-size", "2000")),
 )
-#: Seconds, at most, between one kill and the next: chains differ in their pace, so that whole runs are hit.
-PACES_S = (0.5, 1.5, 4.0)
+#: Seconds, at most, from the event of a run that a kill waits for to the kill: about a worker's life.
+LONGEST_WAIT_S = 0.8
+#: Events of an undisturbed run beside its batches of nodes, and the one that says how many of those there will be.
+OTHER_EVENTS = 13
+PLANNED = 3
 #: Chains at once: while one waits for a retry, others use the processors.
 AT_ONCE = 4
 #: Undisturbed runs until one has to complete.
@@ -138,7 +141,6 @@ class Chain:
         self.source = Path(shutil.copy(memories[name], folder / "graph.sqlite"))
         self.target = target_of(self.source)
         self.random = random.Random(seed + number)
-        self.pace_s = self.random.choice(PACES_S)
         self.victims = ["supervisor", *self.random.choices([*WORKERS], k=KILLS - 1)]
         self.random.shuffle(self.victims)
         self.figures = Figures()
@@ -161,10 +163,11 @@ class Chain:
 
     def _live(self) -> tuple[int, str]:
         """One run, in which workers are killed until it ends or is killed itself. Its status, and what it said."""
-        begun = staging_of(self.source).exists()
+        begun, done = staging_of(self.source).exists(), 0.0
         with Watch(self.target) as watch, Life(self.source, *self.options, "--json") as life:
             while self.victims and not life.over:
-                self._let_it_go_on(life)
+                done = self.random.uniform(done, 1.0)
+                self._let_it_go_on(life, done)
                 self._strike(life)
             status = life.wait()
         self.story.append(f"exit {status}")
@@ -178,9 +181,12 @@ class Chain:
             self._check_and_clear()
         return status, life.said
 
-    def _let_it_go_on(self, life: Life) -> None:
-        until = time.monotonic() + self.random.uniform(0, self.pace_s)
-        while time.monotonic() < until and not life.over:
+    def _let_it_go_on(self, life: Life, share: float) -> None:
+        """Wait until about this share of the run is done: counted in events, as time depends on the machine."""
+        while not life.over and not reached(heard(life), share):
+            time.sleep(LOOK_S)
+        until = time.monotonic() + self.random.uniform(0, LONGEST_WAIT_S)
+        while not life.over and time.monotonic() < until:
             time.sleep(LOOK_S)
 
     def _strike(self, life: Life) -> None:
@@ -223,6 +229,11 @@ def heard(life: Life) -> list[dict[str, Any]]:
     """The events that a run told with `--json`, but for one that a kill cut off."""
     lines = [line for line in life.said.splitlines(keepends=True) if line.startswith("{") and line.endswith("}\n")]
     return [json.loads(line) for line in lines]
+
+
+def reached(events: list[dict[str, Any]], share: float) -> bool:
+    batches = events[PLANNED - 1]["total_batches"] if len(events) >= PLANNED else 0
+    return len(events) >= share * (OTHER_EVENTS + batches)
 
 
 def nodes_counted(events: list[dict[str, Any]]) -> int:

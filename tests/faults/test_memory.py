@@ -511,7 +511,7 @@ def test_batches_grow_to_a_node_group_and_take_every_row(monkeypatch: pytest.Mon
             left -= plan.take(left, size)
             size = plan.next_size(size)
             batches += 1
-        assert batches == plan.total_batches
+        assert plan.total_batches == max(batches, -(-found.nodes.bytes // plan.batch_bytes))
 
 
 def test_the_plan_of_a_real_memory_is_what_its_survey_asks_for(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from support import (
     turn,
     vector,
 )
-from test_crash import LEAVES_A_LOG
+from test_kills import LEAVES_A_LOG
 from torture import (
     Life,
     assert_nothing_left,

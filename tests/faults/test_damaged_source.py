@@ -1,0 +1,472 @@
+"""A memory some of whose pages are damaged: every row is in the target as SQLite reads it, or listed, or nothing is made.
+
+What is expected is found without nimad's code: SQLite itself is asked for every row of the pristine memory by its id in
+the damaged file, and the file's pages are told apart by a reading of sqlite.org/fileformat.html of these tests' own.
+"""
+
+import hashlib
+import random
+import re
+import shutil
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import (
+    LINKS,
+    TABLES,
+    Hurried,
+    Memory,
+    edge,
+    insert,
+    make_memory,
+    node,
+    read_quarantine,
+    read_source,
+    read_target,
+    same_value,
+    turn,
+    vector,
+)
+from torture import assert_nothing_left, interrupted, target_of
+
+import nimad
+from nimad.errors import ExitCode, NimadError
+from nimad.migration.events import BatchLoaded
+
+PAGE = 1024
+SEEDS = range(50)
+#: Every one of so many seeds is part of a default run.
+STRIDE = 5
+#: Types of b-tree pages (fileformat.html, 1.6), and bytes of the header of such a page before its cell pointers.
+INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE = 2, 5, 10, 13
+HEADER = {INTERIOR_INDEX: 12, INTERIOR_TABLE: 12, LEAF_INDEX: 8, LEAF_TABLE: 8}
+#: Columns that hold what their name does not tell: all others are text.
+INTEGERS = {"timestamp", "last_accessed", "dismissal_count"}
+FLOATS = {"fe_score", "strength", "decay_rate", "weight"}
+ENDS = {"memory_nodes": (), "memory_edges": ("source_id", "target_id"), "memory_turns": tuple(LINKS)}
+
+
+# A memory, and its pages
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """150 nodes on some 200 pages: leaves of several rows, inner pages, overflow pages, and an index of turns."""
+    path = tmp_path_factory.mktemp("pristine") / "graph.sqlite"
+    make_memory(
+        path,
+        nodes=[
+            node(
+                key,
+                text=f"memory {key} " * (200 if key % 10 == 0 else key % 12),
+                summary="naïve 🙂" if key % 4 else None,
+                embedding=vector(*(key + 0.25 * place for place in range(8))) if key % 3 else None,
+                fe_score=key / 7,
+                is_ghost=key % 2,
+            )
+            for key in range(1, 151)
+        ],
+        edges=[edge(key, key, 151 - key) for key in range(1, 101)],
+        turns=[turn(key, key, None if key % 3 else key + 1, key + 2) for key in range(1, 101)],
+        journal="DELETE",
+    )
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(f"PRAGMA page_size = {PAGE}")
+        connection.execute("VACUUM")
+    return path
+
+
+@pytest.fixture
+def source(tmp_path: Path, pristine: Path) -> Path:
+    """A copy in a folder of its own, in which nothing else may ever stand."""
+    folder = tmp_path / "source"
+    folder.mkdir()
+    return Path(shutil.copy(pristine, folder / "graph.sqlite"))
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Path:
+    folder = tmp_path / "target"
+    folder.mkdir()
+    return folder / "graph.ladybug"
+
+
+@dataclass(frozen=True)
+class Page:
+    """One page of a table or an index: its number, its type, and the overflow pages that its cells begin."""
+
+    number: int
+    kind: int
+    depth: int
+    overflows: tuple[int, ...] = ()
+
+
+def pages_of(path: Path, name: str) -> list[Page]:
+    """Every page of a sound table or index, its root first."""
+    with closing(sqlite3.connect(path)) as connection:
+        (root,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    return list(_pages(path.read_bytes(), root, 0))
+
+
+def _pages(data: bytes, number: int, depth: int) -> Iterator[Page]:
+    start = (number - 1) * PAGE
+    at = start + (100 if number == 1 else 0)
+    kind, cells = data[at], int.from_bytes(data[at + 3 : at + 5], "big")
+    pointers = at + HEADER[kind]
+    places = [start + int.from_bytes(data[pointers + 2 * n : pointers + 2 * n + 2], "big") for n in range(cells)]
+    if kind == LEAF_TABLE:
+        yield Page(number, kind, depth, tuple(page for place in places if (page := _overflow(data, place))))
+        return
+    yield Page(number, kind, depth)
+    if kind in (INTERIOR_TABLE, INTERIOR_INDEX):
+        children = [int.from_bytes(data[place : place + 4], "big") for place in places]
+        for below in (*children, int.from_bytes(data[at + 8 : at + 12], "big")):
+            yield from _pages(data, below, depth + 1)
+
+
+def _overflow(data: bytes, cell: int) -> int:
+    """The first overflow page of a row, 0 where all of it is on its leaf."""
+    size, place = _varint(data, cell)
+    _, place = _varint(data, place)
+    most, least = PAGE - 35, (PAGE - 12) * 32 // 255 - 23
+    if size <= most:
+        return 0
+    here = least + (size - least) % (PAGE - 4)
+    place += here if here <= most else least
+    return int.from_bytes(data[place : place + 4], "big")
+
+
+def _varint(data: bytes, place: int) -> tuple[int, int]:
+    value = 0
+    for count in range(9):
+        byte = data[place + count]
+        if count == 8:
+            return value << 8 | byte, place + 9
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:
+            return value, place + count + 1
+    raise AssertionError
+
+
+def overwrite(path: Path, page: int, content: bytes = bytes(PAGE), at: int = 0) -> None:
+    """Put bytes on a page, in the file as it stands: it stays the same file."""
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE + at)
+        file.write(content)
+
+
+def flip_bytes(path: Path, seed: int) -> None:
+    """Flip from 1 to 40 bytes, on from 1 to 4 pages."""
+    numbers = random.Random(seed)
+    pages = [numbers.randrange(path.stat().st_size // PAGE) for _ in range(numbers.randint(1, 4))]
+    with path.open("r+b") as file:
+        for _ in range(numbers.choice((1, 3, 10, 40))):
+            at = numbers.choice(pages) * PAGE + numbers.randrange(PAGE)
+            file.seek(at)
+            (byte,) = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte ^ numbers.randint(1, 255)]))
+
+
+# What SQLite reads of it
+
+
+class NoText:
+    """Text whose bytes are no UTF-8: nothing is equal to it."""
+
+
+def as_text(raw: bytes) -> str | NoText:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return NoText()
+
+
+@dataclass(frozen=True)
+class Damaged:
+    """By table, the rows that SQLite finds by their ids, and all that it meets on its way through the pages."""
+
+    by_id: dict[str, dict[int, dict[str, Any]]]
+    met: dict[str, list[dict[str, Any]]]
+
+
+def read_damaged(path: Path, pristine: Memory) -> Damaged:
+    by_id: dict[str, dict[int, dict[str, Any]]] = {}
+    met: dict[str, list[dict[str, Any]]] = {}
+    known = {"memory_nodes": pristine.nodes, "memory_edges": pristine.edges, "memory_turns": pristine.turns}
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        connection.text_factory = as_text
+        connection.execute("PRAGMA writable_schema = ON")
+        for table in TABLES:
+            met[table] = list(rows(connection, f"SELECT * FROM {table} NOT INDEXED"))
+            ids = {*known[table], *(row["id"] for row in met[table] if isinstance(row.get("id"), int))}
+            query = f"SELECT * FROM {table} NOT INDEXED WHERE id = ?"
+            by_id[table] = {key: found[0] for key in ids if (found := list(rows(connection, query, key)))}
+    return Damaged(by_id, met)
+
+
+def rows(connection: sqlite3.Connection, query: str, *values: int) -> Iterator[dict[str, Any]]:
+    """Rows up to the first that SQLite cannot read."""
+    try:
+        cursor = connection.execute(query, values)
+        names = [column[0] for column in cursor.description]
+        yield from (dict(zip(names, row, strict=True)) for row in cursor)
+    except (sqlite3.Error, MemoryError, OverflowError):
+        return
+
+
+# What is to be in the target
+
+
+class Listed:
+    """What the quarantine file says: whole rows, parts of rows, and ranges of ids, by table."""
+
+    def __init__(self, target: Path) -> None:
+        self.entries = read_quarantine(target)
+        self.ranges = [
+            (entry["table"], *_ends(str(entry["id"]))) for entry in self.entries if entry["part"] == "range"
+        ]
+
+    def part(self, table: str, key: int, part: str) -> bool:
+        return any((e["table"], e["id"], e["part"]) == (table, key, part) for e in self.entries)
+
+    def row(self, table: str, key: int) -> bool:
+        return self.part(table, key, "row") or self.lost(table, key)
+
+    def lost(self, table: str, key: int) -> bool:
+        return any(name == table and first <= key <= last for name, first, last in self.ranges)
+
+
+def _ends(text: str) -> tuple[int, int]:
+    if re.fullmatch(r"-?\d+", text):
+        return int(text), int(text)
+    first, last = re.fullmatch(r"(-?\d+)?-(-?\d+)?", text).groups()  # type: ignore[union-attr]
+    return int(first or -(2**63)), int(last or 2**63 - 1)
+
+
+def assert_accounted_for(pristine: Path, source: Path, target: Path) -> Damaged:
+    """Every row of the pristine memory is in the target as SQLite reads it by its id, or listed; and nothing else is."""
+    before = read_source(pristine)
+    damaged, there, listed = read_damaged(source, before), read_target(target), Listed(target)
+    everything = {
+        "memory_nodes": (before.nodes, there.nodes),
+        "memory_edges": (before.edges, there.edges),
+        "memory_turns": (before.turns, there.turns),
+    }
+    for table, (known, kept) in everything.items():
+        for key in known:
+            assert key in kept or listed.row(table, key), f"{table} {key} is neither in the target nor listed"
+        for key in damaged.by_id[table]:
+            assert key in kept or listed.part(table, key, "row"), f"{table} {key} can be read, and is not in the target"
+        for key, row in kept.items():
+            found = damaged.by_id[table].get(key)
+            candidates = [found] if found else [row for row in damaged.met[table] if row.get("id") == key]
+            assert candidates, f"{table} {key} is in the target, and SQLite finds no such row"
+            assert found or listed.part(table, key, "id"), f"{table} {key} is not found by that id, and not listed"
+            differing = [differences(table, key, row, candidate, there, listed) for candidate in candidates]
+            assert [] in differing, f"{table} {key}: {differing}"
+    return damaged
+
+
+def differences(
+    table: str, key: int, got: Mapping[str, Any], wanted: Mapping[str, Any], there: Memory, listed: Listed
+) -> list[str]:
+    """Columns in which a row of the target is not what SQLite reads."""
+    found = []
+    for name, value in wanted.items():
+        if name == "id":
+            continue
+        if table == "memory_turns" and name in LINKS:
+            pairs = there.links[LINKS[name]]
+            linked = [end for turn_id, end in pairs if turn_id == key]
+            right = linked == ([] if value is None else [whole(value)]) or (
+                linked == [] and whole(value) not in there.nodes and listed.part(table, key, LINKS[name])
+            )
+        elif name == "embedding":
+            right = got[name] == value or (got[name] is None and listed.part(table, key, "embedding"))
+        else:
+            right = becomes(name, value, got[name])
+        if not right:
+            found.append(f"{name}: {got.get(name)!r:.80} where SQLite has {value!r:.80}")
+    return found
+
+
+def becomes(column: str, value: Any, got: Any) -> bool:
+    """Whether a column of the target holds what docs/VALUES.md says that such a value becomes."""
+    if value is None:
+        return got is None
+    if column in INTEGERS or column.endswith("_id") and column in ENDS["memory_edges"]:
+        return type(got) is int and number(value) == got
+    if column in FLOATS:
+        return type(got) is float and (same_value(got, value) if type(value) is float else number(value) == Decimal(got))
+    if column == "is_ghost":
+        return type(got) is bool and number(value) == got
+    if isinstance(value, bytes):
+        return bool(got == value.decode(errors="replace"))
+    return same_value(got, value if isinstance(value, str) else repr(value))
+
+
+def number(value: Any) -> Decimal | None:
+    try:
+        return Decimal(value)
+    except (InvalidOperation, ValueError, TypeError):
+        return None
+
+
+def whole(value: Any) -> int | None:
+    exact = number(value)
+    return int(exact) if exact is not None and exact.is_finite() and exact == int(exact) else None
+
+
+def run(source: Path, target: Path, **settings: Any) -> int:
+    """Migrate; the exit code. Not a byte in the source's folder may change, whatever happens."""
+    before = contents(source.parent)
+    log = target.with_name("migration.log")
+    try:
+        result = nimad.migrate(nimad.Settings(source=source, target=target, log_file=log, **settings), clock=Hurried())
+        return result.exit_code
+    except NimadError as error:
+        print(error)
+        return error.exit_code
+    finally:
+        assert contents(source.parent) == before
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def assert_as_it_should_end(pristine: Path, source: Path, target: Path, code: int) -> None:
+    """By the exit code: all is there and nothing is listed; something is; or nothing could be read and nothing is made."""
+    assert code in (ExitCode.COMPLETE, ExitCode.QUARANTINED, ExitCode.IO_ERROR)
+    if code == ExitCode.IO_ERROR:
+        assert contents(target.parent) == {}
+        assert read_damaged(source, read_source(pristine)).by_id["memory_nodes"] == {}, "there are nodes to be saved"
+        return
+    assert_nothing_left(target)
+    damaged = assert_accounted_for(pristine, source, target)
+    assert code == (ExitCode.QUARANTINED if read_quarantine(target) else ExitCode.COMPLETE)
+    if code == ExitCode.COMPLETE:
+        assert len(read_target(target).nodes) == len(damaged.by_id["memory_nodes"]) == 150
+
+
+# Anywhere
+
+
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=[pytest.mark.long] if seed % STRIDE else []) for seed in SEEDS]
+)
+def test_whatever_bytes_are_flipped_every_row_is_accounted_for(
+    pristine: Path, source: Path, target: Path, seed: int
+) -> None:
+    flip_bytes(source, seed)
+    assert_as_it_should_end(pristine, source, target, run(source, target))
+
+
+# Here and there
+
+
+def leaves(path: Path, table: str = "memory_nodes") -> list[Page]:
+    return [page for page in pages_of(path, table) if page.kind == LEAF_TABLE]
+
+
+def test_a_leaf_of_zeros_costs_its_own_rows(pristine: Path, source: Path, target: Path) -> None:
+    overwrite(source, leaves(source)[7].number)
+    code = run(source, target)
+    assert code == ExitCode.QUARANTINED
+    damaged = assert_accounted_for(pristine, source, target)
+    lost = 150 - len(damaged.by_id["memory_nodes"])
+    assert 0 < lost < 30
+    listed = Listed(target)
+    assert sum(last - first + 1 for table, first, last in listed.ranges if table == "memory_nodes") == lost
+    assert len(read_target(target).nodes) == 150 - lost
+
+
+def test_a_broken_overflow_page_costs_its_own_row(pristine: Path, source: Path, target: Path) -> None:
+    page = next(page for page in leaves(source) if page.overflows)
+    overwrite(source, page.overflows[0], b"\xff" * 4)  # where the next page of the chain is named
+    assert run(source, target) == ExitCode.QUARANTINED
+    damaged = assert_accounted_for(pristine, source, target)
+    assert len(damaged.by_id["memory_nodes"]) == 149
+
+
+def test_a_broken_index_costs_nothing(pristine: Path, source: Path, target: Path) -> None:
+    overwrite(source, pages_of(source, "sqlite_autoindex_memory_turns_1")[-1].number)
+    assert run(source, target) == ExitCode.COMPLETE
+    assert_as_it_should_end(pristine, source, target, ExitCode.COMPLETE)
+    assert len(read_target(target).turns) == 100
+
+
+def test_a_broken_inner_page_costs_the_rows_below_it(pristine: Path, source: Path, target: Path) -> None:
+    inner = [page for page in pages_of(source, "memory_nodes") if page.kind == INTERIOR_TABLE and page.depth]
+    if not inner:
+        deepen(source)
+        inner = [page for page in pages_of(source, "memory_nodes") if page.kind == INTERIOR_TABLE and page.depth]
+    before = source.with_name("before.sqlite")
+    shutil.copy(source, before)
+    before = Path(shutil.move(before, target.parent.parent))
+    overwrite(source, inner[0].number)
+    assert run(source, target) == ExitCode.QUARANTINED
+    damaged = assert_accounted_for(before, source, target)
+    assert 0 < len(damaged.by_id["memory_nodes"]) < len(read_source(before).nodes) - 10
+    assert pristine.exists()
+
+
+def deepen(path: Path) -> None:
+    """Add nodes until the tree has a level between its root and its leaves."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        insert(connection, "memory_nodes", (node(key, text="more " * 150) for key in range(151, 601)))
+        connection.execute("COMMIT")
+
+
+def test_without_the_root_of_the_nodes_nothing_is_made(pristine: Path, source: Path, target: Path) -> None:
+    overwrite(source, pages_of(source, "memory_nodes")[0].number)
+    assert run(source, target) == ExitCode.IO_ERROR
+    assert_as_it_should_end(pristine, source, target, ExitCode.IO_ERROR)
+
+
+@pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
+def test_without_the_root_of_another_table_the_nodes_go_through(
+    pristine: Path, source: Path, target: Path, table: str
+) -> None:
+    overwrite(source, pages_of(source, table)[0].number)
+    assert run(source, target) == ExitCode.QUARANTINED
+    assert_accounted_for(pristine, source, target)
+    assert len(read_target(target).nodes) == 150
+
+
+# In time
+
+
+def test_rows_that_were_copied_before_their_page_broke_stay(pristine: Path, source: Path, target: Path) -> None:
+    log = target.with_name("migration.log")
+    interrupted(source, BatchLoaded, nth=2, target=target, log_file=log, batch_size=40, fixed_batch=True)
+    broken = next(page for page in leaves(source) if page != leaves(source)[0])
+    overwrite(source, broken.number)
+    assert run(source, target) == ExitCode.QUARANTINED
+
+    before = read_source(pristine)
+    lost = set(before.nodes) - set(read_damaged(source, before).by_id["memory_nodes"])
+    assert lost, "the page held rows"
+    assert max(lost) <= 80, "and they were copied already"
+    there, listed = read_target(target), Listed(target)
+    for key, row in before.nodes.items():
+        assert not differences("memory_nodes", key, there.nodes[key], row, there, listed)
+    assert all(listed.lost("memory_nodes", key) for key in lost)
+    assert set(there.nodes) == set(before.nodes)
+    assert set(there.edges) == set(before.edges)
+    assert set(there.turns) == set(before.turns)
+
+
+def test_a_dry_run_of_a_damaged_memory_says_so_and_writes_nothing(source: Path, target: Path) -> None:
+    overwrite(source, leaves(source)[3].number)
+    assert run(source, target, dry_run=True) == ExitCode.IO_ERROR
+    assert contents(target.parent) == {}
+    assert target_of(source).exists() is False
