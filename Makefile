@@ -19,7 +19,7 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 	$(BIN)/nimad search --target demo/graph.ladybug --limit 3 --like 17
 
 test: $(READY)  ## the whole test suite, at the length that CI runs
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long" -n auto --dist loadgroup
 
 faults: $(READY)  ## the torture tests at full length, half an hour or more; their figures in build/figures
 	mkdir -p build/figures

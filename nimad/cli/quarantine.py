@@ -77,4 +77,4 @@ def _find(target: Path | None) -> Quarantined:
 
 def _line(entry: Mapping[str, Any]) -> str:
     tried = f" ({entry['attempts']} workers failed on it)" if entry.get("attempts") else ""
-    return f"{entry['table']:<13} {entry['id']!s:>8}  {entry['part']:<10} {entry['reason']}{tried}"
+    return f"{entry['table']:<13} {entry['id']!s:>8}  {entry['part']:<10} {entry.get('reason', '')}{tried}"

@@ -150,7 +150,7 @@ class Workers:
     """Gives each job a fresh process. The next one is started early, so that its imports cost no time."""
 
     def __init__(self, stop: threading.Event, clock: Clock | None = None) -> None:
-        self._stop, self._clock = stop, clock or Clock()
+        self.stop, self._clock = stop, clock or Clock()
         self._next: Child | None = None
         self.early = True  # False: memory is too short for one that waits
 
@@ -173,16 +173,16 @@ class Workers:
 
     def do(self, job: Job, *, limit_s: float = FLOOR_S, last: bool = False) -> Answer:
         """Do one job in a fresh process. Raises `StoppedError` once a stop was asked for."""
-        if self._stop.is_set():
+        if self.stop.is_set():
             raise StoppedError("stopped")
         child, self._next = self._next or Child(), None
         if self.early and not last:
             self.prepare()
-        return child.work(job, self._stop, limit_s)
+        return child.work(job, self.stop, limit_s)
 
     def pause(self, seconds: float) -> None:
         """Wait between two tries. Raises `StoppedError` when a stop is asked for meanwhile."""
-        if self._clock.wait(self._stop, seconds):
+        if self._clock.wait(self.stop, seconds):
             raise StoppedError("stopped")
 
     def _dismiss(self) -> None:

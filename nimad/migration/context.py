@@ -89,7 +89,7 @@ class Context:
                 "chunk_rows": self.plan.chunk_rows,
                 "chunk_bytes": self.plan.chunk_bytes,
                 "isolated": self.isolated,
-                "unreadable": self.memory.lost,
+                "salvaged": self.memory.salvaged,
                 **facts,
             },
         )
@@ -125,6 +125,11 @@ class Context:
                 f"{path} was replaced or taken away during the run, so nothing is published; put it back "
                 "and run again, or begin anew with --restart"
             )
+        if not path.stat().st_size:
+            raise SourceError(
+                f"{path} is empty now, so nothing is published; what was copied is still in {self.files.staging}. "
+                "Restore the source and run again"
+            )
         version = self.source.number("PRAGMA schema_version")
         if version != self.schema_version:
             self._check_columns()
@@ -135,6 +140,11 @@ class Context:
         for table in self.survey.schema.tables():
             declared = self.source.read(lambda c, name=table.name: columns_of(c, name))  # type: ignore[misc]
             now, then = {name for name, _ in declared} - {table.key}, {*table.ends, *(c.name for c in table.columns)}
+            if not declared:
+                raise RefusedError(
+                    f"{table.name} is gone from {self.settings.source}, so nothing is published; what was copied is "
+                    f"still in {self.files.staging}. Restore the source and run again"
+                )
             if now != then:
                 moved = [
                     *(f"{name} came" for name in sorted(now - then)),
@@ -147,7 +157,7 @@ class Context:
 
     def check_shrunk(self, table: str, lost: int, copied: int) -> None:
         """Raise `RefusedError` when the source lost more of what was copied than an agent deletes in passing."""
-        if lost > max(SHRUNK_ROWS, copied * SHRUNK_SHARE) and not self.memory.lost:
+        if lost > max(SHRUNK_ROWS, copied * SHRUNK_SHARE) and not self.memory.salvaged:
             raise RefusedError(
                 f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. "
                 f"Nothing is published, and they are still in {self.files.staging}. Restore the source and run again; "

@@ -4,8 +4,10 @@ The readable rows are copied into a clean SQLite file beside the target, and the
 by each run and thrown away at its end; the source itself is never written to.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
 from nimad.config import Settings
 from nimad.disk import sqlite_pieces
@@ -15,7 +17,7 @@ from nimad.migration.events import Listener, Salvaged
 from nimad.migration.files import Files
 from nimad.source import salvage
 from nimad.source.file import SourceFile
-from nimad.source.ranges import shown
+from nimad.source.ranges import FIRST_KEY, LAST_KEY, shown
 from nimad.source.rows import Reject
 from nimad.source.survey import Survey, survey
 
@@ -26,16 +28,16 @@ class Readable:
 
     source: SourceFile
     survey: Survey
-    lost: Mapping[str, Sequence[tuple[int, int]]] = field(default_factory=dict)
+    salvaged: bool = False  # a copy of what can be read: what it lacks may still be in an unfinished target
     rejects: Sequence[Reject] = ()
 
 
-def readable(settings: Settings, files: Files, listener: Listener) -> Readable:
+def readable(settings: Settings, files: Files, listener: Listener, stop: threading.Event) -> Readable:
     """Survey the source, or, where its pages are damaged, what can be read of it."""
-    source = SourceFile(settings.source)
+    source = SourceFile(settings.source, stop)
     try:
         found = survey(source, nodes_only=settings.nodes_only)
-        damage = salvage.damage(source, found.schema)
+        damage = [*salvage.damage(source, found.schema), *salvage.unclaimed(source)]
     except SourceDamagedError as error:
         damage = [str(error)]
     if not damage:
@@ -58,10 +60,11 @@ def _salvaged(
             f"beside the target, where {free / 10**6:.0f} MB are free"
         )
     saved = salvage.salvage(source, files.salvaged)
-    copy = SourceFile(files.salvaged)
+    copy = SourceFile(files.salvaged, source.stop)
     found = replace(survey(copy, nodes_only=settings.nodes_only), identity=source.identity(), size=source.size())
     tables = {table.name for table in found.schema.tables()}
-    lost = {table: ranges for table, ranges in saved.lost.items() if table in tables}
+    lost = {table: saved.lost.get(table) or _unknown(table, damage) for table in tables}
+    lost = {table: ranges for table, ranges in lost.items() if ranges}
     odd = {table: keys for table, keys in saved.odd.items() if table in tables}
     listener(Salvaged(damage, {name: rows for name, rows in saved.rows.items() if name in tables}, lost))
     rejects = [
@@ -69,7 +72,13 @@ def _salvaged(
         *(_lost(table, first, last) for table, ranges in lost.items() for first, last in ranges),
         *(_odd(table, key) for table, keys in odd.items() for key in keys),
     ]
-    return Readable(copy, found, lost, rejects)
+    return Readable(copy, found, salvaged=True, rejects=rejects)
+
+
+def _unknown(table: str, damage: Sequence[str]) -> Sequence[tuple[int, int]]:
+    """Where pages of a table are damaged and no row is missed for it, rows may be missing that nothing tells of."""
+    about_it = (line for line in damage if line.startswith(f"{table}: ") or not line.startswith("memory_"))
+    return [] if all("index" in line for line in about_it) else [(FIRST_KEY, LAST_KEY)]
 
 
 def _lost(table: str, first: int, last: int) -> Reject:
@@ -84,4 +93,5 @@ def _odd(table: str, key: int) -> Reject:
 def discard_copy(files: Files) -> None:
     """Throw away the copy of a damaged source."""
     for piece in sqlite_pieces(files.salvaged):
-        piece.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that became read-only has an error of its own, which is not to be hidden
+            piece.unlink(missing_ok=True)

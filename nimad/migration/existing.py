@@ -28,6 +28,8 @@ def finished(context: Context) -> str | None:
     Raises `CannotWriteError` when something else stands at the final name and `--replace` was not given.
     """
     target = context.files.target
+    if target.exists() and not context.files.staging.exists() and state.of_target(context.files):
+        publishing.tidy(context.files)  # the run that made it was killed right after the rename
     if context.settings.retry:
         return _nothing_to_retry(context)
     if not os.path.lexists(target) or context.settings.replace:
@@ -46,25 +48,25 @@ def finished(context: Context) -> str | None:
     if not answer.ok:
         raise in_the_way(target, f"it cannot be opened as a finished migration: {answer.message}")
     why = _complete(context, answer, made)
-    if not context.files.staging.exists():
-        publishing.tidy(context.files)
     return why
 
 
 def _nothing_to_retry(context: Context) -> str | None:
     """Why there is nothing to try again. Raises when a new target would lose what others wrote to this one."""
     files = context.files
+    if context.memory.salvaged:
+        raise RefusedError(
+            f"pages of {context.settings.source} are damaged, so a new target could hold less than {files.target} does; "
+            "restore the source first"
+        )
+    if files.target.exists():
+        publishing.check_untouched(files, state.of_target(files))
     if files.staging.exists():
         return None
     if not files.target.exists():
         raise UsageError(f"there is no {files.target}; make it with: nimad migrate")
     if not Tally.of(files.quarantine).ids:
         return f"nothing is in quarantine beside {files.target}"
-    if state.of_target(context.files).get("file") != state.stamp_of(files.target):
-        raise RefusedError(
-            f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
-            "make it all the same with: nimad migrate --replace"
-        )
     return None
 
 
@@ -129,6 +131,10 @@ def adopt(context: Context) -> None:
     context.isolated = _still_isolated(context)
 
 
+#: What the line of a row has that took workers down.
+_OF_ISOLATED = {"reason", "attempts", "engine", "row"}
+
+
 def _still_isolated(context: Context) -> dict[str, dict[int, tuple[str, int, str]]]:
     """Rows that took workers down in the run before, and that nobody has changed since."""
     found: dict[str, dict[int, tuple[str, int, str]]] = {}
@@ -138,12 +144,15 @@ def _still_isolated(context: Context) -> dict[str, dict[int, tuple[str, int, str
         why = {
             entry["id"]: entry
             for entry in entries(context.files.quarantining)
-            if entry["table"] == table.name and entry.get("attempts") and isinstance(entry["id"], int)
+            if entry["table"] == table.name
+            and isinstance(entry["id"], int)
+            and entry.keys() >= _OF_ISOLATED
+            and entry["attempts"]
         }
         rows = context.source.read(lambda c, table=table, why=why: read_ids(c, table, sorted(why)))  # type: ignore[misc]
         for position, key in enumerate(rows.keys):
-            entry = why[key]
-            if json_row(rows.named(position)) == entry["row"]:
+            entry = why[key]  # one that somebody edited is theirs, and its row is tried again
+            if json_row(rows.named(position)) == entry.get("row"):
                 found.setdefault(table.name, {})[key] = (entry["reason"], entry["attempts"], entry["engine"])
     return found
 

@@ -136,7 +136,8 @@ def free_name(path: Path) -> Path:
 
 def move_aside(path: Path, to: Path) -> None:
     """Give a file, and what the engine left beside it, another name."""
-    for piece, name in zip(pieces(path), pieces(to), strict=True):
+    # The file itself goes last: what lies beside a name without a file is thrown away.
+    for piece, name in reversed(list(zip(pieces(path), pieces(to), strict=True))):
         if os.path.lexists(piece):
             piece.rename(name)
 
@@ -179,7 +180,8 @@ def locked(files: Files) -> Iterator[None]:
         os.write(descriptor, f"{os.getpid()}\n".encode())
         yield
     finally:
-        files.lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a folder that became read-only: the lock itself goes with its descriptor
+            files.lock.unlink(missing_ok=True)
         os.close(descriptor)
 
 

@@ -25,7 +25,7 @@ CONFIRM_S = retry.DELAYS_S[1:]
 CONFIRM_CRASH_S = retry.DELAYS_S[1:2]
 
 
-def isolate_range(context: Context, part: Range, answer: Answer) -> bool:
+def isolate_range(context: Context, part: Range, failure: retry.ExhaustedError) -> bool:
     """Find the rows of a range that take workers down, and note them for the quarantine; whether there are any."""
     table = context.survey.schema.table(part.table)
     known = context.isolated.get(part.table, {})
@@ -35,14 +35,14 @@ def isolate_range(context: Context, part: Range, answer: Answer) -> bool:
         after = piece[0] - 1 if piece[0] > -(2**63) else None
         return _job(context, part.table, range=Range(part.table, after, piece[-1], len(piece), part.bytes))
 
-    return _isolate(context, part.table, ids, job, answer)
+    return _isolate(context, part.table, ids, job, failure)
 
 
-def isolate_ids(context: Context, table: str, ids: Sequence[int], answer: Answer) -> bool:
+def isolate_ids(context: Context, table: str, ids: Sequence[int], failure: retry.ExhaustedError) -> bool:
     """The same for rows named by their ids."""
     known = context.isolated.get(table, {})
     rest = sorted(key for key in ids if key not in known)
-    return _isolate(context, table, rest, lambda piece: _job(context, table, ids=list(piece)), answer)
+    return _isolate(context, table, rest, lambda piece: _job(context, table, ids=list(piece)), failure)
 
 
 def _job(context: Context, table: str, **facts: object) -> Job:
@@ -50,24 +50,24 @@ def _job(context: Context, table: str, **facts: object) -> Job:
 
 
 def _isolate(
-    context: Context, table: str, ids: Sequence[int], job: Callable[[Sequence[int]], Job], answer: Answer
+    context: Context, table: str, ids: Sequence[int], job: Callable[[Sequence[int]], Job], failure: retry.ExhaustedError
 ) -> bool:
     if not ids:
         return False
-    if context.settings.strict:
-        raise RefusedError(
-            f"stopped by --strict: a batch of {table} cannot be loaded ({answer.message}); find its rows and set them "
-            "aside by running without --strict"
-        )
-    context.listener(Isolating(table, len(ids), answer.message))
+    context.listener(Isolating(table, len(ids), failure.answer.message))
     try:
-        return _Search(context, table, ids, job).find()
+        return _Search(context, table, ids, job).find(failure.attempts)
     finally:
         discard(context.files.trial)
 
 
 def _set_aside(context: Context, table: str, key: int, reason: str, attempts: int) -> None:
     """Note a row for the workers to leave out, and write it to the quarantine, so that no later run looks for it."""
+    if context.settings.strict:
+        raise RefusedError(
+            f"stopped by --strict: {table} id {key} takes down every worker that loads it ({reason}); correct it in the "
+            "source, or run without --strict"
+        )
     context.isolated.setdefault(table, {})[key] = (reason, attempts, context.engine_name())
     # By a worker, because such a row may be larger than the supervisor is to become. One that fails is no loss: the
     # next that loads this range writes the same line.
@@ -84,9 +84,9 @@ class _Search:
         self._context, self._table, self._ids, self._job = context, table, ids, job
         self._passed = 0
 
-    def find(self) -> bool:
-        """Set aside the rows that fail alone; whether there are any."""
-        return self._find(self._ids, attempts=len(retry.DELAYS_S))
+    def find(self, attempts: int) -> bool:
+        """Set aside the rows that fail alone; whether there are any. `attempts`: of the whole batch before."""
+        return self._find(self._ids, attempts)
 
     def _find(self, ids: Sequence[int], attempts: int) -> bool:
         answer, attempts = self._try(ids), attempts + 1

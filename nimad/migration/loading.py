@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from nimad.errors import StoppedError
 from nimad.migration import isolation, machine, retry
 from nimad.migration.context import Context
-from nimad.migration.ends import Answer
+from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import BatchLoaded, BatchLost, EngineComplained, TableLoaded
 from nimad.migration.plan import LIGHT_ROWS, batch_disk
 from nimad.source.ranges import Range, next_range
@@ -112,6 +112,7 @@ class Loader:
     def _rows_up_to(self, table: Table, last: int) -> int:
         key = quoted(table.key)
         query = f"SELECT count(*) FROM {quoted(table.name)} WHERE typeof({key}) = 'integer' AND {key} <= ?"
+        self._context.check_source()
         return self._context.source.number(query, last)
 
     def _resume_point(self, table: Table) -> tuple[int | None, int]:
@@ -136,6 +137,7 @@ class Loader:
 
     def _cut(self, table: Table, after: int | None, last: int, rows: int) -> Range | None:
         limit = self._context.plan.batch_bytes
+        self._context.check_source()
         return self._context.source.read(lambda c: next_range(c, table, after, last, rows, limit))
 
     def _load_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
@@ -146,7 +148,9 @@ class Loader:
                 return self._try_range(wanted, strays=strays)
             except retry.ExhaustedError as failure:
                 context.state.failed_batches += 1
-                if not isolation.isolate_range(context, wanted, failure.answer):
+                if failure.answer.kind is Kind.LOCKED:  # no row's doing, and no smaller batch's
+                    raise
+                if not isolation.isolate_range(context, wanted, failure):
                     wanted = self._half(wanted, failure)
             context.state.write()
 

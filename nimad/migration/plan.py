@@ -105,10 +105,11 @@ class Plan:
     def check_memory(self) -> None:
         """Raise `RefusedError` when the engine cannot work within the memory there is."""
         if self.memory_available < self.memory_needed:
+            enough = -(-(self.memory_needed + SUPERVISOR) // MIB)
             raise RefusedError(
                 f"{self.memory_available // 10**6} MB of memory are free, and the engine needs about "
                 f"{self.memory_needed // 10**6} MB for a memory of this size; close programs, give the machine or the "
-                f"service more memory, or name what it may take with --max-memory {-(-(self.memory_needed + SUPERVISOR) // MIB)}M; "
+                f"service more memory, or name what it may take with --max-memory {enough}M; "
                 "--force tries all the same"
             )
 

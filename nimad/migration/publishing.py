@@ -4,34 +4,52 @@ import ctypes
 import errno
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nimad.disk import is_closed, pieces, sync
-from nimad.errors import CannotWriteError
+from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import Published
 from nimad.migration.files import Files, move_aside
+from nimad.migration.state import stamp_of
 from nimad.worker.job import Task
 
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
 
+def close(context: Context) -> None:
+    """See that nothing is left beside the staging file: engines before 0.18 leave a log on pages of 16 KiB."""
+    if not is_closed(context.files.staging):
+        retry.attempt(context, retry.same(context.job(Task.COUNT, writable=True)))
+
+
 def publish(context: Context) -> None:
     """Give the staging file the target's name. What stood there, with `--replace`, becomes a dated backup."""
     files = context.files
-    if not is_closed(files.staging):  # an engine before 0.18 leaves an empty log and its shadow on pages of 16 KiB
-        retry.attempt(context, retry.same(context.job(Task.COUNT, writable=True)))
     if not is_closed(files.staging):
         raise CannotWriteError(f"{files.staging} was not closed cleanly; run again")
     sync(files.staging)
+    if context.settings.retry and not context.settings.replace and files.target.exists():
+        check_untouched(files, context.state.replaces)
     backup = _make_room(files, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
     tidy(files)
     sync(files.target.parent)
     size = files.target.stat().st_size
     context.listener(Published(str(files.target), size, str(backup) if backup else None))
+
+
+def check_untouched(files: Files, made: Mapping[str, Any]) -> None:
+    """Raise `RefusedError` when somebody wrote to the target since the run that `made` it."""
+    if made.get("file") != stamp_of(files.target) or not is_closed(files.target):
+        raise RefusedError(
+            f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
+            "make it all the same with: nimad migrate --replace"
+        )
 
 
 def tidy(files: Files) -> None:

@@ -28,7 +28,8 @@ def quarantined(target: Path) -> Quarantined:
         return Quarantined(files.quarantining, list(entries(files.quarantining)))
     if not target.exists():
         raise UsageError(f"there is no {target}; make it with: nimad migrate --target {target}")
-    return Quarantined(files.quarantine, list(entries(files.quarantine)))
+    file = files.quarantine if files.quarantine.exists() else files.quarantining  # not renamed yet: killed right before
+    return Quarantined(file, list(entries(file)))
 
 
 def matching(found: Quarantined, key: str, table: str | None) -> list[dict[str, Any]]:

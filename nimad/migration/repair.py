@@ -19,9 +19,9 @@ from nimad.worker.job import Task
 REBUILDS = 2
 REPAIRS = 8
 
-#: Ends of a worker that opens and counts a file, which tell that it cannot be opened.
+#: Ends in every try of a worker that opens and counts a file, which tell that it cannot be opened.
 _UNREADABLE = frozenset(
-    {Kind.WAL_REPLAY, Kind.UNREADABLE, Kind.DAMAGED, Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR}
+    {Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.ALLOCATION, Kind.HUNG, Kind.UNEXPECTED}
 )
 
 
@@ -52,11 +52,14 @@ def _count(context: Context) -> Answer | None:
         context.note_staging({})
         return None
     count = context.job(Task.COUNT, writable=True)
-    answer = retry.quietly(context, count)
-    if answer.kind in _UNREADABLE:
-        return answer
-    if not answer.ok:
+    try:
         answer = retry.attempt(context, retry.same(count))
+    except retry.UnreadableError as unreadable:
+        return unreadable.answer
+    except retry.ExhaustedError as exhausted:
+        if exhausted.answer.kind in _UNREADABLE:
+            return exhausted.answer
+        raise
     context.note_staging(answer.facts["counts"])
     return None
 

@@ -13,7 +13,7 @@ from nimad.errors import (
     SourceError,
 )
 from nimad.migration.context import Context
-from nimad.migration.ends import Action, Answer, Kind
+from nimad.migration.ends import CIRCUMSTANTIAL, Action, Answer, Kind
 from nimad.migration.events import BatchFailed, BatchRecovered, PoolRaised
 from nimad.worker.job import Job
 
@@ -32,9 +32,10 @@ class UnreadableError(Exception):
 class ExhaustedError(BatchFailedError):
     """No try succeeded; `answer` is the last one's."""
 
-    def __init__(self, answer: Answer) -> None:
-        super().__init__(f"a batch failed after {len(DELAYS_S)} attempts: {answer.message}; {_advice(answer)}")
-        self.answer = answer
+    def __init__(self, answer: Answer, attempts: int) -> None:
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        super().__init__(f"a batch failed after {times}: {answer.message}; {_advice(answer)}")
+        self.answer, self.attempts = answer, attempts
 
 
 def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0) -> Answer:
@@ -60,7 +61,7 @@ def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0
         context.state.retries += 1
         halvings += _relieve(context, action)
         context.workers.pause(delay)
-    raise error_of(answer)
+    raise error_of(answer, number)
 
 
 def _relieve(context: Context, action: Action) -> int:
@@ -84,7 +85,7 @@ def same(job: Job) -> Callable[[int], Job]:
     return lambda _: job
 
 
-def error_of(answer: Answer) -> NimadError:
+def error_of(answer: Answer, attempts: int = 1) -> NimadError:
     """The error that a failed answer means for the user."""
     message, make = answer.message, _ERRORS.get(answer.kind)
     if make is not None:
@@ -93,7 +94,7 @@ def error_of(answer: Answer) -> NimadError:
         error = SourceError(message)
         error.exit_code = ExitCode(answer.facts.get("exit_code", SourceError.exit_code))
         return error
-    return ExhaustedError(answer)
+    return ExhaustedError(answer, attempts)
 
 
 _ERRORS: dict[Kind | None, Callable[[str], NimadError]] = {
@@ -123,4 +124,6 @@ _ERRORS: dict[Kind | None, Callable[[str], NimadError]] = {
 def _advice(answer: Answer) -> str:
     if answer.kind is Kind.LOCKED:
         return "close the program that has the unfinished target open"
-    return "free some memory, or try a smaller --batch-size"
+    if answer.kind in CIRCUMSTANTIAL:
+        return "free some memory, or try a smaller --batch-size"
+    return "the log file has what the worker said last; run again once its cause is mended"

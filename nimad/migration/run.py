@@ -126,7 +126,7 @@ def _prepare(settings: Settings, files: Files, workers: Workers, listener: Liste
     """Look at the source, make the plan, and see whether the engine is there."""
     began = time.monotonic()
     listener(events.Analyzing(str(settings.source)))
-    memory = damaged.readable(settings, files, listener)
+    memory = damaged.readable(settings, files, listener, workers.stop)
     found = memory.survey
     if settings.start_offset > found.nodes.rows:
         raise UsageError(
@@ -204,7 +204,8 @@ def _write(context: Context) -> Result:
     except StoppedError as error:
         kept = f"{context.counted.get('MemoryNode', 0)} of {context.survey.nodes.rows} nodes are kept"
         state.phase, state.message = "interrupted", f"{error}; {kept}"
-        state.write()
+        with suppress(OSError):
+            state.write()
         error.args = (state.message,)
         raise
     except NimadError as error:
@@ -246,6 +247,7 @@ def _load_and_verify(context: Context) -> None:
     if compaction.compact_if_worthwhile(context):  # mending leaves holes too
         with context.phase("verifying"):
             verification.verify(context)
+    publishing.close(context)
 
 
 def _say_quarantine(context: Context) -> None:
@@ -288,7 +290,8 @@ def _finish(context: Context) -> Result:
         phases_s=_rounded(state.phases_s),
     )
     state.phase, state.eta_s, state.replaces = "complete", 0.0, {}
-    state.write()
+    with suppress(OSError):  # what was published stood in it before the rename
+        state.write()
     context.listener(events.Finished(result))
     return result
 

@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from nimad.config import Verify
 from nimad.errors import DifferenceError
 from nimad.migration import isolation, retry
 from nimad.migration.context import Context
+from nimad.migration.ends import Kind
 from nimad.migration.events import Verified, Verifying
 from nimad.migration.files import replace_bytes
 from nimad.source.schema import NODES, TARGET_TABLES, quoted
@@ -20,6 +22,8 @@ MEND_PASSES = 5
 MISSING_PASSES = 20
 #: Rows of one mending batch.
 MEND_ROWS = 500
+#: Ends in every try of a worker that only reads, which tell that the target is not to be read.
+_UNREADABLE = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.UNEXPECTED)
 #: How many differing values a message names.
 NAMED = 5
 
@@ -92,7 +96,12 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
         bounds = context.bounds()
         return context.job(Task.VERIFY, bounds=bounds, chunk_rows=rows, chunk_bytes=size, **facts)
 
-    answer = retry.attempt(context, job)
+    try:
+        answer = retry.attempt(context, job)
+    except retry.ExhaustedError as failure:
+        if failure.answer.kind in _UNREADABLE:
+            raise retry.UnreadableError(replace(failure.answer, kind=Kind.DAMAGED)) from failure
+        raise
     context.note_counts(answer.facts["counts"])
     context.free_bytes = answer.facts["free_bytes"]
     if not facts:
@@ -113,12 +122,15 @@ def _mending(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[in
 
 def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> int:
     """Bring rows up to date; return how many were taken out, which may be more than were known to be gone."""
+
+    def job(halvings: int) -> Job:  # what a smaller one leaves out, the next comparison finds again
+        return context.job(Task.MEND, table=table, ids=ids[: max(1, len(ids) >> halvings)], removed=gone)
+
     while True:
         try:
-            # Made anew each time: a job names the rows that were isolated.
-            answer = retry.attempt(context, lambda _: context.job(Task.MEND, table=table, ids=ids, removed=gone))
+            answer = retry.attempt(context, job)
         except retry.ExhaustedError as failure:
-            if not isolation.isolate_ids(context, table, ids, failure.answer):
+            if not isolation.isolate_ids(context, table, ids, failure):
                 raise
         else:
             return int(answer.facts["removed"])
@@ -163,6 +175,8 @@ def _compare_counts(context: Context) -> dict[str, int]:
     for table in context.survey.schema.tables():
         rows = context.survey.tables[table.name].rows
         whole = sum(entry["table"] == table.name and entry["part"] == "row" for entry in aside)
+        # Rows that salvaging could not copy are listed too, and are none of the copy's rows.
+        whole -= sum(reject.table == table.name and reject.part == "row" for reject in context.memory.rejects)
         counted = context.counted.get(TARGET_TABLES[table.name], 0)
         now = _rows_now(context, table.name, table.key)
         # The source may have lost or gained rows below the bound meanwhile, before they were copied or after.

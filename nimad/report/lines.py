@@ -88,7 +88,7 @@ def _batch_failed(event: e.BatchFailed) -> Lines:
     if event.delay_s is None:
         yield (
             Level.ERROR,
-            f"Batch failed after {event.attempts} attempts: {message} (at offset {event.offset})",
+            f"Batch failed after {event.attempt} attempt{'s' * (event.attempt > 1)}: {message} (at offset {event.offset})",
         )
     else:
         retry = f"Retrying in {event.delay_s:.0f}s..."

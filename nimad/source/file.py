@@ -3,6 +3,7 @@
 import os
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from nimad.errors import NotAllowedError, SourceBusyError, SourceDamagedError, SourceError
+from nimad.errors import NotAllowedError, SourceBusyError, SourceDamagedError, SourceError, StoppedError
 
 T = TypeVar("T")
 
-#: Seconds to wait for a writer that holds the file.
-BUSY_TIMEOUT_S = 30.0
+#: Seconds to wait for a writer that holds the file, and of one look in between at whether to stop.
+BUSY_TIMEOUT_S = 120.0
+BUSY_LOOK_S = 1.0
+#: Steps of SQLite's machine between two looks at whether to stop: some milliseconds.
+_STEPS = 100_000
 #: How often a read is repeated when the file changes under it, and the seconds in between.
 ATTEMPTS = 40
 PAUSE_S = 0.05
@@ -50,8 +54,9 @@ class Identity:
 class SourceFile:
     """A NIMA memory in SQLite, read while other programs go on writing to it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, stop: threading.Event | None = None) -> None:
         self.path = path
+        self.stop = stop or threading.Event()
 
     def identity(self) -> Identity:
         return Identity(str(self.path.resolve()), self.path.stat().st_ino)
@@ -63,8 +68,19 @@ class SourceFile:
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call `work` with a read-only connection that sees one unchanging state of the memory.
 
-        Raises `SourceError`, or `SourceDamagedError` where pages cannot be read.
+        Raises `SourceError`, `SourceDamagedError` where pages cannot be read, and `StoppedError` once a stop is asked for.
         """
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while True:
+            try:
+                return self._read_still(work)
+            except SourceError as error:
+                if self.stop.is_set():
+                    raise StoppedError("stopped") from error
+                if not isinstance(error, SourceBusyError) or time.monotonic() > deadline:
+                    raise
+
+    def _read_still(self, work: Callable[[sqlite3.Connection], T]) -> T:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return self._read_once(work)
@@ -97,9 +113,10 @@ class SourceFile:
 
     def _query(self, access: "_Access", work: Callable[[sqlite3.Connection], T]) -> T:
         uri = f"file:{quote(str(self.path.resolve()))}?mode=ro{access.parameters}"
-        connection = sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None)
+        connection = sqlite3.connect(uri, uri=True, timeout=min(BUSY_LOOK_S, BUSY_TIMEOUT_S), isolation_level=None)
         try:
             connection.text_factory = _text
+            connection.set_progress_handler(self.stop.is_set, _STEPS)
             connection.execute("PRAGMA query_only = 1")
             if access.private_index:
                 connection.execute("PRAGMA locking_mode = EXCLUSIVE")

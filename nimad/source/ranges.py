@@ -37,6 +37,8 @@ def shown(first: int, last: int) -> str:
     """Ids as people write a range; one without a known end is open there."""
     if first == last:
         return str(first)
+    if (first, last) == (FIRST_KEY, LAST_KEY):
+        return "any"
     return f"{'' if first == FIRST_KEY else first}-{'' if last == LAST_KEY else last}"
 
 

@@ -278,6 +278,7 @@ class _Copy:
         self.shape = shape
         self.key = quoted(shape.key)
         self.table = quoted(shape.table)
+        self.columns = shape.columns
         # No constraint refuses a row; and until all are in, no type changes what damage, or a STRICT table, put there.
         _write(connection, shape.create(typed=False))
 
@@ -285,11 +286,11 @@ class _Copy:
         """Add a row; False where its key is taken."""
         marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?" for value in row)
         values = [value.raw if isinstance(value, InvalidText) else value for value in row]
-        insert = f"INSERT OR IGNORE INTO {self.table} ({self.shape.columns}) VALUES ({marks})"
+        insert = f"INSERT OR IGNORE INTO {self.table} ({self.columns}) VALUES ({marks})"
         return _write(self.connection, insert, *values).rowcount > 0
 
     def get(self, key: int) -> _Row | None:
-        query = f"SELECT {self.shape.columns} FROM {self.table} WHERE {self.key} = ?"
+        query = f"SELECT {self.columns} FROM {self.table} WHERE {self.key} = ?"
         row: _Row | None = self.connection.execute(query, (key,)).fetchone()
         return row
 

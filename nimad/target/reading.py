@@ -68,6 +68,12 @@ def keys(database: Database, table: str, rows: "Range | Sequence[int]") -> set[i
     return {int(row[0]) for row in database.ask(query)}
 
 
+def found_by_key(database: Database, table: str, wanted: Sequence[int]) -> int:
+    """How many of these nodes or turns are found by their key, one by one: a scan would not read the key's index."""
+    rows = database.ask(f"UNWIND $keys AS key MATCH (n:{table}) WHERE n.id = key RETURN count(n)", keys=list(wanted))
+    return int(rows[0][0])
+
+
 def node_ids(database: Database) -> set[int]:
     """Every node's id: the ends that an edge may have."""
     return set(database.arrow(f"MATCH (n:{t.NODE_TABLE}) RETURN n.id").column(0).to_pylist())

@@ -63,7 +63,7 @@ class Job:
     table: str = ""  # table of MEND, and of VERIFY by ids
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY
     isolated: Isolated = field(default_factory=dict)  # rows that took workers down, which go to quarantine
-    unreadable: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # id ranges the source lost
+    salvaged: bool = False  # the source is a copy of what can be read: VERIFY takes nothing for removed from it
     chunk_rows: int = 0
     chunk_bytes: int = 0
     ledger: str = ""

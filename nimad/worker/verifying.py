@@ -36,7 +36,7 @@ class Found:
     removed: dict[str, list[int]] = field(default_factory=dict)  # copied, and since deleted from the source
     damaged: list[tuple[str, int, str]] = field(default_factory=list)  # table, id, column
     rejects: list[Reject] = field(default_factory=list)
-    unreadable: Mapping[str, Sequence[Sequence[int]]] = field(default_factory=dict)  # id ranges that the source lost
+    salvaged: bool = False  # the source lacks rows that it may once have had
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -59,7 +59,7 @@ class _Side:
 
 def verify(job: Job, database: Database) -> Found:
     """Compare all rows up to `job.bounds`, or just the rows `job.ids` of `job.table`."""
-    found = Found(unreadable=job.unreadable)
+    found = Found(salvaged=job.salvaged)
     schema = job.needs()
     nodes: set[int] = set()
     for table in schema.tables():
@@ -75,7 +75,7 @@ def verify(job: Job, database: Database) -> Found:
             compared += len(judged.rows)
             beyond = keys.upto if isinstance(keys, Range) else None
             side = _READERS[table.name](database, schema, keys)
-            _compare(judged, side, noted, found)
+            _compare(judged, side, database, noted, found)
             if table.name == TURNS:
                 _compare_links(judged, nodes, database, keys, noted, found)
         found.compared[table.name] = compared
@@ -143,7 +143,17 @@ _READERS: Mapping[str, Callable[[Database, Schema, _Keys], _Side]] = {
 }
 
 
-def _compare(judged: Judged, side: _Side, noted: Mapping[int, bytes], found: Found) -> None:
+def _look_up(rows: Rows, database: Database, found: Found) -> None:
+    """See that each node and turn is found by its key too: reading ranges never touches that index."""
+    if rows.table.name == EDGES or not rows.keys:
+        return
+    hits = reading.found_by_key(database, TARGET_TABLES[rows.table.name], rows.keys)
+    if hits != len(rows.keys):
+        missed = len(rows.keys) - hits
+        found.damaged.append((rows.table.name, rows.keys[0], f"{missed} rows from here on are not found by their key"))
+
+
+def _compare(judged: Judged, side: _Side, database: Database, noted: Mapping[int, bytes], found: Found) -> None:
     table = judged.rows.table.name
     here, there = set(judged.rows.keys), set(side.keys)
     if len(side.keys) != len(there):
@@ -156,6 +166,7 @@ def _compare(judged: Judged, side: _Side, noted: Mapping[int, bytes], found: Fou
         judged = loading.select(judged, [key in there for key in judged.rows.keys])
         kept = [position for position, key in enumerate(side.keys) if key in here]
         side = _Side([side.keys[p] for p in kept], [(n, k, column.take(kept)) for n, k, column in side.columns])
+    _look_up(judged.rows, database, found)
     offset = len(judged.columns) - len(side.columns)
     for (name, kind, got), expected in zip(side.columns, judged.columns[offset:], strict=True):
         for position in _differing(kind, expected, got):
@@ -168,7 +179,8 @@ def _sort_extra(table: str, keys: Sequence[int], noted: Mapping[int, bytes], fou
     Without a ledger the two cannot be told apart, and the source is right. What was copied before its page was damaged
     stays: this is the last copy.
     """
-    keys = [key for key in keys if not any(first <= key <= last for first, last in found.unreadable.get(table, ()))]
+    if found.salvaged:
+        return
     _note(found.removed, table, [key for key in keys if key in noted or not noted])
     found.damaged.extend((table, key, "not a row of the source") for key in keys if noted and key not in noted)
 

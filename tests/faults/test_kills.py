@@ -86,7 +86,8 @@ def memories(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     many = make_memory(
         folder / "many.sqlite",
         nodes=[
-            node(key, text=f"memory {key} " * (key % 40), embedding=vector(key, 0.5)) for key in range(1, MANY_NODES + 1)
+            node(key, text=f"memory {key} " * (key % 40), embedding=vector(key, 0.5))
+            for key in range(1, MANY_NODES + 1)
         ],
         edges=[edge(key, key, MANY_NODES + 1 - key) for key in range(1, 3_001)],
         turns=[turn(key, key, None, key + 1) for key in range(1, 2_001)],
@@ -120,11 +121,10 @@ class Figures:
 
 
 def write_figures(name: str, figures: Mapping[str, Any]) -> None:
-    """Add a test's figures to the file of `NIMAD_FIGURES`, if it is set."""
+    """Write a test's figures where `NIMAD_FIGURES` says: into a file of their own in that folder, or into that file."""
     if path := os.environ.get("NIMAD_FIGURES"):
-        file = Path(path)
-        known = json.loads(file.read_text()) if file.exists() else {}
-        file.write_text(json.dumps({**known, name: figures}, indent=2) + "\n")
+        file = Path(path, f"{name}.json") if Path(path).is_dir() else Path(path)
+        file.write_text(json.dumps(figures, indent=2) + "\n")
 
 
 def rows_of(memory: Memory) -> int:

@@ -35,7 +35,8 @@ from nimad.migration.plan import (
     LARGE_PAGE_FACTOR,
     MIB,
     NODE_GROUP_ROWS,
-    PROCESSES_BASE,
+    SUPERVISOR,
+    WORKER_BASE,
     Plan,
     make_plan,
 )
@@ -198,7 +199,7 @@ def test_the_plan_of_a_run_stays_within_its_group(tmp_path: Path) -> None:
     events = [json.loads(line) for line in done.stdout.splitlines()]
     plan = next(event["plan"] for event in events if event["event"] == "Planned")
     assert plan["memory_available"] < 320 * MIB
-    assert plan["pool_limit"] + PROCESSES_BASE < 320 * MIB
+    assert plan["pool_limit"] + WORKER_BASE < 320 * MIB
     assert plan["pool_bytes"] <= plan["pool_limit"]
     assert_all_there(source, target_of(source))
 
@@ -211,8 +212,8 @@ def test_max_memory_is_what_the_plan_is_made_with(tmp_path: Path) -> None:
     for said in ("300M", 300 * MIB):
         run = migrate(source, max_memory=said, dry_run=True)
         plan = run.only(Planned).plan
-        assert plan["memory_available"] == 300 * MIB
-        assert plan["pool_limit"] <= 300 * MIB - PROCESSES_BASE
+        assert plan["memory_available"] == 300 * MIB - SUPERVISOR
+        assert plan["pool_limit"] <= 300 * MIB - WORKER_BASE
         assert plan["pool_bytes"] <= 150 * MIB
 
 
@@ -430,10 +431,10 @@ def test_a_plan_that_is_accepted_fits_into_the_memory(monkeypatch: pytest.Monkey
             continue
         plan.check_memory()
         accepted += 1
-        assert plan.pool_limit + PROCESSES_BASE <= plan.memory_available
+        assert plan.pool_limit + WORKER_BASE <= plan.memory_available
         assert plan.pool_for(1 << 50, plan.pool_bytes) <= plan.pool_limit
         if plan.early_worker:
-            assert plan.pool_bytes + PROCESSES_BASE < plan.memory_available
+            assert plan.pool_bytes + WORKER_BASE < plan.memory_available
     assert accepted > 100
 
 

@@ -48,9 +48,7 @@ from nimad.source.survey import Survey
 
 PAGE_BYTES = 16_384
 #: What the guide's users saw, word for word.
-GUIDES_ERROR = (
-    "Buffer manager exception: Releasing physical memory associated with a frame failed with error code -1"
-)
+GUIDES_ERROR = "Buffer manager exception: Releasing physical memory associated with a frame failed with error code -1"
 #: What the worker needs beside the standard library. No polars: its allocator aborts on pages it was not built for.
 OLD_PACKAGES = ("real-ladybug==0.15.3", "pyarrow")
 ROOT = Path(nimad.__file__).parents[1]
@@ -85,7 +83,7 @@ def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("old-engine")
     venv.create(folder, with_pip=True)
     python = folder / "bin/python"
-    pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OLD_PACKAGES]
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OLD_PACKAGES]
     done = subprocess.run(pip, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"no environment with {OLD_PACKAGES[0]}: {done.stderr.strip()[-300:]}")
@@ -126,7 +124,9 @@ def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     assert ran.all(EngineComplained), "the engine was to report the error"
     assert all(event.message.startswith(GUIDES_ERROR) for event in ran.all(EngineComplained))
     log = (tmp_path / "migration.log").read_text()
-    assert f"[WARN] The engine reports an error after writing; the next process counts what arrived: {GUIDES_ERROR}" in log
+    assert (
+        f"[WARN] The engine reports an error after writing; the next process counts what arrived: {GUIDES_ERROR}" in log
+    )
     assert "Migration completed successfully" in log
     state = json.loads((tmp_path / "graph.ladybug.state.json").read_text())
     assert state["versions"]["engine"]["version"] == "0.15.3"
@@ -191,7 +191,9 @@ def assert_same_for_the_old_engine(source: Path, target: Path, python: Path) -> 
     here = read_source(source)
     columns = {
         "memory_nodes": [name for name in next(iter(here.nodes.values())) if name != "id"],
-        "memory_edges": [name for name in next(iter(here.edges.values())) if name not in ("id", "source_id", "target_id")],
+        "memory_edges": [
+            name for name in next(iter(here.edges.values())) if name not in ("id", "source_id", "target_id")
+        ],
         "memory_turns": [name for name in next(iter(here.turns.values())) if name != "id" and "_node_" not in name],
     }
     queries = [
@@ -202,7 +204,7 @@ def assert_same_for_the_old_engine(source: Path, target: Path, python: Path) -> 
         *(f"MATCH (t:Turn)-[:{link}]->(n:MemoryNode) RETURN t.id, n.id" for link in LINKS.values()),
     ]
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    words = [python, "-c", READS_ALL, target, *queries]
+    words = [str(python), "-c", READS_ALL, str(target), *queries]
     done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     nodes, edges, turns, *links = ([tuple(row) for row in literal(line)] for line in done.stdout.splitlines())

@@ -194,7 +194,7 @@ def test_a_row_that_turns_to_poison_while_the_run_goes_on_is_taken_out(tmp_path:
 
 def test_strict_stops_at_a_batch_that_cannot_be_loaded(tmp_path: Path) -> None:
     source = memory(tmp_path, {40: "segv"})
-    with pytest.raises(RefusedError, match="stopped by --strict: a batch of memory_nodes cannot be loaded"):
+    with pytest.raises(RefusedError, match="stopped by --strict: memory_nodes id 40 takes down every worker"):
         migrate(source, clock=Hurried(), strict=True)
     assert not source.with_name("graph.ladybug").exists()
 

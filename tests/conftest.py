@@ -1,0 +1,19 @@
+"""How the tests are dealt out to processes: a file stays together, and so do those that let the kernel end processes.
+
+The kernel counts what it ends for want of memory for the whole machine, so a plain SIGKILL elsewhere in that moment
+would be taken for one of those.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+#: Files whose tests run one after the other in one process.
+TOGETHER = {"test_ends.py", "test_memory.py", "test_poison.py"}
+
+
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    for item in items:
+        name = Path(item.path).name
+        item.add_marker(pytest.mark.xdist_group("memory" if name in TOGETHER else name))
