@@ -47,8 +47,7 @@ def finished(context: Context) -> str | None:
         return f"{target} is complete, and another program has it open ({answer.message})"
     if not answer.ok:
         raise in_the_way(target, f"it cannot be opened as a finished migration: {answer.message}")
-    why = _complete(context, answer, made)
-    return why
+    return _complete(context, answer, made)
 
 
 def _nothing_to_retry(context: Context) -> str | None:
@@ -56,7 +55,7 @@ def _nothing_to_retry(context: Context) -> str | None:
     files = context.files
     if context.memory.salvaged:
         raise RefusedError(
-            f"pages of {context.settings.source} are damaged, so a new target could hold less than {files.target} does; "
+            f"pages of {context.settings.source} are damaged, so a new target could hold less than {files.target}; "
             "restore the source first"
         )
     if files.target.exists():
@@ -135,6 +134,10 @@ def adopt(context: Context) -> None:
 _OF_ISOLATED = {"reason", "attempts", "engine", "row"}
 
 
+def _is_isolated(entry: Mapping[str, Any]) -> bool:
+    return entry.keys() >= _OF_ISOLATED and bool(entry["attempts"]) and isinstance(entry["id"], int)
+
+
 def _still_isolated(context: Context) -> dict[str, dict[int, tuple[str, int, str]]]:
     """Rows that took workers down in the run before, and that nobody has changed since."""
     found: dict[str, dict[int, tuple[str, int, str]]] = {}
@@ -144,10 +147,7 @@ def _still_isolated(context: Context) -> dict[str, dict[int, tuple[str, int, str
         why = {
             entry["id"]: entry
             for entry in entries(context.files.quarantining)
-            if entry["table"] == table.name
-            and isinstance(entry["id"], int)
-            and entry.keys() >= _OF_ISOLATED
-            and entry["attempts"]
+            if entry["table"] == table.name and _is_isolated(entry)
         }
         rows = context.source.read(lambda c, table=table, why=why: read_ids(c, table, sorted(why)))  # type: ignore[misc]
         for position, key in enumerate(rows.keys):

@@ -65,8 +65,8 @@ def _set_aside(context: Context, table: str, key: int, reason: str, attempts: in
     """Note a row for the workers to leave out, and write it to the quarantine, so that no later run looks for it."""
     if context.settings.strict:
         raise RefusedError(
-            f"stopped by --strict: {table} id {key} takes down every worker that loads it ({reason}); correct it in the "
-            "source, or run without --strict"
+            f"stopped by --strict: {table} id {key} takes down every worker that loads it ({reason}); correct it "
+            "in the source, or run without --strict"
         )
     context.isolated.setdefault(table, {})[key] = (reason, attempts, context.engine_name())
     # By a worker, because such a row may be larger than the supervisor is to become. One that fails is no loss: the

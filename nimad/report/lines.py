@@ -86,10 +86,8 @@ def _batch_loaded(event: e.BatchLoaded) -> Lines:
 def _batch_failed(event: e.BatchFailed) -> Lines:
     message = event.message.rstrip(".")
     if event.delay_s is None:
-        yield (
-            Level.ERROR,
-            f"Batch failed after {event.attempt} attempt{'s' * (event.attempt > 1)}: {message} (at offset {event.offset})",
-        )
+        attempts = "1 attempt" if event.attempt == 1 else f"{event.attempt} attempts"
+        yield Level.ERROR, f"Batch failed after {attempts}: {message} (at offset {event.offset})"
     else:
         retry = f"Retrying in {event.delay_s:.0f}s..."
         yield Level.WARN, f"Batch failed (attempt {event.attempt}/{event.attempts}): {message}. {retry}"

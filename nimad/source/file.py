@@ -68,7 +68,7 @@ class SourceFile:
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call `work` with a read-only connection that sees one unchanging state of the memory.
 
-        Raises `SourceError`, `SourceDamagedError` where pages cannot be read, and `StoppedError` once a stop is asked for.
+        Raises `SourceError`, `SourceDamagedError` where pages cannot be read, `StoppedError` once a stop is asked for.
         """
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while True:

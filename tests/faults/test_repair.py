@@ -340,7 +340,8 @@ def mended(folder: Path, loaded: Path, seed: int) -> str:
     except (AssertionError, RuntimeError) as error:
         return f"{what}: WRONG, published, and {' '.join(str(error).split())}"
     if run.all(SetAside):
-        return f"{what}: {'built anew' if any(DATED.fullmatch(name) for name in kept(source)) else 'WRONG, built anew and not kept'}"
+        is_kept = any(DATED.fullmatch(name) for name in kept(source))
+        return f"{what}: {'built anew' if is_kept else 'WRONG, built anew and not kept'}"
     return f"{what}: nothing lost"
 
 
