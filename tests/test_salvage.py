@@ -719,12 +719,15 @@ def test_a_table_overwritten_with_a_page_of_another_is_seen_in_the_file_only(
     assert salvage(SourceFile(path), to).lost == {}
 
 
-def test_rows_that_a_page_denies_are_missing_without_an_error_but_not_without_damage(
-    pages: Pages, nodes: int, path: Path, to: Path
+@pytest.mark.parametrize("index", [0, 1, 7, -1], ids=["root", "inner", "middle", "last"])
+def test_rows_that_a_page_denies_are_lost_although_there_is_no_error(
+    memories: dict[str, Path], pages: Pages, nodes: int, index: int, path: Path, to: Path
 ) -> None:
-    leaf = [*pages.tree(nodes)][20]
-    denied = pages.ids(leaf)[-1]
-    pages.write(pages.start(leaf) + 3, (len(pages.cells(leaf)) - 1).to_bytes(2, "big"))
-    assert found(pages.save(path))
-    assert denied not in rows_of(path, "memory_nodes")
-    assert salvage(SourceFile(path), to).lost == {}
+    page = [*pages.tree(nodes)][index]
+    pages.write(pages.start(page) + 3, (len(pages.cells(page)) // 2).to_bytes(2, "big"))
+    denied = set(rows_of(memories["plain"], "memory_nodes")) - set(rows_of(pages.save(path), "memory_nodes"))
+    salvaged = check(path, memories["plain"], to)
+
+    ((first, last),) = salvaged.lost["memory_nodes"]
+    assert first <= min(denied) <= max(denied) <= last
+    assert (last == LAST_KEY) == (index == -1)

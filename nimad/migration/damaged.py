@@ -4,6 +4,7 @@ The readable rows are copied into a clean SQLite file beside the target, and the
 by each run and thrown away at its end; the source itself is never written to.
 """
 
+import re
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from nimad.config import Settings
 from nimad.disk import sqlite_pieces
-from nimad.errors import DiskError, SourceDamagedError
+from nimad.errors import DiskError, SourceDamagedError, SourceError
 from nimad.migration import machine
 from nimad.migration.events import Listener, Salvaged
 from nimad.migration.files import Files
@@ -20,6 +21,9 @@ from nimad.source.file import SourceFile
 from nimad.source.ranges import FIRST_KEY, LAST_KEY, shown
 from nimad.source.rows import Reject
 from nimad.source.survey import Survey, survey
+
+#: Words of `quick_check`.
+_NOT_OF_ROWS = ("index", " value in ", "returns error code", "malformed", "failed to get page")
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,8 @@ def _salvaged(
     copy = SourceFile(files.salvaged, source.stop)
     found = replace(survey(copy, nodes_only=settings.nodes_only), identity=source.identity(), size=source.size())
     tables = {table.name for table in found.schema.tables()}
-    lost = {table: saved.lost.get(table) or _unknown(table, damage) for table in tables}
+    telling = _of_rows(source, damage)
+    lost = {table: saved.lost.get(table) or _unknown(table, telling) for table in tables}
     lost = {table: ranges for table, ranges in lost.items() if ranges}
     odd = {table: keys for table, keys in saved.odd.items() if table in tables}
     listener(Salvaged(damage, {name: rows for name, rows in saved.rows.items() if name in tables}, lost))
@@ -75,10 +80,29 @@ def _salvaged(
     return Readable(copy, found, salvaged=True, rejects=rejects)
 
 
+def _of_rows(source: SourceFile, damage: Sequence[str]) -> list[str]:
+    """The lines that may tell of rows which vanished without an error.
+
+    Not those about an index, or a value that the table's declaration forbids, or a page that cannot be read: in a
+    table, salvaging came upon that one.
+    """
+    query = "SELECT rootpage FROM sqlite_master WHERE type = 'index'"
+    try:
+        roots = source.read(lambda connection: {str(root) for (root,) in connection.execute(query)})
+    except SourceError:
+        roots = set()
+    tree = re.compile(r"\b[Tt]ree (?:page )?(\d+)")  # by its first page, in the words of old and new releases
+    return [
+        line
+        for line in damage
+        if not any(word in line for word in _NOT_OF_ROWS) and not ((at := tree.search(line)) and at[1] in roots)
+    ]
+
+
 def _unknown(table: str, damage: Sequence[str]) -> Sequence[tuple[int, int]]:
     """Where pages of a table are damaged and no row is missed for it, rows may be missing that nothing tells of."""
-    about_it = (line for line in damage if line.startswith(f"{table}: ") or not line.startswith("memory_"))
-    return [] if all("index" in line for line in about_it) else [(FIRST_KEY, LAST_KEY)]
+    about_it = any(line.startswith(f"{table}: ") or not line.startswith("memory_") for line in damage)
+    return [(FIRST_KEY, LAST_KEY)] if about_it else []
 
 
 def _lost(table: str, first: int, last: int) -> Reject:

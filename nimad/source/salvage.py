@@ -7,6 +7,7 @@ Behind a broken page, the next id that reads is searched for. Indexes are never 
 """
 
 import os
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -46,8 +47,8 @@ class Salvaged:
     `odd`: ids of rows that were copied although SQLite does not find them by that id, so that it may be wrong.
     `rejects`: rows that were not copied, because their id belongs to another one.
 
-    In none of them is what SQLite passes over without an error, such as the rows of a page that claims to have
-    fewer; of that only `damage` and `unclaimed` know.
+    None of them knows what SQLite takes for whole, such as a page that was overwritten with another one of the file.
+    See `unclaimed`.
     """
 
     rows: Mapping[str, int]
@@ -120,13 +121,13 @@ def salvage(source: SourceFile, to: Path) -> Salvaged:
     except OSError as error:
         raise CannotWriteError(f"{to} cannot be made ({error.strerror}); look at it with: ls -l {to}") from None
     try:
-        return source.read(lambda connection: _salvage(connection, to))
+        return source.read(lambda connection: _salvage(connection, source.path, to))
     except BaseException:
         to.unlink(missing_ok=True)
         raise
 
 
-def _salvage(connection: sqlite3.Connection, to: Path) -> Salvaged:
+def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
     os.truncate(to, 0)  # `SourceFile.read` begins anew when the source changes under it
     # Only so does SQLite read a file that is cut, or whose schema has a broken line. Nothing is written.
     connection.execute("PRAGMA writable_schema = ON")
@@ -142,6 +143,8 @@ def _salvage(connection: sqlite3.Connection, to: Path) -> Salvaged:
         rescues = {shape.table: _Rescue(_Pages(connection, shape), _Copy(copy, shape)) for shape in shapes}
         for rescue in rescues.values():
             rescue.run()
+            for last in _denying(connection, rescue.pages.shape.table, path):
+                rescue.miss_behind(last)
         lost = {name: ranges for name, rescue in rescues.items() if (ranges := rescue.lost_ranges())}
         salvaged = Salvaged(
             rows={name: rescue.copy.count() for name, rescue in rescues.items()},
@@ -161,6 +164,36 @@ def _may_hold(connection: sqlite3.Connection, table: str) -> bool:
     """Whether a table that SQLite does not show may be there: its line in the schema is broken, or is not read."""
     row = _first(connection, "SELECT count(*) FROM sqlite_master WHERE lower(name) = ?", table)
     return row != (0,)
+
+
+def _denying(connection: sqlite3.Connection, table: str, path: Path) -> list[int]:
+    """The last ids of pages that claim to hold less than is on them: what follows them is missing without an error."""
+    found = (re.fullmatch(r"Fragmentation .* on page (\d+)", line) for line in _check(connection, table))
+    return [last for page in found if page and (last := _last_id(path, int(page[1]))) is not None]
+
+
+def _last_id(path: Path, page: int) -> int | None:
+    """The last id on a page of a table, as its bytes are in the file (sqlite.org/fileformat.html, 1.6)."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(18)[16:], "big")
+        file.seek((page - 1) * size)
+        data = file.read(size)
+    inner, cells = data[:1] == b"\x05", int.from_bytes(data[3:5], "big")
+    if not cells or data[:1] not in (b"\x05", b"\x0d"):
+        return None
+    pointer = (12 if inner else 8) + 2 * (cells - 1)
+    cell = data[int.from_bytes(data[pointer : pointer + 2], "big") :]
+    return _number(cell[4:] if inner else _number(cell)[1])[0] & LAST_KEY
+
+
+def _number(data: bytes) -> tuple[int, bytes]:
+    """The number with which `data` begins, seven bits in a byte, and what follows it."""
+    value = 0
+    for end, byte in enumerate(data[:9], start=1):
+        value = value << 7 | byte & 0x7F
+        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follows
+            return value, data[end:]
+    return value, data[9:]
 
 
 def _corrupt(why: str) -> sqlite3.DatabaseError:
@@ -442,6 +475,11 @@ class _Rescue:
         key = row[0]
         known = key < start or key in self.broken or self.copy.get(key) is not None
         return not known and (self.pages.has(key) or bool(self.pages.row_at(start)))
+
+    def miss_behind(self, last: int) -> None:
+        """All between this id and the next one that was copied may be lost."""
+        above, _ = self.copy.next_to(last, last)
+        self.lost.append((last + 1, LAST_KEY if above is None else above - 1))
 
     def lost_ranges(self) -> list[tuple[int, int]]:
         """Where rows may be missing, without the ids that were copied: ranges in order, apart from each other."""
