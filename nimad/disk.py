@@ -9,7 +9,8 @@ from pathlib import Path
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 #: What the engine itself may leave beside a file of its own: what it would still read, and marks of its checkpoints.
 #: After 40 kills in the middle of checkpoints, 9 left a `.wal.checkpoint`, 22 a `.shadow`, 30 the marks.
-READ_SUFFIXES = (".wal", ".wal.checkpoint", ".shadow")
+LOG_SUFFIXES = (".wal", ".wal.checkpoint")
+READ_SUFFIXES = (*LOG_SUFFIXES, ".shadow")
 ENGINE_SUFFIXES = (*READ_SUFFIXES, ".checkpoint.intent.lock", ".checkpoint.apply.lock")
 
 #: What SQLite may leave beside a file of its own.
@@ -45,6 +46,12 @@ def is_closed(path: Path) -> bool:
     """Whether the engine left nothing beside the file that it would still read."""
     read = [path.with_name(path.name + suffix) for suffix in READ_SUFFIXES]
     return not any(piece.exists() and piece.stat().st_size for piece in read)
+
+
+def has_log(path: Path) -> bool:
+    """Whether the engine would replay something into the file when it opens it for writing."""
+    logs = [path.with_name(path.name + suffix) for suffix in LOG_SUFFIXES]
+    return any(log.exists() and log.stat().st_size for log in logs)
 
 
 def sync(path: Path) -> None:

@@ -263,7 +263,7 @@ def test_a_killed_worker_is_said_in_the_words_of_the_guide(memory: Path, tmp_pat
 def test_a_worker_that_is_killed_before_the_start_is_replaced(memory: Path, tmp_path: Path) -> None:
     with running(tmp_path, "migrate", "--source", memory, *QUICK) as process:
         read_until(process, "=")
-        (first,) = children(process.pid)
+        first, *_ = children(process.pid)
         os.kill(first, signal.SIGSTOP)  # or it might be done before the blow
         read_until(process, "Total batches")
         os.kill(first, signal.SIGKILL)

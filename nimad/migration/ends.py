@@ -88,7 +88,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.STORAGE_VERSION: Rule(Action.STOP, "the file belongs to another engine"),
     Kind.DISK: Rule(Action.STOP, "only somebody who makes room mends that"),
     Kind.NOT_ALLOWED: Rule(Action.STOP, "only somebody who changes the permissions mends that"),
-    Kind.DUPLICATE_KEY: Rule(Action.RETRY, "the keys that are there are looked up anew in each try"),
+    Kind.DUPLICATE_KEY: Rule(Action.REPAIR, "its keys were looked up a moment ago: the file contradicts itself"),
     Kind.CONVERSION: Rule(Action.ISOLATE, "the same value fails in the same way every time"),
     Kind.ENGINE_ERROR: Rule(Action.RETRY, "an error without a rule of its own may be chance"),
     Kind.ENGINE_MISSING: Rule(Action.STOP, "somebody has to install it"),

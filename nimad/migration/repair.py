@@ -33,7 +33,7 @@ def repair(context: Context, found: Answer | None = None) -> None:
             f"{context.files.staging} had to be repaired {REPAIRS} times in this run; check the disk (dmesg), then "
             "run again, or begin anew with --restart"
         )
-    if found is not None and found.kind is Kind.DAMAGED:
+    if found is not None and found.kind in (Kind.DAMAGED, Kind.DUPLICATE_KEY):
         _set_whole_aside(context, found)
         return
     answer = _count(context)

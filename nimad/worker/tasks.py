@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import Any
 
 from nimad import rights
+from nimad.disk import has_log
 from nimad.source import arrow
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
@@ -85,9 +86,11 @@ def _plain(value: Any) -> Any:
 
 
 def _count(job: Job, module: ModuleType) -> Facts:
+    replays = job.writable and has_log(job.target_path())
     with open_database(module, job.target_path(), _limits(job), read_only=not job.writable) as database:
-        if job.writable:
+        if replays:
             database.checkpoint()
+        if job.writable:
             database.leave_no_log()
         counts = counting.count(database)
         differences = target_schema.differences(database, job.schema) if job.schema else []
