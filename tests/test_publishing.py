@@ -60,6 +60,14 @@ def test_a_complete_target_is_left_alone(source: Path) -> None:
     assert_nothing_left(target)
 
 
+def test_half_a_state_file_of_a_run_that_was_killed_at_its_end_does_not_stay(source: Path) -> None:
+    target = migrate(source).target
+    beside(target, ".state.json.tmp").write_text('{"format": 1, "pha')
+    migrate(source)
+    assert_nothing_left(target)
+    assert state_of(target)["phase"] == "complete"
+
+
 def test_a_complete_target_without_its_state_file_is_recognised(source: Path) -> None:
     target = migrate(source).target
     beside(target, ".state.json").unlink()

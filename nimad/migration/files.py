@@ -70,8 +70,15 @@ class Files:
 
     def made_anew(self) -> list[Path]:
         """Names where nothing is kept: what stands there is thrown away first."""
-        temporary = [_temporary(path) for path in (self.state, self.quarantine, self.quarantining)]
-        return [*temporary, export_folder(self.compacted)]
+        return [*self._temporaries(), export_folder(self.compacted)]
+
+    def discard_temporaries(self) -> None:
+        """Remove what a run left that was killed between writing one of these and renaming it."""
+        for path in self._temporaries():
+            path.unlink(missing_ok=True)
+
+    def _temporaries(self) -> list[Path]:
+        return [_temporary(path) for path in (self.state, self.quarantine, self.quarantining)]
 
     def backup(self, moment: float) -> Path:
         """A free name for a file in the way; the time is local, as in the log."""

@@ -8,7 +8,7 @@ staging file that cannot take any: what passes here was not the rows' fault.
 from collections.abc import Callable, Sequence
 
 from nimad.disk import discard
-from nimad.errors import RefusedError
+from nimad.errors import RefusedError, StoppedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.ends import CIRCUMSTANTIAL, Action, Answer
@@ -134,7 +134,7 @@ class _Search:
         self._blame_the_machine(answer)
 
     def _blame_the_machine(self, answer: Answer) -> None:
-        raise RefusedError(
+        raise StoppedError(
             f"batches of {self._table} fail at every size ({answer.message}), so it is this machine and not a row: "
-            "free some memory, look for errors in its journal (dmesg), then run again"
+            "free some memory and look for errors in its journal (dmesg)"
         )

@@ -112,6 +112,7 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
     check_names(files, settings.source, settings.log_file)
     with locked(files):
+        files.discard_temporaries()
         try:
             context = _prepare(settings, files, workers, listener)
             if why := existing.finished(context):

@@ -202,7 +202,7 @@ def test_strict_stops_at_a_batch_that_cannot_be_loaded(tmp_path: Path) -> None:
 def test_when_nothing_can_be_loaded_it_is_the_machine_and_not_every_row(tmp_path: Path) -> None:
     source = memory(tmp_path, dict.fromkeys(ids(), "kill"))
     events: list[Event] = []
-    with pytest.raises(RefusedError, match=r"fail at every size .* it is this machine and not a row"):
+    with pytest.raises(StoppedError, match=r"fail at every size .* it is this machine and not a row"):
         migrate(source, clock=Hurried(), events=events)
     assert [event for event in events if isinstance(event, Isolated)] == []
 
