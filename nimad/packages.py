@@ -1,32 +1,30 @@
-"""The engine as a package: what pip calls it, where it would be imported from. Nothing here imports it."""
+"""The engine as a package: its import names, and what pip calls what lies behind them. Nothing here imports it."""
 
-import importlib.util
 import sys
-from pathlib import Path
+from collections.abc import Mapping
+from typing import Final
 
-MODULE = "ladybug"
-REQUIREMENT = "ladybug>=0.22,<0.23"
+from nimad import guest
 
-
-def folder() -> str | None:
-    """Where the engine's import name leads; None where it leads nowhere."""
-    try:
-        spec = importlib.util.find_spec(MODULE)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    places = [*(spec.submodule_search_locations or ())] or [str(Path(spec.origin or "?").parent)]
-    return str(places[0])
+#: By import name: what pip is to install. `real_ladybug` is the name of the releases up to 0.15.3.
+REQUIREMENTS: Final[Mapping[str, str]] = {
+    "ladybug": "ladybug>=0.22,<0.23",
+    "real_ladybug": "real-ladybug==0.15.3",
+}
+#: The engine that this program is installed with.
+MODULE: Final = "ladybug"
 
 
-def pip() -> str:
-    return f"{sys.executable} -m pip"
+def pip(python: str = sys.executable) -> str:
+    return f"{python} -m pip"
 
 
-def unloadable(how: str) -> str:
+def install(module: str = MODULE, python: str = sys.executable, *, again: bool = False) -> str:
+    """The command that installs an engine."""
+    return f"{pip(python)} install {'--force-reinstall ' if again else ''}'{REQUIREMENTS[module]}'"
+
+
+def unloadable(how: str, module: str = MODULE, python: str = sys.executable) -> str:
     """What to say of an engine that is there and cannot be imported."""
-    return (
-        f"LadybugDB in {folder()} cannot be loaded ({how}). "
-        f"Install it again: {pip()} install --force-reinstall '{REQUIREMENT}'"
-    )
+    where = guest.folder_of(module) if python == sys.executable else f"the package {module} of {python}"
+    return f"LadybugDB in {where} cannot be loaded ({how}). Install it again: {install(module, python, again=True)}"

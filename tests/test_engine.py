@@ -27,7 +27,7 @@ from nimad.sample import Sample, write_sample
 LENT = ("click", "json5", "loguru", "pyarrow", "rich", "markdown-it-py", "mdurl", "pygments", "sdnotify", "pip")
 NAMESAKE = "ladybug-core==0.44.62"
 RIGHT = "ladybug==0.22.0"
-OLD = "ladybug==0.20.4"
+OLD = "real-ladybug==0.14.1"
 WANTED = "'ladybug>=0.22,<0.23'"
 #: What the long-lived process may have had in memory at once, in kB (DESIGN.md wants 40 MB of the service).
 PEAK_KB = 60_000
@@ -151,8 +151,9 @@ def test_the_namesake_over_the_engine_and_the_command_that_mends_it(
 
 def test_a_release_outside_the_range(make: Callable[..., Environment], folder: Path) -> None:
     engine = make(OLD)
-    message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite"))
-    assert_names(message, engine, "LadybugDB 0.20.4", "outside the range")
+    message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite", "--engine", "real_ladybug"))
+    for word in ("LadybugDB 0.14.1", "outside the range", f"{engine.python} -m pip", "'real-ladybug==0.15.3'"):
+        assert word in message
 
 
 @pytest.mark.parametrize(

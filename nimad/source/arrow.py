@@ -1,12 +1,12 @@
-"""Judged rows as Arrow tables: the form in which the engine copies them."""
+"""Batches as Arrow tables: the form in which the engine copies them fastest."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from nimad.source.rows import Judged
-from nimad.source.schema import FLOAT_BYTES, Kind, Schema
+from nimad.source.batch import Batch
+from nimad.source.schema import FLOAT_BYTES, Kind
 
 _TYPES = {
     Kind.INT64: pa.int64(),
@@ -17,35 +17,16 @@ _TYPES = {
 }
 
 
-def node_table(judged: Judged, schema: Schema) -> pa.Table:
-    """Nodes: `id`, then every column under its target name."""
-    table = judged.rows.table
-    names = ["id", *(column.target for column in table.columns)]
-    arrays = [pa.array(judged.rows.keys, pa.int64())]
-    offset = len(table.ends)
-    for column, values in zip(table.columns, judged.columns[offset:], strict=True):
-        arrays.append(_array(column.kind, values, schema.dimension))
-    return pa.table(arrays, names=names)
-
-
-def edge_table(judged: Judged, schema: Schema) -> pa.Table:
-    """Edges: `from`, `to`, `edge_id`, then the properties, in the order that COPY of a relationship wants."""
-    table = judged.rows.table
-    ends = judged.columns[: len(table.ends)]
-    arrays = [pa.array(ids, pa.int64()) for ids in ends] + [pa.array(judged.rows.keys, pa.int64())]
-    for column, values in zip(table.columns, judged.columns[len(table.ends) :], strict=True):
-        arrays.append(_array(column.kind, values, schema.dimension))
+def table(batch: Batch) -> pa.Table:
+    """A batch as a table whose columns are called c0, c1 and so on."""
+    pairs = zip(batch.kinds, batch.columns, strict=True)
+    arrays = [_array(kind, values, batch.dimension) for kind, values in pairs]
     return pa.table(arrays, names=[f"c{index}" for index in range(len(arrays))])
 
 
-def id_table(ids: Sequence[int]) -> pa.Table:
-    """Nodes that are nothing but an id."""
-    return pa.table([pa.array(ids, pa.int64())], names=["id"])
-
-
-def link_table(turns: Sequence[int], nodes: Sequence[int]) -> pa.Table:
-    """Links of one kind: the turn's id and the node's."""
-    return pa.table([pa.array(turns, pa.int64()), pa.array(nodes, pa.int64())], names=["c0", "c1"])
+def values(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
+    """A column that the engine gave, as a batch would have it."""
+    return _vector_bytes(column) if kind is Kind.VECTOR else column.to_pylist()
 
 
 def _array(kind: Kind, values: Sequence[Any], dimension: int) -> pa.Array:
@@ -63,3 +44,18 @@ def _vectors(values: Sequence[bytes | None], dimension: int) -> pa.Array:
     floats = pa.Array.from_buffers(pa.float32(), len(values) * dimension, [None, joined])
     missing = pa.array([value is None for value in values], pa.bool_())
     return pa.FixedSizeListArray.from_arrays(floats, dimension, mask=missing)
+
+
+def _vector_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
+    """Each vector's floats as little-endian bytes."""
+    result: list[bytes | None] = []
+    for chunk in column.chunks:
+        valid = chunk.is_valid().to_pylist()
+        floats = chunk.flatten()  # leaves out what is NULL
+        width = chunk.type.list_size * FLOAT_BYTES
+        data = memoryview(floats.buffers()[1] or b"")[floats.offset * FLOAT_BYTES :] if len(floats) else b""
+        at = 0
+        for is_valid in valid:
+            result.append(bytes(data[at : at + width]) if is_valid else None)
+            at += width if is_valid else 0
+    return result

@@ -1,6 +1,7 @@
 """The LadybugDB file: opened with explicit limits, closed in the right order, synced to disk."""
 
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,6 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from nimad.disk import sync
+from nimad.source.batch import Batch
+from nimad.source.schema import Kind
+from nimad.target import parameters
+from nimad.target.into import Into, quoted
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,14 @@ FRAME_RELEASE = "Releasing physical memory"
 
 
 class Database:
-    """One open connection. `ask` gives rows, `arrow` a pyarrow table, `run` nothing."""
+    """One open connection. `ask` gives rows, `columns` whole columns, `run` nothing.
+
+    Batches go in and columns come out by way of Arrow; without pyarrow, by parameters and row by row.
+    """
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
+        self.has_arrow = importlib.util.find_spec("pyarrow") is not None
         self.complaint = ""  # what the engine said of a write that may have arrived all the same
 
     def run(self, cypher: str, **parameters: Any) -> None:
@@ -44,28 +53,56 @@ class Database:
             result.close()
         return rows
 
-    def arrow(self, cypher: str, **parameters: Any) -> Any:
-        result = self._connection.execute(cypher, parameters or None)
+    def columns(self, cypher: str, kinds: Sequence[Kind]) -> list[list[Any]]:
+        """The answer column by column, each value as the source would have it: embeddings as bytes."""
+        if not self.has_arrow:
+            rows = self.ask(cypher)
+            return [[_plain(row[index], kind) for row in rows] for index, kind in enumerate(kinds)]
+        from nimad.source import arrow
+
+        result = self._connection.execute(cypher)
         try:
             # By default room for some ten million values is reserved at once, and a malloc that fails is a crash.
-            return result.get_as_arrow(chunk_size=0)
+            table = result.get_as_arrow(chunk_size=0)
         finally:
             result.close()
+        return [arrow.values(table.column(index), kind) for index, kind in enumerate(kinds)]
 
-    def copy(self, what: str, batch: Any) -> None:  # noqa: ARG002 - see below
-        """COPY an Arrow table, and checkpoint.
+    def copy(self, into: Into, batch: Batch) -> None:
+        """COPY a batch, and checkpoint.
 
         COPY data is not in the write-ahead log: until the checkpoint after it has finished, a kill loses all of
         it and nothing else. It is done when a later process has counted it, never because this call returned.
         """
-        with self._complaints():
-            # The engine finds `batch` by name in this frame.
-            self._connection.execute(f"COPY {what} FROM batch").close()
+        if self.has_arrow:
+            from nimad.source import arrow
+
+            arrow_table = arrow.table(batch)  # which the engine finds by its name in this frame
+            with self._complaints():
+                self._connection.execute(f"COPY {into} FROM arrow_table").close()
+            del arrow_table
+        else:
+            self._run_all(parameters.inserts(into, batch))
         self.checkpoint()
 
-    def load(self, cypher: str, batch: Any) -> None:  # noqa: ARG002 - found by name, as in `copy`
-        """Run `LOAD FROM batch …` in one transaction, which the write-ahead log covers."""
-        self._connection.execute(f"LOAD FROM batch {cypher}").close()
+    def update(self, into: Into, batch: Batch) -> None:
+        """Set the properties of nodes by their id, in transactions that the write-ahead log covers; and checkpoint."""
+        if self.has_arrow:
+            from nimad.source import arrow
+
+            arrow_table = arrow.table(batch)
+            changes = ", ".join(f"n.{quoted(name)} = c{i}" for i, name in enumerate(into.properties) if i)
+            match = f"MATCH (n:{into.table}) WHERE n.id = c0 SET {changes}"
+            self._connection.execute(f"LOAD FROM arrow_table {match}").close()
+            del arrow_table
+        else:
+            self._run_all(parameters.updates(into, batch))
+        self.checkpoint()
+
+    def _run_all(self, statements: Iterator[tuple[str, list[dict[str, Any]]]]) -> None:
+        for statement, rows in statements:
+            with self._complaints():
+                self.run(statement, rows=rows)
 
     def checkpoint(self) -> None:
         with self._complaints():
@@ -88,6 +125,10 @@ class Database:
             if FRAME_RELEASE not in str(error):
                 raise
             self.complaint = str(error)
+
+
+def _plain(value: Any, kind: Kind) -> Any:
+    return parameters.vector_bytes(value) if kind is Kind.VECTOR and value is not None else value
 
 
 class UnopenedError(RuntimeError):

@@ -1,19 +1,16 @@
-"""The engine: which package answers to the import name `ladybug`, and whether it is the right one."""
+"""The engine: which package answers to its import name, and whether it is the right one."""
 
-import importlib
-import importlib.metadata
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad import packages
+from nimad import guest
 from nimad.errors import EngineError
-from nimad.packages import MODULE, REQUIREMENT, pip, unloadable
+from nimad.packages import MODULE, install, pip, unloadable
 
-#: Releases whose file format and COPY behaviour this program was measured with: from, and below.
-VERSION_RANGE = ((0, 22), (0, 23))
-_NAMESAKE = "ladybug-core"
+#: Releases whose file format, COPY and API this program was measured with: from, and below.
+VERSION_RANGE = ((0, 15), (0, 23))
 
 
 @dataclass(frozen=True)
@@ -29,38 +26,32 @@ class Engine:
         return asdict(self)
 
 
-def import_engine() -> tuple[ModuleType, Engine]:
+def import_engine(name: str = MODULE) -> tuple[ModuleType, Engine]:
     """Import the engine. Raises `EngineError` with what was found, where, and the command that mends it."""
-    folder = packages.folder()
-    if folder is None:
-        raise EngineError(f"LadybugDB not available. Install: {pip()} install '{REQUIREMENT}'")
-    if _installed(_NAMESAKE) and _is_namesake(folder):
-        raise EngineError(_namesake_message(folder))
-    try:
-        module = importlib.import_module(MODULE)
-        database = module.Database
-        version, storage = str(database.get_version()), int(database.get_storage_version())
-    except AttributeError:
-        raise EngineError(_namesake_message(folder)) from None
-    except Exception as error:
-        if _installed(_NAMESAKE):
-            raise EngineError(_namesake_message(folder)) from error
-        raise EngineError(unloadable(f"{type(error).__name__}: {error}")) from error
-    engine = Engine(MODULE, version, storage, folder)
-    if not in_range(version):
+    module, facts = guest.identify(name)
+    if module is None:
+        raise EngineError(_why_not(facts))
+    engine = Engine(name, facts["version"], facts["storage_version"], facts["folder"])
+    if not in_range(engine.version):
         raise EngineError(
-            f"LadybugDB {version} in {folder} is outside the range this program writes with. "
-            f"Install: {pip()} install '{REQUIREMENT}'"
+            f"LadybugDB {engine.version} in {engine.folder} is outside the range this program writes with. "
+            f"Install: {install(name)}"
         )
     return module, engine
 
 
-def _is_namesake(folder: str) -> bool:
-    """Whether the package names no database: read, not run, because importing ladybug-core makes `~/.ladybug`."""
-    try:
-        return "Database" not in Path(folder, "__init__.py").read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return False
+def _why_not(facts: Mapping[str, Any]) -> str:
+    name, problem = facts["module"], facts["problem"]
+    if problem == "missing":
+        return f"LadybugDB not available. Install: {install(name)}"
+    if problem not in ("namesake", "another"):
+        return unloadable(problem, name)
+    version = facts["namesake"]
+    found = f"{guest.NAMESAKE} {version}, a weather-file library," if version else "another package"
+    return (
+        f"LadybugDB not available: the import name '{name}' in {facts['folder']} belongs to {found} and not to the "
+        f"database. Install: {pip()} uninstall -y {guest.NAMESAKE} && {install(name, again=True)}"
+    )
 
 
 def in_range(version: str) -> bool:
@@ -71,20 +62,3 @@ def in_range(version: str) -> bool:
         return False
     low, high = VERSION_RANGE
     return low <= numbers < high
-
-
-def _namesake_message(folder: str) -> str:
-    version = _installed(_NAMESAKE)
-    found = f"{_NAMESAKE} {version}, a weather-file library," if version else "another package"
-    return (
-        f"LadybugDB not available: the import name '{MODULE}' in {folder} belongs to {found} and not to the "
-        f"database. Install: {pip()} uninstall -y {_NAMESAKE} && "
-        f"{pip()} install --force-reinstall '{REQUIREMENT}'"
-    )
-
-
-def _installed(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None

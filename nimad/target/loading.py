@@ -8,50 +8,48 @@ the same range again is therefore harmless, whatever happened to the attempt bef
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
-from nimad.source import arrow
+from nimad.source import batch
+from nimad.source.batch import Batch
 from nimad.source.rows import Judged, Reject, set_aside
-from nimad.source.schema import LINKS, TARGET_TABLES, Schema
+from nimad.source.schema import LINKS, TARGET_TABLES, Schema, Table
 from nimad.target import reading
 from nimad.target import schema as t
 from nimad.target.database import Database
+from nimad.target.into import Into
 
 
 def load_nodes(database: Database, schema: Schema, judged: Judged) -> int:
     """Copy nodes, or turns without their links; return how many."""
-    batch = arrow.node_table(judged, schema)
-    table = TARGET_TABLES[judged.rows.table.name]
-    return _copy(database, _with_columns(table, batch.column_names), batch)
+    return _copy(database, _into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
 
 
 def load_edges(database: Database, schema: Schema, judged: Judged) -> int:
     """Copy edges, both of whose ends are known to be there; return how many."""
-    batch = arrow.edge_table(judged, schema)
-    columns = ["edge_id", *(column.target for column in judged.rows.table.columns)]
-    return _copy(database, _with_columns(t.EDGE_TABLE, columns), batch)
+    properties = ["edge_id", *(column.target for column in judged.rows.table.columns)]
+    into = Into(t.EDGE_TABLE, properties, (t.NODE_TABLE, t.NODE_TABLE))
+    return _copy(database, into, batch.of_edges(judged, schema))
 
 
 def load_links(database: Database, link: str, pairs: Sequence[tuple[int, int]]) -> int:
     """Copy links of one kind, as (turn, node); return how many."""
-    batch = arrow.link_table([turn for turn, _ in pairs], [node for _, node in pairs])
-    return _copy(database, link, batch)
+    columns = [turn for turn, _ in pairs], [node for _, node in pairs]
+    return _copy(database, Into(link, ends=(t.TURN_TABLE, t.NODE_TABLE)), batch.of_ids(*columns))
 
 
 def load_node_ids(database: Database, ids: Sequence[int]) -> int:
     """Copy nodes that are nothing but an id, for what hangs on them; return how many."""
-    return _copy(database, _with_columns(t.NODE_TABLE, ["id"]), arrow.id_table(ids))
+    return _copy(database, Into(t.NODE_TABLE, ["id"]), batch.of_ids(ids))
 
 
-def _copy(database: Database, what: str, batch: Any) -> int:
-    rows: int = batch.num_rows
-    if rows:
-        database.copy(what, batch)
-    return rows
+def _copy(database: Database, into: Into, rows: Batch) -> int:
+    if rows.rows:
+        database.copy(into, rows)
+    return rows.rows
 
 
-def _with_columns(table: str, columns: Sequence[str]) -> str:
-    return f"{table}({', '.join(t.quoted(name) for name in columns)})"
+def _into_nodes(table: Table) -> Into:
+    return Into(TARGET_TABLES[table.name], ["id", *(column.target for column in table.columns)])
 
 
 def without(judged: Judged, keys: set[int]) -> Judged:
@@ -108,11 +106,7 @@ def update_nodes(database: Database, schema: Schema, judged: Judged) -> int:
     """Bring nodes that are there up to date, in one transaction that the write-ahead log covers."""
     if not len(judged.rows):
         return 0
-    table = judged.rows.table
-    batch = arrow.node_table(judged, schema).rename_columns([f"c{i}" for i in range(len(table.columns) + 1)])
-    settings = ", ".join(f"n.{t.quoted(column.target)} = c{i}" for i, column in enumerate(table.columns, start=1))
-    database.load(f"MATCH (n:{t.NODE_TABLE}) WHERE n.id = c0 SET {settings}", batch)
-    database.checkpoint()
+    database.update(_into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
     return len(judged.rows)
 
 

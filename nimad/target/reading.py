@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from nimad.source.ranges import Range
-from nimad.source.schema import Schema
+from nimad.source.schema import Column, Kind, Schema
 from nimad.target import schema as t
 from nimad.target.database import Database
+from nimad.target.into import quoted
+
+#: What was read, column by column, with values as SQLite's would be.
+Columns = Sequence[Sequence[Any]]
 
 
 def _condition(key: str, wanted: Range) -> str:
@@ -23,28 +27,29 @@ def where(key: str, rows: "Range | Sequence[int]") -> str:
     return _condition(key, rows) if isinstance(rows, Range) else _listed(key, rows)
 
 
-def nodes(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Any:
-    """Nodes as Arrow: `id`, then the columns that the source has."""
-    return _plain(database, t.NODE_TABLE, [c.target for c in schema.nodes.columns], rows)
+def nodes(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Columns:
+    """Nodes: `id`, then the columns that the source has."""
+    return _plain(database, t.NODE_TABLE, schema.nodes.columns, rows)
 
 
-def turns(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Any:
-    columns = [column.target for column in schema.turns.columns] if schema.turns else []
-    return _plain(database, t.TURN_TABLE, columns, rows)
+def turns(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Columns:
+    return _plain(database, t.TURN_TABLE, schema.turns.columns if schema.turns else (), rows)
 
 
-def _plain(database: Database, table: str, columns: Sequence[str], rows: "Range | Sequence[int]") -> Any:
-    wanted = ", ".join(["n.id", *(f"n.{t.quoted(name)}" for name in columns)])
-    return database.arrow(f"MATCH (n:{table}) WHERE {where('n.id', rows)} RETURN {wanted} ORDER BY n.id")
+def _plain(database: Database, table: str, columns: Sequence[Column], rows: "Range | Sequence[int]") -> Columns:
+    wanted = ", ".join(["n.id", *(f"n.{quoted(column.target)}" for column in columns)])
+    kinds = [Kind.INT64, *(column.kind for column in columns)]
+    return database.columns(f"MATCH (n:{table}) WHERE {where('n.id', rows)} RETURN {wanted} ORDER BY n.id", kinds)
 
 
-def edges(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Any:
-    """Edges as Arrow: `edge_id`, both ends, then the properties that the source has."""
-    columns = [column.target for column in schema.edges.columns] if schema.edges else []
-    wanted = ", ".join(["r.edge_id", "a.id", "b.id", *(f"r.{t.quoted(name)}" for name in columns)])
-    return database.arrow(
+def edges(database: Database, schema: Schema, rows: "Range | Sequence[int]") -> Columns:
+    """Edges: `edge_id`, both ends, then the properties that the source has."""
+    columns = schema.edges.columns if schema.edges else ()
+    wanted = ", ".join(["r.edge_id", "a.id", "b.id", *(f"r.{quoted(column.target)}" for column in columns)])
+    return database.columns(
         f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE}) "
-        f"WHERE {where('r.edge_id', rows)} RETURN {wanted} ORDER BY r.edge_id"
+        f"WHERE {where('r.edge_id', rows)} RETURN {wanted} ORDER BY r.edge_id",
+        [Kind.INT64, Kind.INT64, Kind.INT64, *(column.kind for column in columns)],
     )
 
 
@@ -76,7 +81,7 @@ def found_by_key(database: Database, table: str, wanted: Sequence[int]) -> int:
 
 def node_ids(database: Database) -> set[int]:
     """Every node's id: the ends that an edge may have."""
-    return set(database.arrow(f"MATCH (n:{t.NODE_TABLE}) RETURN n.id").column(0).to_pylist())
+    return set(database.columns(f"MATCH (n:{t.NODE_TABLE}) RETURN n.id", [Kind.INT64])[0])
 
 
 def edges_without_id(database: Database) -> int:

@@ -17,6 +17,7 @@ from nimad.source.schema import (
     Schema,
 )
 from nimad.target.database import Database
+from nimad.target.into import quoted
 
 NODE_TABLE = TARGET_TABLES[NODES]
 TURN_TABLE = TARGET_TABLES[TURNS]
@@ -34,11 +35,6 @@ class TargetTable:
     name: str
     columns: Mapping[str, str]
     statement: str
-
-
-def quoted(name: str) -> str:
-    """Quote an identifier of Cypher."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def tables(schema: Schema) -> list[TargetTable]:

@@ -1,5 +1,6 @@
 """What a worker can be asked to do, task by task."""
 
+import importlib.util
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +11,7 @@ from typing import Any
 
 from nimad import rights
 from nimad.disk import has_log
-from nimad.source import arrow
+from nimad.source import batch
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.ranges import Range
@@ -61,7 +62,11 @@ def _limits(job: Job) -> Limits:
 def _convert(job: Job, _: ModuleType) -> Facts:
     """Do what loading does with a range, all but handing it to the engine."""
     judged = _read_judged(job)
-    (arrow.edge_table if judged.rows.table.name == EDGES else arrow.node_table)(judged, job.needs())
+    rows = (batch.of_edges if judged.rows.table.name == EDGES else batch.of_nodes)(judged, job.needs())
+    if importlib.util.find_spec("pyarrow"):
+        from nimad.source import arrow
+
+        arrow.table(rows)
     rejects = [*judged.rejects, *_strays(job), *_foreseen_dangling(job, judged)]
     lost = {reject.id for reject in rejects if reject.part == "row"} - set(judged.rows.keys)
     reasons = [(reject.table, reject.id, reject.part, reject.reason) for reject in rejects]

@@ -12,7 +12,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from nimad.source.batch import Batch
+from nimad.source.schema import Kind
 from nimad.target import loading
+from nimad.target.database import Database
+from nimad.target.into import Into
 from nimad.worker import __main__ as worker
 from nimad.worker import process
 
@@ -72,10 +76,10 @@ DOES: dict[str, Callable[[], None]] = {
 }
 
 
-def look_for_poison(batch: Any) -> None:
-    for column in batch.columns:
-        if str(column.type) == "large_string":
-            for value in column.to_pylist():
+def look_for_poison(batch: Batch) -> None:
+    for kind, values in zip(batch.kinds, batch.columns, strict=True):
+        if kind is Kind.STRING:
+            for value in values:
                 if value and value.startswith(POISON):
                     DOES[value.removeprefix(POISON).split()[0]]()
 
@@ -83,9 +87,9 @@ def look_for_poison(batch: Any) -> None:
 def main() -> int:
     copy, settle = loading._copy, process.settle
 
-    def poisonous(database: Any, what: str, batch: Any) -> int:
-        look_for_poison(batch)
-        return copy(database, what, batch)
+    def poisonous(database: Database, into: Into, rows: Batch) -> int:
+        look_for_poison(rows)
+        return copy(database, into, rows)
 
     def remember(parent: int) -> Any:
         ANSWER.append(settle(parent))

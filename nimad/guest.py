@@ -1,0 +1,123 @@
+"""What runs in somebody else's interpreter too: which engine is there, and whether it opens a file.
+
+    python guest.py engine MODULE
+    python guest.py count MODULE FILE POOL_BYTES ADDRESS_SPACE_BYTES
+
+The answer is one JSON line on stdout. Standard library only and the syntax of Python 3.8, because the agent's
+interpreter need not be able to run the rest of this program.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+#: A weather-file library that installs the import name of the engine.
+NAMESAKE = "ladybug-core"
+
+#: How the agent's tables are counted; the names are those that its programs ask for.
+_COUNTS = {
+    "MemoryNode": "MATCH (n:MemoryNode) RETURN count(*)",
+    "Turn": "MATCH (n:Turn) RETURN count(*)",
+    "relates_to": "MATCH (:MemoryNode)-[r:relates_to]->(:MemoryNode) RETURN count(*)",
+    "has_input": "MATCH (:Turn)-[r:has_input]->(:MemoryNode) RETURN count(*)",
+    "has_contemplation": "MATCH (:Turn)-[r:has_contemplation]->(:MemoryNode) RETURN count(*)",
+    "has_output": "MATCH (:Turn)-[r:has_output]->(:MemoryNode) RETURN count(*)",
+}
+
+
+def identify(name: str) -> tuple[Any, dict[str, Any]]:
+    """Import the engine `name`; return the module, or None, and the facts.
+
+    The facts always have `module`, `folder`, `namesake` (that library's version, where it is installed), `python` and
+    `pyarrow`; of an engine `version` and `storage_version`; of anything else `problem`: `missing`, `namesake`,
+    `another` (a package that is no database) or what went wrong on importing it.
+    """
+    folder = folder_of(name)
+    facts: dict[str, Any] = {
+        "module": name,
+        "folder": folder,
+        "namesake": _installed(NAMESAKE),
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "pyarrow": importlib.util.find_spec("pyarrow") is not None,
+    }
+    if folder is None:
+        return None, dict(facts, problem="missing")
+    if facts["namesake"] and _names_no_database(folder):
+        return None, dict(facts, problem="namesake")
+    try:
+        module = importlib.import_module(name)
+        version, storage = str(module.Database.get_version()), int(module.Database.get_storage_version())
+    except AttributeError:
+        return None, dict(facts, problem="namesake" if facts["namesake"] else "another")
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's package raises while it is imported
+        problem = "namesake" if facts["namesake"] else f"{type(error).__name__}: {error}"
+        return None, dict(facts, problem=problem)
+    return module, dict(facts, version=version, storage_version=storage)
+
+
+def folder_of(name: str) -> str | None:
+    """Where an import name leads, None where it leads nowhere. Nothing is imported."""
+    try:
+        spec = importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        return None
+    if spec is None:
+        return None
+    places = list(spec.submodule_search_locations or ()) or [str(Path(spec.origin or "?").parent)]
+    return str(places[0])
+
+
+def count(name: str, file: str, pool_bytes: int, address_space_bytes: int) -> dict[str, Any]:
+    """Open a file as the agent would, but read-only, and count it."""
+    module, facts = identify(name)
+    if module is None:
+        return facts
+    try:
+        limits = {"buffer_pool_size": pool_bytes, "max_db_size": address_space_bytes, "max_num_threads": 1}
+        database = module.Database(file, read_only=True, **limits)
+        connection = module.Connection(database)
+        counts = {}
+        for table, query in _COUNTS.items():
+            counts[table] = connection.execute(query).get_next()[0]
+        connection.close()
+        database.close()
+    except Exception as error:  # noqa: BLE001 - an engine raises RuntimeError, and others where the file is not its own
+        return dict(facts, problem=" ".join(str(error).split()) or type(error).__name__)
+    return dict(facts, counts=counts)
+
+
+def _names_no_database(folder: str) -> bool:
+    """Whether a package is none of the engine's: read, not run, because importing ladybug-core makes `~/.ladybug`."""
+    try:
+        return "Database" not in Path(folder, "__init__.py").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return False
+
+
+def _installed(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def main() -> None:
+    sys.path.pop(0)  # this script's own folder, whose modules are none of the interpreter's
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a package prints while it is imported
+    task, name, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
+    counting = task == "count"
+    facts = count(name, arguments[0], int(arguments[1]), int(arguments[2])) if counting else identify(name)[1]
+    answer.write(json.dumps(facts) + "\n")
+    answer.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Where a batch goes: a table, its properties, and for a relationship the tables at its ends."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Into:
+    """A table of the target and which of its properties a batch has, in order; before them the ids of both ends."""
+
+    table: str
+    properties: Sequence[str] = ()
+    ends: tuple[str, ...] = ()  # node tables; none for a node table
+
+    def __str__(self) -> str:
+        """As COPY wants it."""
+        if not self.properties:
+            return self.table
+        return f"{self.table}({', '.join(map(quoted, self.properties))})"
+
+
+def quoted(name: str) -> str:
+    """Quote an identifier of Cypher."""
+    return "`" + name.replace("`", "``") + "`"
