@@ -1,10 +1,10 @@
 """What runs in somebody else's interpreter too: which engine is there, and whether it opens a file.
 
-    python guest.py engine MODULE
+    python guest.py engines MODULE...
     python guest.py count MODULE FILE POOL_BYTES ADDRESS_SPACE_BYTES
 
-The answer is one JSON line on stdout. Standard library only and the syntax of Python 3.8, because the agent's
-interpreter need not be able to run the rest of this program.
+An answer is one JSON line on stdout, for each module one. Standard library only and the syntax of Python 3.8, because
+the agent's interpreter need not be able to run the rest of this program.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 #: A weather-file library that installs the import name of the engine.
 NAMESAKE = "ladybug-core"
@@ -108,14 +108,30 @@ def _installed(distribution: str) -> str | None:
         return None
 
 
+def _identify_apart(name: str, answer: TextIO) -> None:
+    """Identify an engine in a process of its own: importing it may end that, and two of them do not go together."""
+    child = os.fork()
+    if not child:
+        answer.write(json.dumps(identify(name)[1]) + "\n")
+        answer.flush()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if status:
+        how = f"signal {status & 127}" if status & 127 else f"exit status {status >> 8}"
+        answer.write(json.dumps({"module": name, "problem": f"importing it ended with {how}"}) + "\n")
+
+
 def main() -> None:
     sys.path.pop(0)  # this script's own folder, whose modules are none of the interpreter's
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a package prints while it is imported
-    task, name, arguments = sys.argv[1], sys.argv[2], sys.argv[3:]
-    counting = task == "count"
-    facts = count(name, arguments[0], int(arguments[1]), int(arguments[2])) if counting else identify(name)[1]
-    answer.write(json.dumps(facts) + "\n")
+    task, arguments = sys.argv[1], sys.argv[2:]
+    if task == "count":
+        name, file, pool_bytes, address_space_bytes = arguments
+        answer.write(json.dumps(count(name, file, int(pool_bytes), int(address_space_bytes))) + "\n")
+    else:
+        for name in arguments:
+            _identify_apart(name, answer)
     answer.close()
 
 

@@ -11,6 +11,8 @@ REQUIREMENTS: Final[Mapping[str, str]] = {
     "ladybug": "ladybug>=0.22,<0.23",
     "real_ladybug": "real-ladybug==0.15.3",
 }
+#: Releases whose file format, COPY and API this program was measured with: from, and below.
+VERSION_RANGE: Final = ((0, 15), (0, 23))
 #: The engine that this program is installed with.
 MODULE: Final = "ladybug"
 
@@ -28,3 +30,13 @@ def unloadable(how: str, module: str = MODULE, python: str = sys.executable) -> 
     """What to say of an engine that is there and cannot be imported."""
     where = guest.folder_of(module) if python == sys.executable else f"the package {module} of {python}"
     return f"LadybugDB in {where} cannot be loaded ({how}). Install it again: {install(module, python, again=True)}"
+
+
+def in_range(version: str) -> bool:
+    """Whether a release number such as `0.22.0` lies in `VERSION_RANGE`."""
+    try:
+        numbers = tuple(int(part) for part in version.split(".")[:2])
+    except ValueError:
+        return False
+    low, high = VERSION_RANGE
+    return low <= numbers < high

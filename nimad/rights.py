@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from nimad.errors import NotAllowedError, UsageError
 
@@ -181,6 +182,33 @@ def refuse_foreign_folders(source: Path, *places: Path) -> None:
                 f"{place} would stand in a folder of {name_of(holder)}, and the memory belongs to {name_of(owner)}; "
                 f"as root, run it with --user {name_of(owner or holder)}, or choose another place"
             )
+
+
+# Other people's programs
+
+
+def of_owner(source: Path) -> dict[str, Any]:
+    """Arguments for `Popen` with which a program of the memory's owner runs as her and not as root."""
+    owner = source.stat().st_uid
+    if os.geteuid() != _ROOT or owner == _ROOT:
+        return {}
+    account = _account(str(owner))
+    groups = os.getgrouplist(account.name, account.gid) if account.known else []
+    return {"user": account.uid, "group": account.gid, "extra_groups": groups}
+
+
+def home_of_owner(source: Path) -> Path:
+    """The home of whoever the memory belongs to, as far as it is ours to act for her."""
+    if not of_owner(source):
+        return Path.home()
+    return Path(_account(str(source.stat().st_uid)).home)
+
+
+def may_run(program: Path, source: Path) -> bool:
+    """Whether to run a program: as root, for a memory of root's own, only what nobody else could have written."""
+    if os.geteuid() != _ROOT or of_owner(source):
+        return True
+    return all(_only_root_writes_in(path.parent) for path in (program, program.resolve()))
 
 
 def name_of(uid: int) -> str:

@@ -17,6 +17,7 @@ import click
 
 from nimad.cli.options import file_option
 from nimad.config import Settings, load
+from nimad.config.settings import ENGINES, VECTOR_INDEXES
 from nimad.errors import NimadError, RefusedError, StoppedError
 from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
@@ -51,6 +52,12 @@ from nimad.rights import become
 @click.option("--strict", is_flag=True, default=None, help="Stop at the first row that would be quarantined.")
 @click.option("--max-memory", metavar="SIZE", help="Memory to plan with, as 512M.  [default: what is free]")
 @click.option("--force", is_flag=True, default=None, help="Begin although there is too little memory for any plan.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Package that writes.  [default: what every reader opens]")
+@file_option("--engine-python", "Interpreter whose engine writes.  [default: this one, or a reader's]")
+@file_option("--reader-python", "Interpreter of the agent, or 'none'.  [default: looked for]")
+@click.option("--also", multiple=True, metavar="NAME", help="A further name of the target, as a symbolic link.")
+@click.option("--vector-index", type=click.Choice(VECTOR_INDEXES), help="Make one where possible.  [default: auto]")
+@file_option("--vector-extension", "The engine's VECTOR extension.  [default: where the engine installs it]")
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--log-level", help="DEBUG, INFO, WARN or ERROR.  [default: INFO]")
@@ -64,6 +71,7 @@ def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, user
         options["fixed_batch"] = True
         if fixed_batch:
             options["batch_size"] = _whole_number(fixed_batch)
+    options["also"] = options["also"] or None
     try:
         if user is not None:
             become(user)

@@ -15,13 +15,16 @@ DEFAULT_FILE: Final = Path("/etc/nima/nimad.toml")
 #: table -> key -> (field of ``Settings``, type).
 TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "source": {"path": ("source", str)},
-    "target": {"path": ("target", str)},
+    "target": {"path": ("target", str), "also": ("also", list)},
+    "engine": {"module": ("engine", str), "python": ("engine_python", str)},
+    "reader": {"python": ("reader_python", str)},
+    "vector": {"index": ("vector_index", str), "extension": ("vector_extension", str)},
     "batch": {"size": ("batch_size", int), "max": ("max_batch_size", int), "fixed": ("fixed_batch", bool)},
     "limits": {"memory": ("max_memory", str)},
     "verify": {"level": ("verify", str)},
     "log": {"file": ("log_file", str), "level": ("log_level", str)},
 }
-_WORDS: Final = {str: "text in quotes", int: "a whole number", bool: "true or false"}
+_WORDS: Final = {str: "text in quotes", int: "a whole number", bool: "true or false", list: "a list of names in quotes"}
 
 
 def read(path: Path | None) -> Given:
@@ -93,7 +96,8 @@ def _field(path: Path, line: int, table: str, key: str, value: object) -> str:
         raise ConfigurationError(f"{path}: unknown key {key!r} in [{table}], line {line}; {hint}")
     name, kind = known[key]
     # Exact, because Python counts true as the number 1.
-    if type(value) is not kind or value == "":
+    strings = kind is not list or (isinstance(value, list) and all(type(item) is str and item for item in value))
+    if type(value) is not kind or value == "" or not strings:
         wanted = f"must be {_WORDS[kind]}, not {value!r}"
         raise ConfigurationError(f"{path}: {key!r} in [{table}], line {line}, {wanted}")
     return name

@@ -8,9 +8,12 @@ from typing import Any, Final
 from nimad.config import file, places
 from nimad.config.openclaw import OpenClaw, read_openclaw
 from nimad.config.places import Given
-from nimad.config.settings import Settings
+from nimad.config.settings import NO_READER, Settings
 
-_PATHS: Final = ("source", "target", "log_file", "openclaw_file")
+_PATHS: Final = (
+    *("source", "target", "log_file", "openclaw_file"),
+    *("engine_python", "reader_python", "vector_extension"),
+)
 _DATA_HOMES: Final = (
     places.DEFAULT,
     f"{places.ENVIRONMENT}NIMA_HOME",
@@ -36,7 +39,8 @@ def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path |
         given |= _from_openclaw(openclaw, home)
     given |= above
     values: dict[str, Any] = {
-        name: places.expand(value, home) if name in _PATHS else value for name, (value, _) in given.items()
+        name: places.expand(value, home) if name in _PATHS and str(value) != str(NO_READER) else value
+        for name, (value, _) in given.items()
     }
     return Settings(**values, openclaw=openclaw, origins=_origins(given))
 

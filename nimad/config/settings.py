@@ -21,6 +21,12 @@ LEAST_MEMORY: Final = 64 * 2**20
 #: A size: bytes, or a multiple of 1,024 to a power, as systemd writes them.
 _SIZE: Final = r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?"
 _UNITS: Final = ("", "K", "M", "G", "T")
+#: The engine is chosen by what the readers open; the vector index is made where that is possible.
+AUTO: Final = "auto"
+ENGINES: Final = (AUTO, "ladybug", "real_ladybug")
+VECTOR_INDEXES: Final = (AUTO, "off")
+#: In place of a reader's interpreter: nobody's is to be asked.
+NO_READER: Final = Path("none")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARN", "ERROR")
 
 # Told apart by identity: a user may type any path, this one too.
@@ -50,6 +56,12 @@ class Settings:
     retry : try what is in quarantine again; for a finished target, as with ``replace``.
     max_memory : bytes that supervisor and worker may take, or such a number as ``"512M"``; None measures what is free.
     force : begin although the memory there is does not suffice for any plan.
+    engine : the import name of the engine that writes, or ``"auto"``: the newest one that every reader can open.
+    engine_python : an interpreter whose engine writes; None for ours, or a reader's where ours is too new for it.
+    reader_python : the interpreter of the agent; None looks for it, ``"none"`` does not.
+    also : further names of the target in its folder, made as symbolic links.
+    vector_index : ``"auto"`` makes the index ``embedding_idx`` where the extension for it is at hand, ``"off"`` never.
+    vector_extension : that extension's file, where it is not installed as the engine would install it.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
@@ -77,6 +89,12 @@ class Settings:
     retry: bool = False
     max_memory: int | str | None = None
     force: bool = False
+    engine: str = AUTO
+    engine_python: Path | None = None
+    reader_python: Path | None = None
+    also: tuple[str, ...] = ()
+    vector_index: str = AUTO
+    vector_extension: Path | None = None
     log_level: str = "INFO"
     openclaw_file: Path = places.OPENCLAW_FILE
     openclaw: OpenClaw | None = None
@@ -100,20 +118,36 @@ class Settings:
         self._set("target", places.expand(target))
         self._set("log_file", places.expand(log_file))
         self._set("openclaw_file", places.expand(self.openclaw_file))
+        for name in ("engine_python", "reader_python", "vector_extension"):
+            if (path := getattr(self, name)) is not None:
+                self._set(name, NO_READER if str(path) == str(NO_READER) else places.expand(Path(path)))
 
     def _settle_words(self) -> None:
         try:
             self._set("verify", Verify(self.verify))
         except ValueError:
-            self._refuse("verify", f"must be one of {', '.join(Verify)}, not {self.verify!r}")
+            self.refuse("verify", f"must be one of {', '.join(Verify)}, not {self.verify!r}")
+        for name, known in (("engine", ENGINES), ("vector_index", VECTOR_INDEXES)):
+            if getattr(self, name) not in known:
+                self.refuse(name, f"must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        self._set("also", tuple(self.also))
         self._set("log_level", self.log_level.upper())
         if self.log_level not in LOG_LEVELS:
-            self._refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
+            self.refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
 
     @property
     def replaces(self) -> bool:
         """Whether a target that is there is kept as a backup while a new one takes its place."""
         return self.replace or self.retry
+
+    @property
+    def no_reader(self) -> bool:
+        """Whether nobody is to be asked which files the agent can open."""
+        return self.reader_python == NO_READER
+
+    def names(self) -> list[Path]:
+        """Every path of the finished target, its own first."""
+        return [self.target, *(self.target.with_name(name) for name in self.also)]
 
     @property
     def memory_limit(self) -> int | None:
@@ -130,15 +164,15 @@ class Settings:
     def _check_numbers(self) -> None:
         if self.batch_size < 1:
             what = f"must be at least 1, not {self.batch_size}; the default is {DEFAULT_BATCH_SIZE}"
-            self._refuse("batch_size", what)
+            self.refuse("batch_size", what)
         if self.batch_size > MAX_BATCH_SIZE:
-            self._refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {self.batch_size}")
+            self.refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {self.batch_size}")
         if self.start_offset < 0:
-            self._refuse("start_offset", f"must be at least 0, not {self.start_offset}; the default is 0")
+            self.refuse("start_offset", f"must be at least 0, not {self.start_offset}; the default is 0")
         if isinstance(self.max_memory, str) and not re.fullmatch(_SIZE, self.max_memory.strip().upper()):
-            self._refuse("max_memory", f"must be a size such as 512M or 2G, not {self.max_memory!r}")
+            self.refuse("max_memory", f"must be a size such as 512M or 2G, not {self.max_memory!r}")
         if self.memory_limit is not None and self.memory_limit < LEAST_MEMORY:
-            self._refuse("max_memory", f"must be at least {LEAST_MEMORY // 2**20}M, not {self.max_memory}")
+            self.refuse("max_memory", f"must be at least {LEAST_MEMORY // 2**20}M, not {self.max_memory}")
         if self.max_batch_size is None:
             return
         if self.fixed_batch and self.max_batch_size != self.batch_size:
@@ -146,29 +180,35 @@ class Settings:
                 f"keeps every batch at {self.batch_size} nodes, but the max batch size is "
                 f"{self.max_batch_size}{self._from('max_batch_size')}; leave one of the two out"
             )
-            self._refuse("fixed_batch", what, against="max_batch_size")
+            self.refuse("fixed_batch", what, against="max_batch_size")
         if self.max_batch_size < self.batch_size:
             what = (
                 f"is {self.batch_size}{self._from('batch_size')}, above the max batch size of "
                 f"{self.max_batch_size}{self._from('max_batch_size')}; lower the one or raise the other"
             )
-            self._refuse("batch_size", what, against="max_batch_size")
+            self.refuse("batch_size", what, against="max_batch_size")
 
     def _check_paths(self) -> None:
         for name in ("source", "target", "log_file"):
             if not _is_utf8(getattr(self, name)):
-                self._refuse(name, f"{getattr(self, name)!s} is not UTF-8, so the engine cannot open it; rename it")
+                self.refuse(name, f"{getattr(self, name)!s} is not UTF-8, so the engine cannot open it; rename it")
+        for each in self.also:
+            if not each or each in (".", "..") or "/" in each or "\0" in each:
+                self.refuse("also", f"must be names in the target's folder without any '/', not {each!r}")
+            taken_names = (self.source.name, self.target.name, self.log_file.name)
+            if each in taken_names or each.startswith(f"{self.target.name}."):
+                self.refuse("also", f"{each!r} is the name of the source, the target, the log or a file beside it")
         taken = {os.path.realpath(self.source): "source"}
         for name in ("target", "log_file"):
             path: Path = getattr(self, name)
             other = taken.setdefault(os.path.realpath(path), name)
             if other != name:
-                self._refuse(name, f"is the same file as the {other}, {path}; name another file")
+                self.refuse(name, f"is the same file as the {other}, {path}; name another file")
 
     def _from(self, name: str) -> str:
         return f" ({self.origins[name]})" if name in self.origins else ""
 
-    def _refuse(self, name: str, what: str, *, against: str | None = None) -> NoReturn:
+    def refuse(self, name: str, what: str, *, against: str | None = None) -> NoReturn:
         """Raise the error of the layer that holds the value, or one of two values that disagree.
 
         Of two, a file is to be corrected only when neither was typed: what was typed is changed at once.

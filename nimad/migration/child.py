@@ -7,15 +7,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Self
 
 from nimad.errors import StoppedError
 from nimad.migration import cgroup
 from nimad.migration.clock import Clock
 from nimad.migration.ends import Answer, End, judge
+from nimad.migration.interpreter import Interpreter
 from nimad.migration.patience import FLOOR_S
+from nimad.packages import MODULE
+from nimad.worker import boot
 from nimad.worker.job import Job
 
 #: Seconds between looks at the stop flag while a worker works.
@@ -28,30 +31,36 @@ ABORT_GRACE_S = 5.0
 #: Bytes of a worker's stderr that are kept: its end, where a stack stands.
 _STDERR_KEPT = 64 * 1024
 
-#: What a worker inherits of the environment. Everything else, secrets and systemd's sockets among it, stays here.
-_PASSED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV"})
-_PASSED_PREFIXES = ("LC_", "LD_", "PYTHON", "MALLOC_")
-
-#: The interpreter of a worker, and the program as its arguments.
+#: Our own interpreter for workers, and the program as its arguments.
 PYTHON = sys.executable
 WORKER = ("-P", "-m", "nimad.worker")
 
 
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+@dataclass(frozen=True)
+class Launch:
+    """How a worker is started: in which interpreter, and with which engine."""
+
+    interpreter: Interpreter = field(default_factory=Interpreter)
+    module: str = MODULE
+
+    def command(self) -> list[str]:
+        ours = self.interpreter.is_ours
+        program = [PYTHON, *WORKER] if ours else [self.interpreter.python, "-P", boot.__file__]
+        return [*program, str(os.getpid()), self.module]
 
 
 class Child:
     """One worker process."""
 
-    def __init__(self) -> None:
+    def __init__(self, launch: Launch) -> None:
         self._process = subprocess.Popen(
-            [PYTHON, *WORKER, str(os.getpid())],
+            launch.command(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env=child_environment(os.environ),
+            env=launch.interpreter.environment(),
+            **launch.interpreter.rights,
         )
 
     @property
@@ -149,8 +158,8 @@ class _Watch:
 class Workers:
     """Gives each job a fresh process. The next one is started early, so that its imports cost no time."""
 
-    def __init__(self, stop: threading.Event, clock: Clock | None = None) -> None:
-        self.stop, self._clock = stop, clock or Clock()
+    def __init__(self, stop: threading.Event, clock: Clock | None = None, launch: Launch | None = None) -> None:
+        self.stop, self._clock, self._launch = stop, clock or Clock(), launch or Launch()
         self._next: Child | None = None
         self.early = True  # False: memory is too short for one that waits
 
@@ -164,7 +173,7 @@ class Workers:
     def prepare(self) -> None:
         """Have a worker waiting."""
         if self._next is None:
-            self._next = Child()
+            self._next = Child(self._launch)
 
     def start_late(self) -> None:
         """From now on start each worker only when there is work: a waiting one takes memory too."""
@@ -175,7 +184,7 @@ class Workers:
         """Do one job in a fresh process. Raises `StoppedError` once a stop was asked for."""
         if self.stop.is_set():
             raise StoppedError("stopped")
-        child, self._next = self._next or Child(), None
+        child, self._next = self._next or Child(self._launch), None
         if self.early and not last:
             self.prepare()
         return child.work(job, self.stop, limit_s)

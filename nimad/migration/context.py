@@ -13,6 +13,7 @@ from nimad.migration import machine
 from nimad.migration.child import Workers
 from nimad.migration.damaged import Readable
 from nimad.migration.ends import Answer, Kind
+from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files
 from nimad.migration.patience import Patience
@@ -40,6 +41,7 @@ class Context:
     workers: Workers
     listener: Listener
     state: State
+    choice: Choice = field(default_factory=Choice)  # of the engine that writes, by those that read
     counted: dict[str, int] = field(default_factory=dict)  # rows that the latest count found, by target table
     last_keys: dict[str, int] = field(default_factory=dict)  # highest key of each, when the run began
     redone: set[str] = field(default_factory=set)  # tables to judge anew: some of their rows are in quarantine

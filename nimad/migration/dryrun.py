@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from nimad.errors import CannotWriteError, RefusedError, StoppedError
-from nimad.migration import retry
+from nimad.migration import publishing, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
@@ -54,8 +54,9 @@ def dry_run(context: Context) -> None:
 def _obstacles(context: Context) -> list[str]:
     """Why a real run would not begin."""
     files = context.files
-    found: list[str] = []
+    found: list[str] = [context.choice.refusal] if context.choice.refusal else []
     try:
+        publishing.check_links(context)
         check_folder(files.target)
         context.plan.check_disk(files.staging)
         context.plan.check_memory()

@@ -48,6 +48,25 @@ class Planned(Event):
 
 
 @dataclass(frozen=True)
+class EngineChosen(Event):
+    """With what the target is written. `readers`: whose engines have to open it; `unusable`: what else was found."""
+
+    engine: str
+    storage_version: int
+    why: str
+    readers: Sequence[str]
+    unusable: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ReaderChecked(Event):
+    """The agent's own interpreter opened what is about to be published, and counted the same."""
+
+    reader: str
+    nodes: int
+
+
+@dataclass(frozen=True)
 class Started(Event):
     """The lock is taken and nothing speaks against writing. `found`: rows that an earlier run left counted."""
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from nimad.config import Verify
 from nimad.disk import discard
-from nimad.errors import CannotWriteError, RefusedError, UsageError
+from nimad.errors import CannotWriteError, EngineError, RefusedError, UsageError
 from nimad.migration import publishing, repair, retry, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
@@ -43,6 +43,8 @@ def finished(context: Context) -> str | None:
     answer = retry.quietly(context, context.job(Task.COUNT, target=str(target), schema=None))
     if answer.kind is Kind.ENGINE_MISSING:
         raise retry.error_of(answer)
+    if answer.kind is Kind.STORAGE_VERSION:
+        _check_readers(context, made)
     if not answer.ok and maker is not None and any(word in answer.message.lower() for word in _IN_USE):
         return f"{target} is complete, and another program has it open ({answer.message})"
     if not answer.ok:
@@ -80,12 +82,26 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
         raise in_the_way(target, f"it was made without {' and '.join(sorted(missing))}")
     if not made and not _equal(context):
         raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
+    _check_readers(context, made)
+    publishing.link(context.files, made.get("also", ()))
     late = _late(context, made)
     tail = f"; {late} more reached the source since, make a new target with --replace" if late else ""
     tally = Tally.of(context.files.quarantine)
     if tally.rows or tally.parts:
         tail += f"; {tally.rows} rows and {tally.parts} parts of rows are in {context.files.quarantine}"
     return f"{target} is complete: {counted['MemoryNode']} memories{tail}"
+
+
+def _check_readers(context: Context, made: Mapping[str, Any]) -> None:
+    """Raise when the agent could not open the target that is there: its engine went back, or was found only now."""
+    engine = made.get("versions", {}).get("engine", {})
+    reader = context.choice.cannot_open(int(engine.get("storage_version", 0)))
+    if reader is not None:
+        raise EngineError(
+            f"{context.files.target} is complete, but the reader {reader} cannot open what {engine.get('name')} "
+            f"{engine.get('version')} wrote (storage version {engine['storage_version']}); make one that it can, and "
+            "keep this one as a dated backup, with: nimad migrate --replace"
+        )
 
 
 def _equal(context: Context) -> bool:

@@ -19,6 +19,16 @@ class Files:
     """Every path that a run with this target may write."""
 
     target: Path
+    also: tuple[str, ...] = ()  # further names of the target
+
+    @property
+    def links(self) -> list[Path]:
+        """The further names, in the target's folder."""
+        return [self.target.with_name(name) for name in self.also]
+
+    def is_link(self, path: Path) -> bool:
+        """Whether a path is a link that we made to the target."""
+        return path.is_symlink() and str(path.readlink()) == self.target.name
 
     @property
     def staging(self) -> Path:

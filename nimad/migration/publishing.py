@@ -4,7 +4,7 @@ import ctypes
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,17 +35,43 @@ def publish(context: Context) -> None:
     sync(files.staging)
     if context.settings.retry and not context.settings.replace and files.target.exists():
         check_untouched(files, context.state.replaces)
+    _remove_links(files, context.state.replaces.get("also", ()))
     backup = _make_room(files, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
     tidy(files)
+    link(files)
     sync(files.target.parent)
     size = files.target.stat().st_size
     context.listener(Published(str(files.target), size, str(backup) if backup else None))
 
 
+def check_links(context: Context) -> None:
+    """Raise when something else than our own link stands at a further name of the target."""
+    for path in context.files.links:
+        if os.path.lexists(path) and not context.files.is_link(path) and not context.settings.replaces:
+            raise in_the_way(path, f"it is no link to {context.files.target.name}")
+
+
+def link(files: Files, before: Sequence[str] = ()) -> None:
+    """Make the further names of the target, and remove those that are no longer asked for."""
+    _remove_links(files, [name for name in before if name not in files.also])
+    for path in files.links:
+        if not os.path.lexists(path):
+            path.symlink_to(files.target.name)
+    if files.also or before:
+        sync(files.target.parent)
+
+
+def _remove_links(files: Files, names: Sequence[str]) -> None:
+    for path in (*files.links, *(files.target.with_name(name) for name in names)):
+        if files.is_link(path):
+            path.unlink()
+
+
 def check_untouched(files: Files, made: Mapping[str, Any]) -> None:
     """Raise `RefusedError` when somebody wrote to the target since the run that `made` it."""
-    if made.get("file") != stamp_of(files.target) or not is_closed(files.target):
+    names = [files.target, *(files.target.with_name(name) for name in made.get("also", ()))]
+    if made.get("file") != stamp_of(files.target) or not all(is_closed(name) for name in names):
         raise RefusedError(
             f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
             "make it all the same with: nimad migrate --replace"
@@ -65,13 +91,26 @@ def _make_room(files: Files, *, replace: bool) -> Path | None:
     """Move what stands at the final name to a dated backup. A stray `.wal` there would be replayed into our file."""
     if os.path.lexists(files.target) and not replace:
         raise in_the_way(files.target, "it appeared during the run")
+    backup = files.backup(time.time())
+    for path in files.links:
+        _clear(path, files.target, backup)
     if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine)):
         return None
-    backup = files.backup(time.time())
     move_aside(files.target, backup)
     if files.quarantine.exists():
         files.quarantine.rename(backup.with_name(backup.name + ".quarantine.jsonl"))
     return backup
+
+
+def _clear(path: Path, target: Path, backup: Path) -> None:
+    """Make room at a further name, with what the engine left beside it: a log stands by the name it was opened by."""
+    aside = backup.with_name(backup.name.replace(target.name, path.name, 1))
+    if os.path.lexists(path):
+        move_aside(path, aside)
+        return
+    for piece, own, kept, other in zip(pieces(path), pieces(target), pieces(backup), pieces(aside), strict=True):
+        if os.path.lexists(piece):  # it belongs to the target that is to be the backup
+            piece.rename(other if os.path.lexists(own) else kept)
 
 
 def in_the_way(target: Path, why: str) -> CannotWriteError:

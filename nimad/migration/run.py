@@ -10,11 +10,24 @@ from nimad import rights
 from nimad.config import Settings, Verify
 from nimad.disk import DISK_ERRORS, discard
 from nimad.errors import CannotWriteError, DiskError, EngineError, NimadError, StoppedError, UsageError
-from nimad.migration import compaction, damaged, dryrun, events, existing, publishing, repair, retry, verification
-from nimad.migration.child import Workers
+from nimad.migration import (
+    compaction,
+    damaged,
+    dryrun,
+    engines,
+    events,
+    existing,
+    publishing,
+    readers,
+    repair,
+    retry,
+    verification,
+)
+from nimad.migration.child import Launch, Workers
 from nimad.migration.clock import Clock
 from nimad.migration.context import Context
 from nimad.migration.ends import Kind
+from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_folder, check_names, locked
 from nimad.migration.loading import Loader
@@ -62,9 +75,12 @@ def migrate(
         check_folder(settings.target)
     places = (settings.target, settings.log_file)
     rights.refuse_foreign_folders(settings.source, *places)
-    with rights.working_for(settings.source, *places), Workers(stop or threading.Event(), clock) as workers:
+    stop = stop or threading.Event()
+    with rights.working_for(settings.source, *places):
         try:
-            return _migrate(settings, workers, listener)
+            choice = engines.choose(settings, stop)
+            with Workers(stop, clock, Launch(choice.interpreter, choice.module)) as workers:
+                return _migrate(settings, choice, workers, listener)
         except _ListenerError as error:
             raise error.cause from None
         except OSError as error:
@@ -104,17 +120,17 @@ def _not_asked(settings: Settings) -> str | None:
     return settings.openclaw.why_not if settings.openclaw else "OpenClaw's file was not read"
 
 
-def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result:
-    files = Files(settings.target)
+def _migrate(settings: Settings, choice: Choice, workers: Workers, listener: Listener) -> Result:
+    files = Files(settings.target, settings.also)
     if settings.dry_run:
-        context = _prepare(settings, files, workers, listener)
+        context = _prepare(settings, choice, files, workers, listener)
         dryrun.dry_run(context)
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
     check_names(files, settings.source, settings.log_file)
     with locked(files):
         files.discard_temporaries()
         try:
-            context = _prepare(settings, files, workers, listener)
+            context = _prepare(settings, choice, files, workers, listener)
             if why := existing.finished(context):
                 listener(events.NothingToDo(why))
                 return _nothing_done(context)
@@ -123,7 +139,7 @@ def _migrate(settings: Settings, workers: Workers, listener: Listener) -> Result
             damaged.discard_copy(files)
 
 
-def _prepare(settings: Settings, files: Files, workers: Workers, listener: Listener) -> Context:
+def _prepare(settings: Settings, choice: Choice, files: Files, workers: Workers, listener: Listener) -> Context:
     """Look at the source, make the plan, and see whether the engine is there."""
     began = time.monotonic()
     listener(events.Analyzing(str(settings.source)))
@@ -136,14 +152,27 @@ def _prepare(settings: Settings, files: Files, workers: Workers, listener: Liste
         )
     listener(_analyzed(settings, found))
     plan = make_plan(settings, found)
-    state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables))
-    context = Context(settings, memory, plan, files, workers, listener, state, began=began)
+    state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables), also=settings.also)
+    state.readers = [reader.to_json() for reader in choice.readers]
+    context = Context(settings, memory, plan, files, workers, listener, state, choice, began=began)
     if not plan.early_worker:
         workers.start_late()
     state.bounds = context.bounds()
     listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
     state.engine = _probe(context)
+    _say_engine(context)
     return context
+
+
+def _say_engine(context: Context) -> None:
+    choice = context.choice
+    if choice.refusal:  # said when it matters
+        return
+    found = [str(reader) for reader in choice.readers]
+    where = "" if choice.interpreter.is_ours else f" of {choice.interpreter.python}"
+    version = context.state.engine["storage_version"]
+    chosen = events.EngineChosen(f"{context.engine_name()}{where}", version, choice.why, found, choice.unusable)
+    context.listener(chosen)
 
 
 def _nothing_done(context: Context) -> Result:
@@ -164,7 +193,7 @@ def _probe(context: Context) -> Mapping[str, Any]:
     if answer.kind in (Kind.KILLED, Kind.OUT_OF_MEMORY):
         raise StoppedError(f"{answer.message} before it did anything; free some memory")
     if answer.kind in (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.UNEXPECTED):
-        raise EngineError(unloadable(answer.message))
+        raise EngineError(unloadable(answer.message, context.choice.module, context.choice.interpreter.python))
     if not answer.ok:
         raise retry.error_of(answer)
     engine: Mapping[str, Any] = answer.facts["engine"]
@@ -187,6 +216,9 @@ def _analyzed(settings: Settings, found: Survey) -> events.Analyzed:
 def _write(context: Context) -> Result:
     """Everything that changes files, with the state file telling how far it is, or why it ended."""
     state = context.state
+    if context.choice.refusal:
+        raise EngineError(context.choice.refusal)
+    publishing.check_links(context)
     context.plan.check_disk(context.files.staging)
     if not context.settings.force:
         context.plan.check_memory()
@@ -226,6 +258,8 @@ def _load_verify_publish(context: Context) -> Result:
             break
         except retry.UnreadableError as unreadable:
             repair.repair(context, unreadable.answer)
+    with context.phase("checking the reader"):
+        readers.check(context)
     context.check_source()
     _say_quarantine(context)
     _say_late_arrivals(context)

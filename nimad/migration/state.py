@@ -35,6 +35,8 @@ class State:
     eta_s: float = 0.0
     plan: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
+    readers: Sequence[Mapping[str, Any]] = ()  # engines that have to open the target
+    also: Sequence[str] = ()  # further names of the target
     phases_s: dict[str, float] = field(default_factory=dict)
     tables: Sequence[str] = ()  # the source's tables that this run migrates
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that this run takes
@@ -71,8 +73,9 @@ class State:
             "published": dict(self.published),
             "file": dict(self.file),
             "replaces": dict(self.replaces),
+            "also": list(self.also),
             "plan": dict(self.plan),
-            "versions": {"nimad": VERSION, "engine": dict(self.engine)},
+            "versions": {"nimad": VERSION, "engine": dict(self.engine), "readers": list(self.readers)},
         }
 
 

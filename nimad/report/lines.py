@@ -60,6 +60,18 @@ def _planned(event: e.Planned) -> Lines:
     yield Level.INFO, f"Total batches: {event.total_batches}"
 
 
+def _engine_chosen(event: e.EngineChosen) -> Lines:
+    for reader in event.readers:
+        yield Level.INFO, f"Reader: {reader}"
+    for problem in event.unusable:
+        yield Level.WARN, f"Not taken for a reader: {problem}"
+    yield Level.INFO, f"Writing with {event.engine} (storage version {event.storage_version}): {event.why}"
+
+
+def _reader_checked(event: e.ReaderChecked) -> Lines:
+    yield Level.INFO, f"The reader opens it and counts {event.nodes} nodes: {event.reader}"
+
+
 def _started(event: e.Started) -> Lines:
     found = event.found.get("MemoryNode", 0)
     if event.start_offset:
@@ -282,6 +294,8 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.Analyzing: _analyzing,
     e.Analyzed: _analyzed,
     e.Planned: _planned,
+    e.EngineChosen: _engine_chosen,
+    e.ReaderChecked: _reader_checked,
     e.Started: _started,
     e.BatchLoaded: _batch_loaded,
     e.BatchFailed: _batch_failed,

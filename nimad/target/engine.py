@@ -7,10 +7,7 @@ from typing import Any
 
 from nimad import guest
 from nimad.errors import EngineError
-from nimad.packages import MODULE, install, pip, unloadable
-
-#: Releases whose file format, COPY and API this program was measured with: from, and below.
-VERSION_RANGE = ((0, 15), (0, 23))
+from nimad.packages import MODULE, in_range, install, pip, unloadable
 
 
 @dataclass(frozen=True)
@@ -52,13 +49,3 @@ def _why_not(facts: Mapping[str, Any]) -> str:
         f"LadybugDB not available: the import name '{name}' in {facts['folder']} belongs to {found} and not to the "
         f"database. Install: {pip()} uninstall -y {guest.NAMESAKE} && {install(name, again=True)}"
     )
-
-
-def in_range(version: str) -> bool:
-    """Whether a release number such as `0.22.0` lies in `VERSION_RANGE`."""
-    try:
-        numbers = tuple(int(part) for part in version.split(".")[:2])
-    except ValueError:
-        return False
-    low, high = VERSION_RANGE
-    return low <= numbers < high

@@ -1,7 +1,7 @@
-"""Rows as parameters of UNWIND, for an interpreter without pyarrow: ten times slower, and as exact.
+"""Rows as parameters of UNWIND, for an interpreter without pyarrow: slower, and as exact.
 
-Every value is cast to its column's type, because the engine takes types from the values, and a slice may hold nothing
-but NULLs.
+Text goes as bytes, and the engine decodes it: up to 0.15.3 a text parameter that looks like JSON is taken for a map or
+a list, and arrives as another text (`{"a": 0.5}` as `{a: 0.500000}`), or ends the process.
 """
 
 from array import array
@@ -20,33 +20,28 @@ _Rows = list[dict[str, Any]]
 
 def inserts(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
     """Statements that insert a batch, each with its rows."""
-    for part, has_vectors in _parts(batch):
-        values = [_value(index, kind, batch.dimension) for index, kind in enumerate(batch.kinds)]
-        given = zip(into.properties, batch.kinds[len(into.ends) :], values[len(into.ends) :], strict=True)
-        properties = ", ".join(
-            f"{quoted(name)}: {value}" for name, kind, value in given if kind is not Kind.VECTOR or has_vectors
-        )
+    for given, rows in _slices(batch):
+        values = {index: _value(index, batch) for index in given}
+        named = zip(range(len(into.ends), len(batch.kinds)), into.properties, strict=True)
+        properties = ", ".join(f"{quoted(name)}: {values[index]}" for index, name in named if index in values)
         braces = f" {{{properties}}}" if properties else ""
         if into.ends:
             start, end = into.ends
-            create = (
-                f"MATCH (a:{start}), (b:{end}) WHERE a.id = {values[0]} AND b.id = {values[1]} "
-                f"CREATE (a)-[:{into.table}{braces}]->(b)"
-            )
+            match = f"MATCH (a:{start}), (b:{end}) WHERE a.id = {values[0]} AND b.id = {values[1]}"
+            yield f"UNWIND $rows AS row {match} CREATE (a)-[:{into.table}{braces}]->(b)", rows
         else:
-            create = f"CREATE (:{into.table}{braces})"
-        yield from ((f"UNWIND $rows AS row {create}", rows) for rows in _slices(batch, part))
+            yield f"UNWIND $rows AS row CREATE (:{into.table}{braces})", rows
 
 
 def updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
     """Statements that set the properties of nodes, whose ids are the batch's first column."""
-    for part, has_vectors in _parts(batch):
-        changes = []
-        for index, (name, kind) in enumerate(zip(into.properties[1:], batch.kinds[1:], strict=True), start=1):
-            value = "NULL" if kind is Kind.VECTOR and not has_vectors else _value(index, kind, batch.dimension)
-            changes.append(f"n.{quoted(name)} = {value}")
-        match = f"MATCH (n:{into.table}) WHERE n.id = row.c0 SET {', '.join(changes)}"
-        yield from ((f"UNWIND $rows AS row {match}", rows) for rows in _slices(batch, part))
+    for given, rows in _slices(batch):
+        changes = ", ".join(
+            f"n.{quoted(name)} = {_value(index, batch) if index in given else 'NULL'}"
+            for index, name in enumerate(into.properties)
+            if index
+        )
+        yield f"UNWIND $rows AS row MATCH (n:{into.table}) WHERE n.id = row.c0 SET {changes}", rows
 
 
 def vector_bytes(values: Sequence[float]) -> bytes:
@@ -59,37 +54,34 @@ def quieted(vector: bytes) -> bytes:
     return vector_bytes(array("f", vector).tolist())
 
 
-def _parts(batch: Batch) -> Iterator[tuple[Sequence[int], bool]]:
-    """Positions of rows with an embedding and of those without: engines up to 0.18 cannot cast the NULL of a list."""
-    vectors = next((c for c, kind in zip(batch.columns, batch.kinds, strict=True) if kind is Kind.VECTOR), None)
-    everything = range(batch.rows)
-    if vectors is None:
-        yield everything, False
-        return
-    yield [position for position in everything if vectors[position] is not None], True
-    yield [position for position in everything if vectors[position] is None], False
+def _slices(batch: Batch) -> Iterator[tuple[Sequence[int], _Rows]]:
+    """Rows that have values in the same columns, and which columns these are.
+
+    Engines before 0.20 cannot cast a NULL in place of a list, and end in a crash over some rows that are mostly NULLs.
+    """
+    alike: dict[tuple[int, ...], list[int]] = {}
+    for position, values in enumerate(zip(*batch.columns, strict=True)):
+        given = tuple(index for index, value in enumerate(values) if value is not None)
+        alike.setdefault(given, []).append(position)
+    for given, positions in alike.items():
+        for start in range(0, len(positions), SLICE_ROWS):
+            part = positions[start : start + SLICE_ROWS]
+            yield given, [{f"c{i}": _plain(batch.kinds[i], batch.columns[i][p]) for i in given} for p in part]
 
 
-def _slices(batch: Batch, positions: Sequence[int]) -> Iterator[_Rows]:
-    for start in range(0, len(positions), SLICE_ROWS):
-        yield [
-            {
-                f"c{index}": _plain(kind, column[position])
-                for index, (kind, column) in enumerate(zip(batch.kinds, batch.columns, strict=True))
-            }
-            for position in positions[start : start + SLICE_ROWS]
-        ]
-
-
-def _value(index: int, kind: Kind, dimension: int) -> str:
-    return f"CAST(row.c{index} AS {f'FLOAT[{dimension}]' if kind is Kind.VECTOR else kind})"
+def _value(index: int, batch: Batch) -> str:
+    """A value of a row, cast to its column's type: the engine's own guess is by the values that it sees."""
+    kind = batch.kinds[index]
+    if kind is Kind.STRING:
+        return f"decode(row.c{index})"
+    return f"CAST(row.c{index} AS {f'FLOAT[{batch.dimension}]' if kind is Kind.VECTOR else kind})"
 
 
 def _plain(kind: Kind, value: Any) -> Any:
-    if value is None:
-        return None
     if kind is Kind.VECTOR:
         return array("f", value).tolist()
+    if kind is Kind.STRING:
+        return value.encode()
     if kind is Kind.BOOL:
         return bool(value)
     return float(value) if kind is Kind.DOUBLE else value

@@ -1,4 +1,4 @@
-"""`python -m nimad.worker PARENT`: import the engine, wait for a job on stdin, do it, answer, exit.
+"""`python -m nimad.worker PARENT [MODULE]`: import the engine, wait for a job on stdin, do it, answer, exit.
 
 The imports come before the wait, so that a worker that was started early is ready when its turn comes.
 """
@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 from nimad.disk import DISK_ERRORS
 from nimad.errors import EngineError, SourceBusyError, SourceError
+from nimad.packages import MODULE
 from nimad.worker import stacks
 from nimad.worker.job import Failure, Job
 from nimad.worker.process import settle
@@ -19,7 +20,7 @@ def main() -> int:
     answer = settle(int(sys.argv[1]))
     stacks.install()
     try:
-        perform = _prepare()
+        perform = _prepare(*sys.argv[2:])
     except EngineError as error:
         sys.stdin.readline()
         return _say(answer, _failed(Failure.ENGINE, error))
@@ -29,10 +30,10 @@ def main() -> int:
     return _say(answer, perform(line))
 
 
-def _prepare() -> Any:
+def _prepare(module: str = MODULE) -> Any:
     from nimad.target.engine import import_engine
 
-    engine = import_engine()
+    engine = import_engine(module)
     from nimad.target.database import UnopenedError
     from nimad.worker.tasks import JobError, perform
 

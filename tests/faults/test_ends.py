@@ -33,7 +33,7 @@ import nimad
 from nimad.cli.main import cli
 from nimad.errors import EngineError, ExitCode
 from nimad.migration import child, ends, isolation, patience, retry
-from nimad.migration.child import Child
+from nimad.migration.child import Child, Launch
 from nimad.migration.clock import Clock
 from nimad.migration.ends import Action, Answer, End, Kind, judge
 from nimad.migration.events import BatchFailed, BatchLoaded, BatchRecovered, Event
@@ -97,7 +97,7 @@ EXTRA_FILES = {"ledger": ".ledger", "quarantine": ".quarantining"}
 
 def ask(job: Job, *, before: Callable[[int], object] | None = None, limit_s: float = LONG_S) -> Answer:
     """Have a real worker do a job; `before` is called with its PID first."""
-    worker = Child()
+    worker = Child(Launch())
     try:
         if before:
             before(worker.pid)

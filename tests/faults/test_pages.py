@@ -17,7 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import old_engine_worker
 import pytest
 import support
 from support import (
@@ -39,7 +38,7 @@ from torture import assert_nothing_left
 import nimad
 from nimad.config import Settings
 from nimad.errors import ExitCode
-from nimad.migration import child, machine, run
+from nimad.migration import interpreter, machine, run
 from nimad.migration.events import BatchFailed, Compacted, EngineComplained, Event, PoolRaised, Published
 from nimad.migration.plan import MIB, Plan, make_plan
 from nimad.report.listener import JsonListener
@@ -51,7 +50,6 @@ PAGE_BYTES = 16_384
 GUIDES_ERROR = "Buffer manager exception: Releasing physical memory associated with a frame failed with error code -1"
 #: What the worker needs beside the standard library. No polars: its allocator aborts on pages it was not built for.
 OLD_PACKAGES = ("real-ladybug==0.15.3", "pyarrow")
-ROOT = Path(nimad.__file__).parents[1]
 
 #: A pool that is smaller than the file, and the memory for it: texts that no compression makes smaller.
 SMALL_POOL = 128 * MIB
@@ -90,13 +88,6 @@ def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-@pytest.fixture
-def old_workers(monkeypatch: pytest.MonkeyPatch, old_python: Path) -> None:
-    monkeypatch.setattr(child, "PYTHON", str(old_python))
-    monkeypatch.setattr(child, "WORKER", ("-P", old_engine_worker.__file__))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # for this program's own modules
-
-
 def test_the_workers_meet_large_pages(large_pages: None) -> None:  # noqa: ARG001 - sets the scene
     """Else everything below would prove nothing."""
     program = (
@@ -105,19 +96,18 @@ def test_the_workers_meet_large_pages(large_pages: None) -> None:  # noqa: ARG00
         "advise = lambda at: libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(4096), 4) and ctypes.get_errno()\n"
         "print(os.sysconf('SC_PAGE_SIZE'), advise(start), advise(start + 4096))\n"
     )
-    environment = child.child_environment(os.environ)
+    environment = interpreter.child_environment(os.environ)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, check=True)
     assert done.stdout == b"16384 0 22\n", "EINVAL only where the address is on no page of 16 KiB"
 
 
 def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     tmp_path: Path,
-    large_pages: None,  # noqa: ARG001 - set the scene
-    old_workers: None,  # noqa: ARG001
+    large_pages: None,  # noqa: ARG001 - sets the scene
     old_python: Path,
 ) -> None:
     source = memory(tmp_path / "graph.sqlite")
-    ran = migrate_logged(source, batch_size=100)
+    ran = migrate_logged(source, batch_size=100, engine_python=old_python)
 
     assert ran.result.exit_code == ExitCode.COMPLETE
     assert ran.result.migrated == 300

@@ -1,0 +1,214 @@
+"""Which engine writes: the newest one whose files every reader that is found can open.
+
+A file of LadybugDB opens only in an engine whose storage version is at least the file's. The agent reads with the
+engine of its own interpreter, so that one is asked, and the workers run with another engine, or in another
+interpreter, where ours would be too new for it.
+"""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from nimad import rights
+from nimad.config import Settings
+from nimad.config.settings import AUTO
+from nimad.guest import NAMESAKE
+from nimad.migration.interpreter import Interpreter
+from nimad.packages import MODULE, REQUIREMENTS, VERSION_RANGE, in_range, install, pip
+
+#: Interpreters of the agent, below its owner's home, and the system's.
+_AGENTS = (".openclaw/workspace/.venv/bin/python", ".nima/.venv/bin/python")
+_SYSTEM = Path("/usr/bin/python3")
+#: The oldest Python that runs a worker.
+_LEAST_PYTHON = (3, 11)
+#: Seconds in which an interpreter has to say what it has: a cold import on a Pi with a slow card takes some ten.
+ASKING_S = 60.0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine in one interpreter. `storage_version`: of the files it writes, and the newest that it opens."""
+
+    interpreter: Interpreter
+    module: str
+    version: str
+    storage_version: int
+    python: tuple[int, ...]
+    pyarrow: bool
+
+    def __str__(self) -> str:
+        where = "" if self.is_ours else f" of {self.interpreter.python}"
+        return f"{self.module} {self.version}{where} (storage version {self.storage_version})"
+
+    @property
+    def is_ours(self) -> bool:
+        return self.interpreter.is_ours
+
+    @property
+    def can_write(self) -> bool:
+        return in_range(self.version) and self.python >= _LEAST_PYTHON
+
+    def to_json(self) -> dict[str, Any]:
+        facts = {name: value for name, value in asdict(self).items() if name in ("module", "version")}
+        return {"python": self.interpreter.python, **facts, "storage_version": self.storage_version}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Who reads, and with what the workers write."""
+
+    interpreter: Interpreter = field(default_factory=Interpreter)
+    module: str = MODULE
+    readers: tuple[Engine, ...] = ()
+    unusable: tuple[str, ...] = ()  # interpreters whose engine does not answer, and why
+    why: str = "no reader was found"
+    refusal: str = ""  # why nothing that is here would do
+
+    @property
+    def oldest(self) -> Engine | None:
+        """The reader that opens the least."""
+        return min(self.readers, key=lambda reader: reader.storage_version, default=None)
+
+    def cannot_open(self, storage_version: int) -> Engine | None:
+        """A reader that cannot open files of a storage version."""
+        return self.oldest if self.oldest and self.oldest.storage_version < storage_version else None
+
+
+def choose(settings: Settings, stop: threading.Event) -> Choice:
+    """Ask the readers what they open, and choose the engine that writes."""
+    readers: list[Engine] = []
+    unusable: list[str] = []
+    for interpreter in _readers(settings):
+        engines, problems = look(interpreter, stop)
+        if settings.reader_python and not engines and not problems:
+            problems = [f"{interpreter.python} has no engine"]
+        # An agent may import either: what the older one opens, both do.
+        readers += sorted(engines, key=lambda engine: engine.storage_version)[:1]
+        unusable += problems
+    found = Choice(readers=tuple(readers), unusable=tuple(unusable))
+    if found.oldest is None and settings.engine_python is None:  # then there is nothing to compare it with
+        module = MODULE if settings.engine == AUTO else settings.engine
+        return Choice(module=module, unusable=found.unusable, why=_why(settings, None))
+    return _among(_candidates(settings, readers, stop), found, settings)
+
+
+def _readers(settings: Settings) -> list[Interpreter]:
+    """The interpreters that may be the agent's; the one that was named, where one was."""
+    source = settings.source
+    if settings.no_reader:
+        return []
+    home = rights.home_of_owner(source)
+    if settings.reader_python is not None:
+        return [_named(settings, "reader_python", settings.reader_python)]
+    found = [place for place in (*(home / name for name in _AGENTS), _SYSTEM) if os.access(place, os.X_OK)]
+    return [Interpreter.of_owner(place, source) for place in found if rights.may_run(place, source)]
+
+
+def _writer(settings: Settings) -> Interpreter:
+    if settings.engine_python is None:
+        return Interpreter()
+    return _named(settings, "engine_python", settings.engine_python)
+
+
+def _named(settings: Settings, name: str, python: Path) -> Interpreter:
+    if not python.is_file() or not os.access(python, os.X_OK):
+        settings.refuse(
+            name, f"{python} is no program that can be run; name an interpreter, as ~/.nima/.venv/bin/python"
+        )
+    if not rights.may_run(python, settings.source):
+        settings.refuse(name, f"{python} is not root's alone, and root does not run it; add --user NAME")
+    return Interpreter.of_owner(python, settings.source)
+
+
+def look(interpreter: Interpreter, stop: threading.Event) -> tuple[list[Engine], list[str]]:
+    """The engines of an interpreter, and what is wrong with those that do not answer."""
+    answers, ended = interpreter.ask(stop, ASKING_S, "engines", *REQUIREMENTS)
+    problems = [f"{interpreter.python}: {ended}"] if ended else []
+    engines = []
+    for answer in answers:
+        if "version" in answer:
+            engines.append(_engine(interpreter, answer))
+        elif answer["problem"] != "missing":
+            problems.append(f"{interpreter.python}: {_problem(answer)}")
+    return engines, problems
+
+
+def _engine(interpreter: Interpreter, answer: Mapping[str, Any]) -> Engine:
+    python = tuple(int(part) for part in answer["python"].split("."))
+    known = {name: answer[name] for name in ("module", "version", "storage_version", "pyarrow")}
+    return Engine(interpreter=interpreter, python=python, **known)
+
+
+def _problem(answer: Mapping[str, Any]) -> str:
+    if answer["problem"] == "namesake":
+        return f"its {answer['module']} is {NAMESAKE} {answer['namesake']}, a weather-file library and no database"
+    if answer["problem"] == "another":
+        return f"its {answer['module']} is another package and no database"
+    return f"its {answer['module']} cannot be used ({answer['problem']})"
+
+
+def _candidates(settings: Settings, readers: Sequence[Engine], stop: threading.Event) -> list[Engine]:
+    """Engines that could write: ours or the named interpreter's, then the readers' own."""
+    found, _ = look(_writer(settings), stop)
+    return [*found, *(readers if settings.engine_python is None else ())]
+
+
+def _among(candidates: Sequence[Engine], found: Choice, settings: Settings) -> Choice:
+    asked = [engine for engine in candidates if engine.can_write and settings.engine in (AUTO, engine.module)]
+    fitting = [engine for engine in asked if not found.cannot_open(engine.storage_version)]
+    # Of equals ours, which has pyarrow for certain; then one that has it.
+    best = max(fitting, key=lambda e: (e.storage_version, e.is_ours, e.pyarrow), default=None)
+    if best is not None:
+        return Choice(best.interpreter, best.module, found.readers, found.unusable, _why(settings, found.oldest))
+    newest = max(asked, key=lambda engine: engine.storage_version, default=None)
+    refusal = _refusal(newest, found, settings, would_do=_fits(candidates, found))
+    return Choice(readers=found.readers, unusable=found.unusable, why="", refusal=refusal)
+
+
+def _fits(candidates: Sequence[Engine], found: Choice) -> bool:
+    return any(engine.can_write and not found.cannot_open(engine.storage_version) for engine in candidates)
+
+
+def _why(settings: Settings, oldest: Engine | None) -> str:
+    if settings.engine != AUTO or settings.engine_python:
+        return "it was asked for"
+    if oldest is None:
+        return "no reader was found" if not settings.no_reader else "no reader is to be looked for"
+    return "the newest engine here whose files every reader opens"
+
+
+def _refusal(newest: Engine | None, found: Choice, settings: Settings, *, would_do: bool) -> str:
+    oldest = found.oldest
+    if newest is None or oldest is None:
+        wanted = f"the engine {settings.engine}" if settings.engine != AUTO else "an engine"
+        low, high = (".".join(map(str, version)) for version in VERSION_RANGE)
+        where = _writer(settings).python
+        return (
+            f"{where} does not have {wanted} of a release from {low} and below {high} with Python "
+            f"{'.'.join(map(str, _LEAST_PYTHON))} or newer. "
+            f"Install: {install(MODULE if settings.engine == AUTO else settings.engine, where)}"
+        )
+    return mismatch(str(newest), oldest, without_options=would_do)
+
+
+def mismatch(writer: str, reader: Engine, *, without_options: bool = False) -> str:
+    """That a reader cannot open what is written, and the ways out."""
+    ways = ways_out(reader, reader.storage_version + 1, without_options=without_options)
+    return f"the reader {reader} cannot open what {writer} writes. {ways}"
+
+
+def ways_out(reader: Engine, storage_version: int, *, without_options: bool = False) -> str:
+    """What to do about a reader that cannot open a file of a storage version."""
+    other = "If another interpreter reads this memory, name it with --reader-python"
+    if reader.storage_version >= storage_version:  # it should have opened it
+        return f"Mend that interpreter and run again. {other} ('none' asks nobody)"
+    upgrade = f"{pip(reader.interpreter.python)} install --upgrade '{REQUIREMENTS[MODULE]}'"
+    if reader.module != MODULE:
+        upgrade += " (with a nima-core that imports ladybug)"
+    older = f"{pip()} install '{REQUIREMENTS['real_ladybug']}', then run again"
+    if without_options:
+        older = "run again without --engine and --engine-python"
+    return f"Either upgrade the reader: {upgrade}; or write with the older engine: {older}. {other}"
