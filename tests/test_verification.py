@@ -1,18 +1,22 @@
-"""Verification sees every kind of damage, names it by table, id and column, and publishes nothing."""
+"""Verification sees every kind of damage, names it by table, id and column, and publishes nothing.
+
+What an earlier run left and is damaged now is begun anew, once; what this very run wrote is not.
+"""
 
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
-from support import assert_same, change, edge, make_memory, migrate, node, turn, vector
+from support import Run, assert_same, change, edge, make_memory, migrate, node, turn, vector
 from torture import (
     Life,
     assert_nothing_left,
     beside,
     copy_of,
     interrupted,
+    left_behind,
     opened,
     run_to_the_end,
     small_memory,
@@ -21,25 +25,39 @@ from torture import (
     target_of,
 )
 
-from nimad.errors import DifferenceError, ExitCode
-from nimad.migration.events import Verified, Verifying
+import nimad
+from nimad.errors import DifferenceError, ExitCode, RefusedError
+from nimad.migration.events import BatchLoaded, Event, SetAside, Verified, Verifying
+from nimad.migration.repair import REBUILDS
+
+DAMAGE_ALL = "MATCH (n:MemoryNode) SET n.text = 'damaged'"
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A memory whose staging file holds everything, but was not verified yet."""
-    source = make_memory(
-        tmp_path_factory.mktemp("loaded") / "graph.sqlite",
+def memory(folder: Path) -> Path:
+    return make_memory(
+        folder / "graph.sqlite",
         nodes=[node(number, embedding=vector(number, 0.5, -0.0), strength=0.25) for number in range(1, 41)],
         edges=[edge(number, number, number + 1) for number in range(1, 40)],
         turns=[turn(number, number, number + 1, number + 2) for number in range(1, 31)],
     )
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A memory that no run has seen yet."""
+    return memory(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    source = memory(tmp_path_factory.mktemp("loaded"))
     interrupted(source, Verifying)
     return source
 
 
 @pytest.fixture
-def source(tmp_path: Path, loaded: Path) -> Path:
+def left(tmp_path: Path, loaded: Path) -> Path:
+    """A memory whose staging file holds everything, but was not verified yet by the run that left it."""
     return copy_of(loaded, tmp_path)
 
 
@@ -49,10 +67,24 @@ def damage(source: Path, *statements: str) -> None:
             ask(statement)
 
 
-def assert_refused(source: Path, *named: str) -> None:
-    """Verification names these places, each and no other, and nothing is published."""
+def migrate_spoilt(source: Path, spoil: Callable[[], object], events: list[Event] | None = None) -> Run:
+    """Run, and have something happen between the last batch and each comparison."""
+    heard: list[Event] = [] if events is None else events
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Verifying):
+            spoil()
+
+    return Run(nimad.migrate(nimad.Settings(source=source), listen), heard)
+
+
+def assert_refused(source: Path, spoil: Callable[[], object], *named: str) -> None:
+    """Verification names these places, each and no other; nothing is published, and nothing begun anew."""
+    events: list[Event] = []
     with pytest.raises(DifferenceError) as caught:
-        migrate(source)
+        migrate_spoilt(source, spoil, events)
+    assert not any(isinstance(event, SetAside) for event in events)
     assert caught.value.exit_code == ExitCode.DIFFERENCE
     assert "--restart" in str(caught.value)
     found = re.search(r"in (\d+) places \((.*?)\);", str(caught.value))
@@ -117,13 +149,35 @@ DAMAGE: Mapping[str, Mapping[str, Sequence[str]]] = {
 
 @pytest.mark.parametrize("kind", DAMAGE)
 def test_damage_is_named(source: Path, kind: str) -> None:
-    damage(source, *DAMAGE[kind])
-    assert_refused(source, *(place for places in DAMAGE[kind].values() for place in places))
+    assert_refused(
+        source, lambda: damage(source, *DAMAGE[kind]), *(place for places in DAMAGE[kind].values() for place in places)
+    )
+
+
+#: `nimad`, but the file named last is damaged between the last batch and the comparison.
+DAMAGING = f"""
+import sys, ladybug
+from nimad.cli import migrate
+from nimad.cli.main import main
+from nimad.migration.events import Verifying
+
+staging = sys.argv.pop()
+
+class Damaging(migrate.PeopleListener):
+    def __call__(self, event):
+        super().__call__(event)
+        if isinstance(event, Verifying):
+            with ladybug.Database(staging, buffer_pool_size=1 << 27, max_db_size=1 << 34) as database:
+                with ladybug.Connection(database) as connection:
+                    connection.execute("{DAMAGE_ALL}")
+
+migrate.PeopleListener = Damaging
+main()
+"""
 
 
 def test_damage_is_one_line_on_the_console(source: Path) -> None:
-    damage(source, "MATCH (n:MemoryNode) SET n.text = 'damaged'")
-    with Life(source) as life:
+    with Life(source, "migrate", "--source", str(source), str(staging_of(source)), script=DAMAGING) as life:
         assert life.wait() == ExitCode.DIFFERENCE, life.said
     assert "memory_nodes id 5: text; and 35 more); nothing was published. Begin again with --restart" in life.said
     assert "Traceback" not in life.said
@@ -134,23 +188,27 @@ def test_damage_is_one_line_on_the_console(source: Path) -> None:
 
 
 def test_an_edge_without_an_id_is_no_row_of_the_source(source: Path) -> None:
-    damage(source, "MATCH (a:MemoryNode {id: 1}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {weight: 1.0}]->(b)")
+    nameless = "MATCH (a:MemoryNode {id: 1}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {weight: 1.0}]->(b)"
     with pytest.raises(DifferenceError, match="memory_edges"):
-        migrate(source)
+        migrate_spoilt(source, lambda: damage(source, nameless))
     assert not target_of(source).exists()
 
 
 def test_a_foreign_row_is_seen_although_the_source_lost_its_last_rows(source: Path) -> None:
-    damage(source, "CREATE (:MemoryNode {id: 41, text: 'foreign'})")
-    change(source, "DELETE FROM memory_edges WHERE id = 39")
-    change(source, "DELETE FROM memory_nodes WHERE id = 40")
-    assert_refused(source, "memory_nodes id 41: not a row of the source")
+    def spoil() -> None:
+        damage(source, "CREATE (:MemoryNode {id: 41, text: 'foreign'})")
+        change(source, "DELETE FROM memory_edges WHERE id = 39")
+        change(source, "DELETE FROM memory_nodes WHERE id = 40")
+
+    assert_refused(source, spoil, "memory_nodes id 41: not a row of the source")
 
 
 def test_damage_beside_a_change_is_still_damage(source: Path) -> None:
-    damage(source, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
-    change(source, "UPDATE memory_nodes SET strength = 0.1 WHERE id = 8")
-    assert_refused(source, "memory_nodes id 7: text")
+    def spoil() -> None:
+        damage(source, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
+        change(source, "UPDATE memory_nodes SET strength = 0.1 WHERE id = 8")
+
+    assert_refused(source, spoil, "memory_nodes id 7: text")
 
 
 @pytest.mark.parametrize(
@@ -167,41 +225,37 @@ def test_damage_beside_a_change_is_still_damage(source: Path) -> None:
     ],
     ids=["some", "all nodes", "tables"],
 )
-def test_rows_that_are_missing_are_loaded_again(source: Path, statements: Sequence[str]) -> None:
-    damage(source, *statements)
-    run = migrate(source)
+def test_rows_that_are_missing_are_loaded_again(left: Path, statements: Sequence[str]) -> None:
+    damage(left, *statements)
+    run = migrate(left)
     assert run.result.exit_code == ExitCode.COMPLETE
     assert run.only(Verified).compared == {"memory_nodes": 40, "memory_edges": 39, "memory_turns": 30}
     assert run.only(Verified).mended == run.only(Verified).removed == 0
-    assert_same(source, run.target)
+    assert_same(left, run.target)
     assert_nothing_left(run.target)
 
 
 def test_a_row_swapped_for_a_foreign_one_is_both_missing_and_foreign(source: Path) -> None:
     """The count is right, and still a row is missing: verification finds it, not the count."""
-    damage(
-        source,
-        "MATCH (n:MemoryNode {id: 7}) DETACH DELETE n",
-        "CREATE (:MemoryNode {id: 41, text: 'foreign'})",
-    )
+    swap = "MATCH (n:MemoryNode {id: 7}) DETACH DELETE n", "CREATE (:MemoryNode {id: 41, text: 'foreign'})"
     with pytest.raises(DifferenceError, match="memory_nodes id 41: not a row of the source"):
-        migrate(source)
+        migrate_spoilt(source, lambda: damage(source, *swap))
 
 
-def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_change(source: Path) -> None:
-    damage(source, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
-    beside(target_of(source), ".migrating.ledger").unlink()
-    run = migrate(source)
+def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_change(left: Path) -> None:
+    damage(left, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
+    beside(target_of(left), ".migrating.ledger").unlink()
+    run = migrate(left)
     assert run.only(Verified).mended == 1
-    assert_same(source, run.target)
+    assert_same(left, run.target)
+    assert_nothing_left(run.target)
 
 
 def test_verification_in_small_chunks_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = small_memory(tmp_path / "graph.sqlite", nodes=60, dimension=4)
     monkeypatch.setattr("nimad.migration.plan.CHUNK_ROWS", 7)
-    interrupted(source, Verifying)
-    damage(source, "MATCH (n:MemoryNode {id: 50}) SET n.text = 'damaged'")
-    assert_refused(source, "memory_nodes id 50: text")
+    statement = "MATCH (n:MemoryNode {id: 50}) SET n.text = 'damaged'"
+    assert_refused(source, lambda: damage(source, statement), "memory_nodes id 50: text")
 
 
 @pytest.mark.parametrize("options", [(), pytest.param(("--nodes-only",), marks=pytest.mark.long)])
@@ -221,3 +275,87 @@ def test_a_kill_while_rows_are_brought_up_to_date_is_no_damage(tmp_path: Path, o
     run_to_the_end(source, *options)
     assert_same(source, target, nodes_only=bool(options))
     assert_nothing_left(target)
+
+
+# Damage to what an earlier run left
+
+
+def kept(source: Path) -> list[Path]:
+    """Unfinished targets that were set aside, under their names with the date."""
+    return [source.parent / name for name in left_behind(target_of(source)) if re.search(r"\.\d{8}-\d{6}", name)]
+
+
+def assert_damaged(path: Path) -> None:
+    """The file is the one that `DAMAGE_ALL` was done to, as it was."""
+    with opened(path) as ask:
+        assert ask("MATCH (n:MemoryNode) WHERE n.text = 'damaged' RETURN count(*)") == [[40]]
+
+
+def test_what_an_earlier_run_left_damaged_is_kept_and_begun_anew(left: Path) -> None:
+    damage(left, DAMAGE_ALL)
+    said = run_to_the_end(left)
+    assert_same(left, target_of(left))
+    (aside,) = kept(left)
+    assert left_behind(target_of(left)) == [aside.name]
+    assert_damaged(aside)
+    log = left.with_name("migration.log").read_text()
+    for text in (log, " ".join(said.split())):
+        assert "[WARN] The unfinished target cannot be used (left by an earlier run, it differs from the source" in text
+        assert "in 40 places (memory_nodes id 1: text; memory_nodes id 2: text; " in text
+        assert "beginning anew" in text
+    assert f"kept as {aside}, beginning anew" in log
+
+
+def test_a_file_that_this_run_only_went_on_with_is_begun_anew_too(source: Path) -> None:
+    interrupted(source, BatchLoaded, batch_size=20, fixed_batch=True)
+    damage(source, "MATCH (n:MemoryNode {id: 3}) SET n.text = 'damaged'")
+    events: list[Event] = []
+    run = migrate(source, events=events)
+    assert run.result.exit_code == ExitCode.COMPLETE
+    assert run.only(SetAside).whole
+    assert "(memory_nodes id 3: text)" in run.only(SetAside).message
+    kinds = [type(event) for event in run.events]
+    assert BatchLoaded in kinds[: kinds.index(Verifying)], "the rest was to be loaded into the old file first"
+    assert_same(source, run.target)
+    assert [str(path) for path in kept(source)] == run.only(SetAside).files
+
+
+def test_a_second_difference_is_of_this_runs_own_making(left: Path) -> None:
+    events: list[Event] = []
+    with pytest.raises(DifferenceError, match=r"differs from the source in 40 places .* Begin again with --restart"):
+        migrate_spoilt(left, lambda: damage(left, DAMAGE_ALL), events)
+    assert sum(isinstance(event, SetAside) for event in events) == 1
+    assert not target_of(left).exists()
+    assert state_of(target_of(left))["phase"] == "failed"
+    (aside,) = kept(left)
+    assert_damaged(aside)
+    assert_damaged(staging_of(left))
+
+
+def test_what_was_begun_anew_because_it_did_not_open_is_of_this_runs_own_making(left: Path) -> None:
+    staging_of(left).write_text("Dear diary,\n" * 1_000)
+    events: list[Event] = []
+    with pytest.raises(DifferenceError):
+        migrate_spoilt(left, lambda: damage(left, DAMAGE_ALL), events)
+    assert sum(isinstance(event, SetAside) for event in events) == 1
+    assert not target_of(left).exists()
+
+
+def test_damage_in_run_after_run_is_begun_anew_twice_and_no_more(left: Path) -> None:
+    """A disk that fails each time is not to be filled with what it spoils."""
+    for _ in range(REBUILDS):
+        damage(left, DAMAGE_ALL)
+        interrupted(left, Verifying, nth=2)  # the first comparison found it; the second is of the new file
+    damage(left, DAMAGE_ALL)
+    with pytest.raises(RefusedError, match=f"although it was begun anew {REBUILDS} times") as caught:
+        migrate(left)
+    assert caught.value.exit_code == ExitCode.INTERRUPTED
+    assert "it differs from the source in 40 places" in str(caught.value)
+    assert "check the disk (dmesg), then begin again with --restart" in str(caught.value)
+    assert not target_of(left).exists()
+    assert len(kept(left)) == REBUILDS
+    for path in (*kept(left), staging_of(left)):
+        assert_damaged(path)
+    run = migrate(left, restart=True)
+    assert_same(left, run.target)
+    assert len(kept(left)) == REBUILDS

@@ -50,6 +50,7 @@ class Context:
     losses: frozenset[str] = frozenset()  # lines of the quarantine that tell what the source lost
     pool_bytes: int = 0  # of the engine, as raised since the plan
     patience: Patience = field(default_factory=Patience)
+    adopted: bool = False  # an earlier run wrote to the staging file, which may have suffered in between
     repairs: int = 0  # how often the staging file did not open
     schema_version: int = 0
     compaction_failed: bool = False

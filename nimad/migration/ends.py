@@ -83,7 +83,7 @@ RULES: Mapping[Kind, Rule] = {
     Kind.ADDRESS_SPACE: Rule(Action.STOP, "the limit on our address space is below what the plan asks for"),
     Kind.WAL_REPLAY: Rule(Action.REPAIR, "the log is torn; what the last checkpoint holds is whole without it"),
     Kind.UNREADABLE: Rule(Action.REPAIR, "no repetition opens it"),
-    Kind.DAMAGED: Rule(Action.REPAIR, "it opens, and what it holds cannot be read"),
+    Kind.DAMAGED: Rule(Action.REPAIR, "it opens, and what it holds cannot be read, or is wrong"),
     Kind.LOCKED: Rule(Action.RETRY, "another process has the file open, and may be about to close it"),
     Kind.STORAGE_VERSION: Rule(Action.STOP, "the file belongs to another engine"),
     Kind.DISK: Rule(Action.STOP, "only somebody who makes room mends that"),

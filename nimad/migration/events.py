@@ -153,7 +153,7 @@ class Isolated(Event):
 
 @dataclass(frozen=True)
 class SetAside(Event):
-    """What kept the unfinished target from opening was given another name. `whole`: the target itself."""
+    """What made the unfinished target useless was given another name. `whole`: the target itself."""
 
     files: Sequence[str]
     message: str

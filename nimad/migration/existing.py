@@ -132,6 +132,7 @@ def adopt(context: Context) -> None:
         return
     _check_origin(context)
     _count_staging(context)
+    context.adopted = files.staging.exists()  # else it did not open, and is begun anew
     held = [
         table
         for table, target in TARGET_TABLES.items()

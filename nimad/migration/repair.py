@@ -1,6 +1,7 @@
 """Repair: an unfinished target that does not open is made to open, or set aside and begun anew.
 
-Nothing is deleted: whatever keeps it from opening gets a name with the date and stays for whoever wants to look.
+One that opens, but holds what nobody wrote, is begun anew too. Nothing is deleted: whatever is of no use any more gets
+a name with the date and stays for whoever wants to look.
 """
 
 import os
@@ -26,7 +27,7 @@ _UNREADABLE = frozenset(
 
 
 def repair(context: Context, found: Answer | None = None) -> None:
-    """Make the staging file open, and count it. `found`: how a worker failed on it. Raises when no repair helps."""
+    """Make the staging file open, and count it. `found`: what is wrong with it. Raises when no repair helps."""
     context.repairs += 1
     if context.repairs > REPAIRS:
         raise RefusedError(
@@ -85,7 +86,7 @@ def _set_whole_aside(context: Context, answer: Answer) -> None:
     files, state = context.files, context.state
     if state.rebuilds >= REBUILDS:
         raise RefusedError(
-            f"{files.staging} cannot be opened ({answer.message}) although it was begun anew {REBUILDS} times; check "
+            f"{files.staging} cannot be used ({answer.message}) although it was begun anew {REBUILDS} times; check "
             "the disk (dmesg), then begin again with --restart"
         )
     state.rebuilds += 1
@@ -96,4 +97,5 @@ def _set_whole_aside(context: Context, answer: Answer) -> None:
     files.ledger.unlink(missing_ok=True)
     context.listener(SetAside([str(path) for path in moved], answer.message, whole=True))
     context.note_staging({})
+    context.adopted = False
     state.write()

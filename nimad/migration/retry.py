@@ -22,7 +22,7 @@ DELAYS_S = (0.0, 1.0, 5.0, 15.0)
 
 
 class UnreadableError(Exception):
-    """The staging file does not open; it has to be repaired before anything else."""
+    """The staging file does not open, or is damaged; it has to be repaired before anything else."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.message)

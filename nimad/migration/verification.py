@@ -9,7 +9,7 @@ from nimad.config import Verify
 from nimad.errors import DifferenceError
 from nimad.migration import isolation, retry
 from nimad.migration.context import Context
-from nimad.migration.ends import Kind
+from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import Verified, Verifying
 from nimad.migration.files import replace_bytes
 from nimad.source.schema import NODES, TARGET_TABLES, quoted
@@ -29,7 +29,11 @@ NAMED = 5
 
 
 def verify(context: Context) -> None:
-    """Compare, mend, and compare what was mended. Raises `DifferenceError` when something is not as it should be."""
+    """Compare, mend, and compare what was mended.
+
+    Raises `DifferenceError` when something is not as it should be, but `UnreadableError` in a file that an earlier run
+    left, so that it is begun anew.
+    """
     level = context.settings.verify
     began = time.monotonic()
     context.listener(Verifying(str(level)))
@@ -48,7 +52,7 @@ def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
     compared: dict[str, int] = dict(found["compared"])
     mended = removed = passes = 0
     while True:
-        _raise_for_damage(found)
+        _raise_for_damage(context, found)
         for table, ids in found["removed"].items():
             context.check_shrunk(table, len(ids), context.counted.get(TARGET_TABLES[table], 0))
         passes += 1
@@ -57,7 +61,7 @@ def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
         if not work:
             return compared, mended, removed
         if passes > MISSING_PASSES:
-            _raise_for_missing(found)
+            _raise_for_missing(context, found)
         nodes_came_or_went = bool(found["missing"].get(NODES))
         for table, ids, gone in work:
             taken_out = _mend(context, table, ids, gone)
@@ -136,26 +140,36 @@ def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> int:
             return int(answer.facts["removed"])
 
 
-def _raise_for_damage(found: Mapping[str, Any]) -> None:
+def _raise_for_damage(context: Context, found: Mapping[str, Any]) -> None:
     if not found["damages"]:
         return
     named = "; ".join(f"{table} id {key}: {column}" for table, key, column in found["damaged"][:NAMED])
     if found["damages"] > NAMED:
         named += f"; and {found['damages'] - NAMED} more"
-    raise DifferenceError(
-        f"the target differs from the source in {found['damages']} places ({named}); "
-        "nothing was published. Begin again with --restart"
-    )
+    raise _difference(context, f"differs from the source in {found['damages']} places ({named})")
 
 
-def _raise_for_missing(found: Mapping[str, Any]) -> None:
+def _difference(context: Context, what: str) -> Exception:
+    """What to raise for a difference that nobody's change of the source explains.
+
+    In what this run wrote by itself, it is a bug or bad hardware, and somebody has to know. What an earlier run wrote
+    may have come back otherwise after a power cut, and SQLite still has all of it.
+    """
+    if not context.adopted:
+        return DifferenceError(f"the target {what}; nothing was published. Begin again with --restart")
+    if context.memory.salvaged:
+        return DifferenceError(
+            f"the target {what}; nothing was published. {context.files.staging} may hold rows that the damaged source "
+            "has lost: keep a copy of it, then begin again with --restart"
+        )
+    return retry.UnreadableError(Answer(Kind.DAMAGED, f"left by an earlier run, it {what}"))
+
+
+def _raise_for_missing(context: Context, found: Mapping[str, Any]) -> None:
     missing = [(table, key) for table, keys in found["missing"].items() for key in keys]
     if missing:
         named = ", ".join(f"{table} id {key}" for table, key in missing[:NAMED])
-        raise DifferenceError(
-            f"{len(missing)} rows do not stay in the target ({named}); nothing was published. "
-            "Begin again with --restart"
-        )
+        raise _difference(context, f"does not keep {len(missing)} rows ({named})")
 
 
 def keep_confirmed(context: Context) -> None:
@@ -170,7 +184,10 @@ def keep_confirmed(context: Context) -> None:
 
 
 def _compare_counts(context: Context) -> dict[str, int]:
-    """Hold the count of each table against the source's, less what is in quarantine."""
+    """Hold the count of each table against the source's, less what is in quarantine.
+
+    A file of an earlier run is not begun anew for it: a count does not tell damage from rows that left the source.
+    """
     aside = list(entries(context.files.quarantining))
     for table in context.survey.schema.tables():
         rows = context.survey.tables[table.name].rows

@@ -34,10 +34,11 @@ from support import (
     turn,
     vector,
 )
-from torture import assert_nothing_left, interrupted, target_of
+from torture import assert_nothing_left, beside, interrupted, left_behind, target_of
+from torture import opened as target_opened
 
 import nimad
-from nimad.errors import ExitCode, NimadError
+from nimad.errors import DifferenceError, ExitCode, NimadError
 from nimad.migration.events import BatchLoaded
 
 PAGE = 1024
@@ -494,6 +495,27 @@ def test_rows_that_were_copied_before_their_page_broke_stay(pristine: Path, sour
     assert set(there.nodes) == set(before.nodes)
     assert set(there.edges) == set(before.edges)
     assert set(there.turns) == set(before.turns)
+
+
+def test_rows_that_were_copied_before_their_page_broke_are_not_set_aside_with_a_damaged_target(
+    source: Path, target: Path
+) -> None:
+    """A target begun anew from what is left of the source would be complete by all accounts, and lack them."""
+    log = target.with_name("migration.log")
+    interrupted(source, BatchLoaded, nth=2, target=target, log_file=log, batch_size=40, fixed_batch=True)
+    overwrite(source, leaves(source)[1].number)
+    staging = beside(target, ".migrating")
+    with target_opened(staging) as ask:
+        ask("MATCH (n:MemoryNode {id: 1}) SET n.text = 'damaged'")
+        copied = ask("MATCH (n:MemoryNode) RETURN count(*)")
+    for _ in range(2):
+        with pytest.raises(DifferenceError, match=r"memory_nodes id 1: text.* keep a copy of it") as caught:
+            nimad.migrate(nimad.Settings(source=source, target=target, log_file=log), clock=Hurried())
+        assert str(staging) in str(caught.value)
+    assert not target.exists()
+    assert left_behind(target) == [staging.name, *(staging.name + end for end in (".ledger", ".quarantine.jsonl"))]
+    with target_opened(staging) as ask:
+        assert ask("MATCH (n:MemoryNode) RETURN count(*)") >= copied
 
 
 def test_a_dry_run_of_a_damaged_memory_says_so_and_writes_nothing(source: Path, target: Path) -> None:

@@ -1,7 +1,7 @@
 """A folder as a power cut may leave it: copied at any instant of a run, file by file, while the run writes on.
 
-Such a copy is torn: parts of it are older than others, and of some the end of the file written last is
-missing. From each, a new run ends complete and verified. `NIMAD_POWER_CUTS=1000 make faults` takes as many copies; with
+Such a copy is torn: parts of it are older than others, and of some the end of the file written last is missing or is
+zeros. From each, a new run ends complete and verified. `NIMAD_POWER_CUTS=1000 make faults` takes as many copies; with
 `NIMAD_FIGURES=path` the figures are written there as JSON.
 """
 
@@ -29,8 +29,8 @@ LONG_CUTS = int(os.environ.get("NIMAD_POWER_CUTS", "100"))
 CUTS_OF_A_RUN = 5
 #: Options of the runs that are copied, in turn.
 OPTIONS = (("--fixed-batch", "50"), ("--batch-size", "100"), ("--fixed-batch", "150"), ("--batch-size", "400"))
-#: What happens to the file that was written last. Zeros in what was synced are a failing disk, and not a power cut.
-TEARS = ("whole", "cut")
+#: What happens to the file that was written last.
+TEARS = ("whole", "cut", "zeros")
 #: Bytes of a file that are copied at a time, and seconds, at most, in between: so that the copy is of no one moment.
 PIECE = 512 * 1024
 PIECE_S = 0.01
@@ -114,6 +114,8 @@ def tear(folder: Path, source: str, numbers: random.Random) -> str:
     size = last.stat().st_size
     lost = numbers.randint(1, min(size, 64 * 1024))
     os.truncate(last, size - lost)
+    if how == "zeros":
+        os.truncate(last, size)
     return f"{how}: the last {lost} of {size} bytes of {last.name}"
 
 
