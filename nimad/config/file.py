@@ -16,11 +16,11 @@ DEFAULT_FILE: Final = Path("/etc/nima/nimad.toml")
 TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "source": {"path": ("source", str)},
     "target": {"path": ("target", str), "also": ("also", list)},
+    "batch": {"size": ("batch_size", int), "max": ("max_batch_size", int), "fixed": ("fixed_batch", bool)},
+    "limits": {"memory": ("max_memory", str)},
     "engine": {"module": ("engine", str), "python": ("engine_python", str)},
     "reader": {"python": ("reader_python", str)},
     "vector": {"index": ("vector_index", str), "extension": ("vector_extension", str)},
-    "batch": {"size": ("batch_size", int), "max": ("max_batch_size", int), "fixed": ("fixed_batch", bool)},
-    "limits": {"memory": ("max_memory", str)},
     "verify": {"level": ("verify", str)},
     "log": {"file": ("log_file", str), "level": ("log_level", str)},
 }
