@@ -2,6 +2,7 @@
 
     python guest.py engines MODULE...
     python guest.py count MODULE FILE POOL_BYTES ADDRESS_SPACE_BYTES
+    python guest.py extension MODULE [FILE]
 
 An answer is one JSON line on stdout, for each module one. Standard library only and the syntax of Python 3.8, because
 the agent's interpreter need not be able to run the rest of this program.
@@ -93,6 +94,23 @@ def count(name: str, file: str, pool_bytes: int, address_space_bytes: int) -> di
     return dict(facts, counts=counts)
 
 
+def load_extension(name: str, file: str) -> dict[str, Any]:
+    """See whether the VECTOR extension loads: a file that is named, or the installed one."""
+    module, facts = identify(name)
+    if module is None:
+        return facts
+    named = file.replace("\\", "\\\\").replace("'", "\\'")
+    try:
+        database = module.Database(":memory:", buffer_pool_size=1 << 26, max_db_size=1 << 30, max_num_threads=1)
+        connection = module.Connection(database)
+        connection.execute(f"LOAD EXTENSION '{named}'" if named else "LOAD EXTENSION VECTOR")
+        connection.close()
+        database.close()
+    except Exception as error:  # noqa: BLE001 - as above
+        return dict(facts, problem=" ".join(str(error).split()) or type(error).__name__)
+    return facts
+
+
 def _names_no_database(folder: str) -> bool:
     """Whether a package is none of the engine's: read, not run, because importing ladybug-core makes `~/.ladybug`."""
     try:
@@ -129,6 +147,8 @@ def main() -> None:
     if task == "count":
         name, file, pool_bytes, address_space_bytes = arguments
         answer.write(json.dumps(count(name, file, int(pool_bytes), int(address_space_bytes))) + "\n")
+    elif task == "extension":
+        answer.write(json.dumps(load_extension(*arguments)) + "\n")
     else:
         for name in arguments:
             _identify_apart(name, answer)

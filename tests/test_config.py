@@ -297,7 +297,8 @@ level = "WARN"
         ("# hello\n[bacth]\nsize = 5\n", "unknown table [bacth], line 2; did you mean 'batch'?"),
         (
             "size = 5\n",
-            "unknown key 'size', line 1; the tables are source, target, batch, limits, engine, reader, vector, verify, log",
+            "unknown key 'size', line 1; "
+            "the tables are source, target, batch, limits, engine, reader, vector, verify, log",
         ),
         ("\nbatch = 5\n", "'batch', line 2, must be a table; write [batch]"),
         ('[batch]\n# size = 1\nsize = "5"\n', "'size' in [batch], line 3, must be a whole number, not '5'"),

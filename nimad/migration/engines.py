@@ -6,6 +6,7 @@ interpreter, where ours would be too new for it.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -77,11 +78,11 @@ class Choice:
         return self.oldest if self.oldest and self.oldest.storage_version < storage_version else None
 
 
-def choose(settings: Settings, stop: threading.Event) -> Choice:
-    """Ask the readers what they open, and choose the engine that writes."""
+def choose(settings: Settings, memory: Path, stop: threading.Event) -> Choice:
+    """Ask the readers what they open, and choose the engine that writes. `memory`: a file of who owns it."""
     readers: list[Engine] = []
     unusable: list[str] = []
-    for interpreter in _readers(settings):
+    for interpreter in _readers(settings, memory):
         engines, problems = look(interpreter, stop)
         if settings.reader_python and not engines and not problems:
             problems = [f"{interpreter.python} has no engine"]
@@ -92,35 +93,34 @@ def choose(settings: Settings, stop: threading.Event) -> Choice:
     if found.oldest is None and settings.engine_python is None:  # then there is nothing to compare it with
         module = MODULE if settings.engine == AUTO else settings.engine
         return Choice(module=module, unusable=found.unusable, why=_why(settings, None))
-    return _among(_candidates(settings, readers, stop), found, settings)
+    return _among(_candidates(settings, memory, readers, stop), found, settings)
 
 
-def _readers(settings: Settings) -> list[Interpreter]:
+def _readers(settings: Settings, memory: Path) -> list[Interpreter]:
     """The interpreters that may be the agent's; the one that was named, where one was."""
-    source = settings.source
     if settings.no_reader:
         return []
-    home = rights.home_of_owner(source)
+    home = rights.home_of_owner(memory)
     if settings.reader_python is not None:
-        return [_named(settings, "reader_python", settings.reader_python)]
+        return [_named(settings, "reader_python", settings.reader_python, memory)]
     found = [place for place in (*(home / name for name in _AGENTS), _SYSTEM) if os.access(place, os.X_OK)]
-    return [Interpreter.of_owner(place, source) for place in found if rights.may_run(place, source)]
+    return [Interpreter.of_owner(place, memory) for place in found if rights.may_run(place, memory)]
 
 
-def _writer(settings: Settings) -> Interpreter:
+def _writer(settings: Settings, memory: Path) -> Interpreter:
     if settings.engine_python is None:
         return Interpreter()
-    return _named(settings, "engine_python", settings.engine_python)
+    return _named(settings, "engine_python", settings.engine_python, memory)
 
 
-def _named(settings: Settings, name: str, python: Path) -> Interpreter:
+def _named(settings: Settings, name: str, python: Path, memory: Path) -> Interpreter:
     if not python.is_file() or not os.access(python, os.X_OK):
         settings.refuse(
             name, f"{python} is no program that can be run; name an interpreter, as ~/.nima/.venv/bin/python"
         )
-    if not rights.may_run(python, settings.source):
+    if not rights.may_run(python, memory):
         settings.refuse(name, f"{python} is not root's alone, and root does not run it; add --user NAME")
-    return Interpreter.of_owner(python, settings.source)
+    return Interpreter.of_owner(python, memory)
 
 
 def look(interpreter: Interpreter, stop: threading.Event) -> tuple[list[Engine], list[str]]:
@@ -150,9 +150,9 @@ def _problem(answer: Mapping[str, Any]) -> str:
     return f"its {answer['module']} cannot be used ({answer['problem']})"
 
 
-def _candidates(settings: Settings, readers: Sequence[Engine], stop: threading.Event) -> list[Engine]:
+def _candidates(settings: Settings, memory: Path, readers: Sequence[Engine], stop: threading.Event) -> list[Engine]:
     """Engines that could write: ours or the named interpreter's, then the readers' own."""
-    found, _ = look(_writer(settings), stop)
+    found, _ = look(_writer(settings, memory), stop)
     return [*found, *(readers if settings.engine_python is None else ())]
 
 
@@ -185,11 +185,11 @@ def _refusal(newest: Engine | None, found: Choice, settings: Settings, *, would_
     if newest is None or oldest is None:
         wanted = f"the engine {settings.engine}" if settings.engine != AUTO else "an engine"
         low, high = (".".join(map(str, version)) for version in VERSION_RANGE)
-        where = _writer(settings).python
+        where = settings.engine_python or sys.executable
         return (
             f"{where} does not have {wanted} of a release from {low} and below {high} with Python "
             f"{'.'.join(map(str, _LEAST_PYTHON))} or newer. "
-            f"Install: {install(MODULE if settings.engine == AUTO else settings.engine, where)}"
+            f"Install: {install(MODULE if settings.engine == AUTO else settings.engine, str(where))}"
         )
     return mismatch(str(newest), oldest, without_options=would_do)
 

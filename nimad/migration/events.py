@@ -194,6 +194,18 @@ class NotCompacted(Event):
 
 
 @dataclass(frozen=True)
+class Indexed(Event):
+    """The vector index is made, and answers."""
+
+
+@dataclass(frozen=True)
+class NotIndexed(Event):
+    """The target has no vector index; it is complete all the same."""
+
+    why: str
+
+
+@dataclass(frozen=True)
 class Verifying(Event):
     """Comparison begins, at the level given."""
 

@@ -39,6 +39,11 @@ class Files:
         return self._beside(".migrating.compact")
 
     @property
+    def indexing(self) -> Path:
+        """A copy in which the vector index is made."""
+        return self._beside(".migrating.index")
+
+    @property
     def trial(self) -> Path:
         """A file for rows on trial; an engine's file that is thrown away."""
         return self._beside(".migrating.trial")
@@ -71,7 +76,9 @@ class Files:
 
     def written(self) -> list[Path]:
         """Names of files that are opened for writing as they stand."""
-        engines = (piece for file in (self.staging, self.compacted, self.trial) for piece in pieces(file))
+        engines = (
+            piece for file in (self.staging, self.compacted, self.indexing, self.trial) for piece in pieces(file)
+        )
         return [*engines, *sqlite_pieces(self.salvaged), self.ledger, self.quarantining, self.lock]
 
     def replaced(self) -> list[Path]:

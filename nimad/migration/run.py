@@ -21,6 +21,7 @@ from nimad.migration import (
     readers,
     repair,
     retry,
+    vectors,
     verification,
 )
 from nimad.migration.child import Launch, Workers
@@ -78,7 +79,7 @@ def migrate(
     stop = stop or threading.Event()
     with rights.working_for(settings.source, *places):
         try:
-            choice = engines.choose(settings, stop)
+            choice = engines.choose(settings, settings.source, stop)
             with Workers(stop, clock, Launch(choice.interpreter, choice.module)) as workers:
                 return _migrate(settings, choice, workers, listener)
         except _ListenerError as error:
@@ -250,6 +251,7 @@ def _write(context: Context) -> Result:
 
 def _load_verify_publish(context: Context) -> Result:
     discard(context.files.trial)
+    discard(context.files.indexing)
     compaction.leftovers(context)
     context.list_losses()
     while True:
@@ -258,6 +260,7 @@ def _load_verify_publish(context: Context) -> Result:
             break
         except retry.UnreadableError as unreadable:
             repair.repair(context, unreadable.answer)
+    vectors.index_if_possible(context)
     with context.phase("checking the reader"):
         readers.check(context)
     context.check_source()

@@ -173,6 +173,17 @@ def _not_compacted(event: e.NotCompacted) -> Lines:
     yield Level.WARN, f"Not compacted, the file stays larger than it need be: {event.why}"
 
 
+def _indexed(_: e.Indexed) -> Lines:
+    yield Level.INFO, "Vector index: embedding_idx is made, and answers"
+
+
+def _not_indexed(event: e.NotIndexed) -> Lines:
+    yield (
+        Level.INFO,
+        f"No vector index: {event.why}. Exact search by embedding works without; make one later with: nimad index",
+    )
+
+
 def _verifying(event: e.Verifying) -> Lines:
     if event.level == "none":
         yield Level.WARN, "Not verified: the rows were counted, but not compared (--verify none)"
@@ -310,6 +321,8 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.TableLoaded: _table_loaded,
     e.Compacted: _compacted,
     e.NotCompacted: _not_compacted,
+    e.Indexed: _indexed,
+    e.NotIndexed: _not_indexed,
     e.Verifying: _verifying,
     e.Verified: _verified,
     e.Quarantined: _quarantined,

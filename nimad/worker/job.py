@@ -23,6 +23,7 @@ class Task(StrEnum):
     TRY = "try"  # load rows into a target that is thrown away: do they, and nothing else, take a worker down?
     SET_ASIDE = "set aside"  # write isolated rows to the quarantine
     COMPACT = "compact"  # copy the target into a new file without holes
+    INDEX = "index"  # make the vector index in a file, and ask it once
     SEARCH = "search"  # ask the target a question
 
 
@@ -71,6 +72,7 @@ class Job:
     strict: bool = False
     writable: bool = False  # COUNT takes in what a write-ahead log still holds
     copy_to: str = ""  # the new file of COMPACT
+    extension: str = ""  # the VECTOR extension for INDEX; empty: the installed one
     text: str = ""  # the question of SEARCH
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0

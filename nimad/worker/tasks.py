@@ -17,7 +17,7 @@ from nimad.source.file import SourceFile
 from nimad.source.ranges import Range
 from nimad.source.rows import Judged, Reject, Rows
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
-from nimad.target import compacting, counting, loading, reading
+from nimad.target import compacting, counting, loading, reading, vectors
 from nimad.target import schema as target_schema
 from nimad.target.database import Database, Limits, open_database
 from nimad.target.engine import Engine
@@ -278,6 +278,10 @@ def _compact(job: Job, module: ModuleType) -> Facts:
     return {"counts": _counts(counts)}
 
 
+def _index(job: Job, module: ModuleType) -> Facts:
+    return {"counts": _counts(vectors.build(module, job.target_path(), job.extension, _limits(job)))}
+
+
 def _search(job: Job, module: ModuleType) -> Facts:
     from nimad.target import searching
 
@@ -297,5 +301,6 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.TRY: _try,
     Task.SET_ASIDE: _write_isolated,
     Task.COMPACT: _compact,
+    Task.INDEX: _index,
     Task.SEARCH: _search,
 }

@@ -1,0 +1,140 @@
+"""The vector index of a finished target, made later: in a copy, which takes the target's place in one rename."""
+
+import fcntl
+import json
+import os
+import shlex
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+from nimad import rights
+from nimad.config import Settings
+from nimad.disk import discard, is_closed, sync
+from nimad.errors import DiskError, EngineError, RefusedError, UsageError
+from nimad.migration import engines, machine, retry, state, vectors
+from nimad.migration.child import Launch, Workers
+from nimad.migration.ends import Answer
+from nimad.migration.files import Files, check_names, locked, replace_text
+from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR, POOL_SHARE
+from nimad.worker.job import Job, Task
+
+#: The pool for making an index, against the file; within half of the memory that is free.
+_POOL_FACTOR = 2
+#: Seconds that making an index may take for each MB of the file, and at least.
+_SECONDS_PER_MB, _LEAST_S = 10, 600.0
+
+
+def index(settings: Settings, stop: threading.Event | None = None) -> Path:
+    """Make the vector index of `settings.target`; return the dated backup of the file without it.
+
+    No other program may have the target open meanwhile. Raises `EngineError` when there is no extension that fits.
+    """
+    stop, target = stop or threading.Event(), settings.target
+    if not target.exists():
+        raise UsageError(f"there is no {target}; name a finished target with --target")
+    files = Files(target)
+    with rights.working_for(target, target):
+        check_names(files, target, settings.log_file)
+        choice = engines.choose(settings, target, stop)
+        if choice.refusal:
+            raise EngineError(choice.refusal)
+        with (
+            locked(files),
+            _held(target) as held,
+            Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do,
+        ):
+            _check(settings, choice, do)
+            try:
+                _build(files, held, settings, do)
+                return _swap(files)
+            finally:
+                discard(files.indexing)
+
+
+@contextmanager
+def _held(target: Path) -> Iterator[IO[bytes]]:
+    """Keep the target from being opened, by the lock that the engine itself takes."""
+    with target.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = machine.holder_of(target) or "unknown"
+            raise RefusedError(f"{target} is open in another program (PID {holder}); stop that first") from None
+        if not is_closed(target):
+            raise RefusedError(f"{target} was not closed by the program that wrote to it; let that open and close it")
+        yield file
+
+
+def _check(settings: Settings, choice: engines.Choice, workers: Workers) -> None:
+    """Raise when there is no extension, a reader could not load it, or the disk is too small."""
+    probe = workers.do(Job(task=Task.PROBE))
+    if not probe.ok:
+        raise retry.error_of(probe)
+    version = str(probe.facts["engine"]["version"])
+    why_not = vectors.find(version, settings.vector_extension, settings.target)
+    why_not = why_not or vectors.readers_obstacle(choice, settings.vector_extension, workers.stop)
+    if why_not:
+        raise EngineError(
+            f"no vector index: {why_not}. Exact search by embedding works without it. Name the extension's file with "
+            f"--extension, or have the engine download it: {_download(choice)}"
+        )
+    needed = machine.space_taken(settings.target) * vectors.DISK_FACTOR
+    free = machine.free_disk(settings.target.parent)
+    if free < needed:
+        raise DiskError(f"{settings.target.parent} has {free:,} bytes free, and an index needs {needed:,}")
+
+
+def _download(choice: engines.Choice) -> str:
+    program = f"import {choice.module} as e; e.Connection(e.Database(':memory:')).execute('INSTALL VECTOR')"
+    return f'{shlex.quote(choice.interpreter.python)} -c "{program}"'
+
+
+def _build(files: Files, held: IO[bytes], settings: Settings, workers: Workers) -> None:
+    copy = files.indexing
+    discard(copy)
+    with copy.open("xb") as file:
+        copy.chmod(files.target.stat().st_mode)
+        shutil.copyfileobj(held, file)  # opening and closing the target once more would give up the lock
+    size = machine.space_taken(copy)
+    job = Job(
+        task=Task.COUNT,
+        target=str(copy),
+        pool_bytes=max(POOL_FLOOR, min(size * _POOL_FACTOR, machine.available_memory() // POOL_SHARE)),
+        address_space_bytes=ADDRESS_SPACE_FLOOR,
+        threads=min(machine.processors(), MAX_THREADS),
+        extension=str(settings.vector_extension or ""),
+    )
+    counted = _done(workers.do(job), files)
+    made = _done(workers.do(replace(job, task=Task.INDEX), limit_s=max(_LEAST_S, size / 1e6 * _SECONDS_PER_MB)), files)
+    if made.facts["counts"] != counted.facts["counts"] or not is_closed(copy):
+        raise EngineError(f"the rows of {files.target} are not the same with an index; it stays as it was")
+
+
+def _done(answer: Answer, files: Files) -> Answer:
+    if not answer.ok:
+        raise EngineError(f"no vector index: {answer.message}; {files.target} stays as it was")
+    return answer
+
+
+def _swap(files: Files) -> Path:
+    sync(files.indexing)
+    backup = files.backup(time.time())
+    os.link(files.target, backup)
+    files.indexing.replace(files.target)
+    sync(files.target.parent)
+    _note(files)
+    return backup
+
+
+def _note(files: Files) -> None:
+    """Tell the state file what the target is now, or a later run would take it for one that somebody wrote to."""
+    data: dict[str, Any] = state.read(files)
+    if data.get("file"):
+        data["file"] = state.stamp_of(files.target)
+        replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -1,0 +1,205 @@
+"""The vector index: made where it can be, and where it cannot the target is just what it was without trying."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import index_worker
+import ladybug
+import pytest
+from support import ENGINE_LIMITS, Run, assert_same, edge, make_memory, migrate, node, read_target, vector
+from torture import assert_nothing_left, state_of
+
+from nimad.config import Settings
+from nimad.errors import EngineError, RefusedError, UsageError
+from nimad.migration import child
+from nimad.migration.events import Indexed, NotIndexed
+from nimad.migration.indexing import index
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    nodes = [node(key, text=f"memory {key}", embedding=vector(key, 1, 0.5, -key)) for key in range(1, 41)]
+    return make_memory(tmp_path / "graph.sqlite", nodes=nodes, edges=[edge(key, key, 41 - key) for key in range(1, 30)])
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "WORKER", ("-P", index_worker.__file__))
+
+
+def extension(folder: Path, name: str, content: bytes = b"no library") -> Path:
+    """A file where the engine of the tests would have installed an extension."""
+    path = folder / "0.22.0" / "linux" / "vector" / f"{name}.lbug_extension"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def has_stand_in(target: Path) -> bool:
+    database = ladybug.Database(str(target), read_only=True, **ENGINE_LIMITS)
+    connection = ladybug.Connection(database)
+    names = {row[0] for row in connection.execute("CALL show_tables() RETURN name").get_all()}
+    connection.close()
+    database.close()
+    return "StandIn" in names
+
+
+def why_not(run: Run) -> str:
+    assert run.result.exit_code == 0
+    assert_nothing_left(run.target)
+    assert not has_stand_in(run.target)
+    return run.only(NotIndexed).why
+
+
+# In a migration
+
+
+def test_without_the_extension_the_run_says_that_exact_search_works(source: Path) -> None:
+    assert why_not(migrate(source)) == "the VECTOR extension of LadybugDB 0.22.0 is not installed"
+    log = subprocess.run(
+        [sys.executable, "-m", "nimad", "migrate", "--source", source, "--replace"], capture_output=True, check=True
+    ).stdout.decode()
+    assert "Exact search by embedding works without; make one later with: nimad index" in log
+
+
+def test_it_can_be_left_out(source: Path) -> None:
+    run = migrate(source, vector_index="off")
+    assert (run.all(NotIndexed), run.all(Indexed)) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("nowhere/0.22.0/libvector.lbug_extension", "there is no "),
+        ("0.20.0/libvector.lbug_extension", "does not say that it is made for LadybugDB 0.22"),
+        ("0.22.0/libvector.lbug_extension", "Failed to load library"),
+    ],
+    ids=["missing", "of another release", "no library"],
+)
+def test_an_extension_that_cannot_be_used_is_named_and_nothing_else_happens(
+    source: Path, tmp_path: Path, place: str, words: str
+) -> None:
+    path = tmp_path / "extensions" / place
+    if "nowhere" not in place:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"no library")
+    run = migrate(source, vector_extension=path)
+    assert words in why_not(run)
+    assert str(path) in why_not(run)
+    assert_same(source, run.target)
+
+
+CRASHING = """
+#include <signal.h>
+#include <unistd.h>
+__attribute__((constructor)) static void load(void) { kill(getpid(), SIGSEGV); }
+"""
+
+
+def test_a_library_that_takes_the_process_down_as_it_is_loaded(source: Path, tmp_path: Path) -> None:
+    """As one of another release does."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc, which makes the library")
+    path = extension(tmp_path, "crashing")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-x", "c", "-o", path, "-"], input=CRASHING.encode(), check=True)
+    run = migrate(source, vector_extension=path)
+    assert "SIGSEGV" in why_not(run)
+    assert_same(source, run.target)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_file_with_the_index_is_what_is_published(source: Path, tmp_path: Path) -> None:
+    run = migrate(source, vector_extension=extension(tmp_path, "works"))
+    assert run.only(Indexed)
+    assert has_stand_in(run.target)
+    assert_nothing_left(run.target)
+    assert_same(source, run.target)
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [("crashes", "SIGSEGV"), ("loses", "with it the file holds"), ("changes", "the rows are not the same with it")],
+)
+def test_what_the_extension_spoils_is_thrown_away(source: Path, tmp_path: Path, what: str, words: str) -> None:
+    run = migrate(source, vector_extension=extension(tmp_path, what))
+    assert words in why_not(run)
+    assert_same(source, run.target)
+
+
+# Later
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_index_is_made_later_and_the_file_without_it_is_kept(source: Path, tmp_path: Path) -> None:
+    target = migrate(source).target
+    before = target.read_bytes()
+    backup = index(Settings(source=source, vector_extension=extension(tmp_path, "works")))
+    assert has_stand_in(target)
+    assert backup.read_bytes() == before
+    assert read_target(target) == read_target(backup)
+    assert_nothing_left(target)
+    assert state_of(target)["file"]["inode"] == target.stat().st_ino
+    assert "is complete" in migrate(source).events[-1].to_json()["why"]
+
+
+@pytest.mark.usefixtures("stand_in")
+@pytest.mark.parametrize("what", ["crashes", "loses"])
+def test_a_target_that_cannot_get_an_index_stays_as_it_was(source: Path, tmp_path: Path, what: str) -> None:
+    target = migrate(source).target
+    before = target.read_bytes(), target.stat().st_ino
+    with pytest.raises(EngineError, match=r"no vector index|not the same"):
+        index(Settings(source=source, vector_extension=extension(tmp_path, what)))
+    assert (target.read_bytes(), target.stat().st_ino) == before
+    assert sorted(path.name for path in target.parent.glob("graph.ladybug*")) == [
+        "graph.ladybug",
+        "graph.ladybug.state.json",
+    ]
+
+
+def test_without_the_extension_the_command_says_how_to_get_it(source: Path) -> None:
+    target = migrate(source).target
+    with pytest.raises(EngineError, match=r"is not installed.*INSTALL VECTOR") as caught:
+        index(Settings(source=source))
+    assert caught.value.exit_code == 69
+    assert_nothing_left(target)
+
+
+def test_a_target_that_another_program_has_open_is_left_alone(source: Path, tmp_path: Path) -> None:
+    target = migrate(source).target
+    holder = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import ladybug, sys; d = ladybug.Database(sys.argv[1], buffer_pool_size=1 << 27, max_db_size=1 << 34); "
+            "print(1, flush=True); input()",
+            target,
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        with pytest.raises(RefusedError, match=rf"is open in another program \(PID {holder.pid}\)"):
+            index(Settings(source=source, vector_extension=extension(tmp_path, "works")))
+        holder.kill()
+
+
+def test_there_has_to_be_a_target(source: Path) -> None:
+    with pytest.raises(UsageError, match="there is no"):
+        index(Settings(source=source))
+
+
+def test_an_installed_extension_of_another_release_is_not_tried(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    installed = home / ".lbdb/extension/0.20.0/linux_amd64/vector"
+    installed.mkdir(parents=True)
+    (installed / "libvector.lbug_extension").write_bytes(b"")
+    monkeypatch.setenv("HOME", os.fspath(home))
+    assert "is not installed" in why_not(migrate(source))
