@@ -48,7 +48,7 @@ class Loader:
         while True:
             batch = self._unconfirmed
             count = context.job(Task.COUNT, previous=batch.range if batch else None)
-            answer = retry.attempt(context, retry.same(count))
+            answer = retry.attempt_reading(context, retry.same(count))
             context.note_counts(answer.facts["counts"])
             context.free_bytes = answer.facts["free_bytes"]
             self._unconfirmed = None

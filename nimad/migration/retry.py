@@ -1,6 +1,7 @@
 """Retrying: the same work again in a fresh process, at growing distances."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from nimad.errors import (
     BatchFailedError,
@@ -19,6 +20,10 @@ from nimad.worker.job import Job
 
 #: Seconds before each try.
 DELAYS_S = (0.0, 1.0, 5.0, 15.0)
+
+
+#: Ends in every try of a worker that only reads, which tell that the target is not to be read.
+_UNREADABLE = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.UNEXPECTED)
 
 
 class UnreadableError(Exception):
@@ -62,6 +67,16 @@ def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0
         halvings += _relieve(context, action)
         context.workers.pause(delay)
     raise error_of(answer, number)
+
+
+def attempt_reading(context: Context, make_job: Callable[[int], Job]) -> Answer:
+    """As `attempt`, for a job that only reads the staging file: one that takes every worker down is to be repaired."""
+    try:
+        return attempt(context, make_job)
+    except ExhaustedError as failure:
+        if failure.answer.kind in _UNREADABLE:
+            raise UnreadableError(replace(failure.answer, kind=Kind.DAMAGED)) from failure
+        raise
 
 
 def _relieve(context: Context, action: Action) -> int:

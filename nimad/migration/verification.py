@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from nimad.config import Verify
@@ -22,8 +21,6 @@ MEND_PASSES = 5
 MISSING_PASSES = 20
 #: Rows of one mending batch.
 MEND_ROWS = 500
-#: Ends in every try of a worker that only reads, which tell that the target is not to be read.
-_UNREADABLE = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.UNEXPECTED)
 #: How many differing values a message names.
 NAMED = 5
 
@@ -100,12 +97,7 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
         bounds = context.bounds()
         return context.job(Task.VERIFY, bounds=bounds, chunk_rows=rows, chunk_bytes=size, **facts)
 
-    try:
-        answer = retry.attempt(context, job)
-    except retry.ExhaustedError as failure:
-        if failure.answer.kind in _UNREADABLE:
-            raise retry.UnreadableError(replace(failure.answer, kind=Kind.DAMAGED)) from failure
-        raise
+    answer = retry.attempt_reading(context, job)
     context.note_counts(answer.facts["counts"])
     context.free_bytes = answer.facts["free_bytes"]
     if not facts:

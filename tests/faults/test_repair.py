@@ -42,6 +42,7 @@ from torture import (
 
 import nimad
 from nimad.errors import BatchFailedError, ExitCode, NimadError, RefusedError
+from nimad.migration import child
 from nimad.migration.events import BatchLoaded, Event, SetAside, TableLoaded
 from nimad.migration.repair import REBUILDS
 
@@ -379,3 +380,41 @@ def test_a_file_that_another_program_has_open_is_left_to_it(source: Path) -> Non
         assert set(kept(source)) - {beside(target_of(source), ".migrating.wal").name} == set(before)
         holder.communicate()
     assert_made(source, migrate(source))
+
+
+#: A worker that dies whenever it is to count the file whose inode is written down.
+DIES_COUNTING = """
+import os, sys
+from pathlib import Path
+from nimad.worker import __main__ as worker, tasks
+from nimad.worker.job import Task
+
+def count(job, module, count=tasks._count):
+    if str(os.stat(job.target).st_ino) == Path({place!r}).read_text():
+        os.abort()
+    return count(job, module)
+
+tasks._TASKS[Task.COUNT] = count
+sys.exit(worker.main())
+"""
+
+
+def test_a_file_that_takes_down_whoever_counts_it_is_begun_anew_in_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 0.15.3 wrote one, with an index that it could not load."""
+    source, place = memory(tmp_path / "graph.sqlite"), tmp_path / "inode"
+    place.write_text("none")
+    program = tmp_path / "worker.py"
+    program.write_text(DIES_COUNTING.format(place=str(place)))
+    monkeypatch.setattr(child, "WORKER", ("-P", str(program)))
+
+    def spoil(event: Event) -> None:
+        if isinstance(event, TableLoaded) and place.read_text() == "none":
+            place.write_text(str(staging_of(source).stat().st_ino))
+
+    result = nimad.migrate(nimad.Settings(source=source), spoil, clock=Hurried())
+    assert result.exit_code == ExitCode.COMPLETE
+    assert_same(source, target_of(source))
+    (kept,) = [path for path in tmp_path.glob("graph.ladybug.migrating.*") if DATED.fullmatch(path.name)]
+    assert str(kept.stat().st_ino) == place.read_text()
