@@ -70,8 +70,7 @@ class Child:
     def work(self, job: Job, stop: threading.Event, limit_s: float) -> Answer:
         """Hand over the job and wait for the end. Raises `StoppedError` when `stop` is set meanwhile."""
         oom_kills = cgroup.oom_kills()
-        watch = _Watch(self._process, stop, limit_s)
-        self._hand_over(job)
+        watch = _Watch(self._process, job.to_line().encode(), stop, limit_s)
         try:
             output, errors = watch.until_it_ends()
         except BaseException:  # a caller without signal handlers gets its KeyboardInterrupt, and leaves no worker
@@ -99,18 +98,15 @@ class Child:
             if stream:
                 stream.close()
 
-    def _hand_over(self, job: Job) -> None:
-        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for above
-        with suppress(BrokenPipeError):  # it died while waiting: its exit status will say how
-            self._process.stdin.write(job.to_line().encode())
-            self._process.stdin.close()
-
 
 class _Watch:
-    """Reads what a worker says until it has ended, and ends it when a stop is asked for or its time is over."""
+    """Gives a worker its job, reads what it says until it has ended, and ends it when its time is over.
 
-    def __init__(self, process: "subprocess.Popen[bytes]", stop: threading.Event, limit_s: float) -> None:
-        self._process, self._stop = process, stop
+    Or when a stop is asked for. No step waits for the worker: one that was halted takes no job either.
+    """
+
+    def __init__(self, process: "subprocess.Popen[bytes]", job: bytes, stop: threading.Event, limit_s: float) -> None:
+        self._process, self._job, self._stop = process, memoryview(job), stop
         self._signals = [(time.monotonic() + limit_s, signal.SIGABRT)]  # what is sent next, and when
         self.stopped = self.overrun = False
 
@@ -120,13 +116,19 @@ class _Watch:
             for stream, name in ((self._process.stdout, "out"), (self._process.stderr, "err")):
                 assert stream is not None  # noqa: S101 - a pipe was asked for when it was started
                 selector.register(stream, selectors.EVENT_READ, name)
+            self._offer(selector)
             while selector.get_map() or self._process.poll() is None:
                 for key, _ in selector.select(_POLL_S if selector.get_map() else 0):
+                    if key.data == "job":
+                        self._hand_over(selector)
+                        continue
                     data = os.read(key.fd, 65_536)
                     if not data:
                         selector.unregister(key.fileobj)
                     chunks[key.data] += data
                 del chunks["err"][:-_STDERR_KEPT]
+                if self._job and self._process.poll() is not None:  # a child of its own keeps the pipe open
+                    self._withdraw(selector)
                 if not selector.get_map():
                     self._wait_a_little()
                 self._keep_time()
@@ -134,6 +136,27 @@ class _Watch:
             if stream:
                 stream.close()
         return bytes(chunks["out"]), bytes(chunks["err"])
+
+    def _offer(self, selector: selectors.BaseSelector) -> None:
+        assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for when it was started
+        os.set_blocking(self._process.stdin.fileno(), False)
+        selector.register(self._process.stdin, selectors.EVENT_WRITE, "job")
+
+    def _hand_over(self, selector: selectors.BaseSelector) -> None:
+        """Write as much of the job as the worker's pipe takes."""
+        assert self._process.stdin is not None  # noqa: S101
+        try:
+            self._job = self._job[os.write(self._process.stdin.fileno(), self._job) :]
+        except BrokenPipeError:  # it died while waiting: its exit status will say how
+            self._job = self._job[:0]
+        if not self._job:
+            self._withdraw(selector)
+
+    def _withdraw(self, selector: selectors.BaseSelector) -> None:
+        assert self._process.stdin is not None  # noqa: S101
+        self._job = self._job[:0]
+        selector.unregister(self._process.stdin)
+        self._process.stdin.close()
 
     def _wait_a_little(self) -> None:
         """It has closed its streams, so it is about to end, or hangs on its way out."""

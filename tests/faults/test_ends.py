@@ -217,7 +217,8 @@ def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
 
 @ends_as(Kind.HUNG)
 def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
-    return ask(bench.load(), before=send(signal.SIGSTOP), limit_s=1.0)
+    """Halted before it took its job, which is more than a pipe holds."""
+    return ask(bench.load(ids=tuple(range(100_000))), before=send(signal.SIGSTOP), limit_s=1.0)
 
 
 @ends_as(Kind.NO_ANSWER)
