@@ -332,7 +332,7 @@ def migrated(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--target", "no.ladybug", "x"], ("no.ladybug", "nimad migrate")),
+        (["--target", "no.ladybug", "x"], ("no.ladybug", "--target")),
         (["--target", "graph.sqlite", "x"], ("graph.sqlite",)),
         (["--target", "graph.ladybug", "--limit", "-1", "x"], ("--limit",)),
         (["--target", "graph.ladybug", "--like", "9" * 21], ("--like",)),

@@ -2,19 +2,18 @@
 
 import json
 import os
-import shlex
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from shutil import which
 from types import FrameType
 from typing import Any, NoReturn
 
 import click
 
+from nimad import command
 from nimad.cli.options import file_option
 from nimad.config import Settings, load
 from nimad.config.settings import ENGINES, VECTOR_INDEXES
@@ -145,17 +144,9 @@ def _say_failed(error: NimadError, text: str) -> None:
 def _again() -> str:
     """The command that goes on: what was typed, but for throwing away what is there."""
     words = [word for word in sys.argv[1:] if word != "--restart"]
-    return shlex.join([*_program(), *words])
-
-
-def _program() -> list[str]:
-    """How this program was called, in words that work from the same place again."""
-    if Path(sys.argv[0]).name == "__main__.py":
-        return [sys.executable, "-m", "nimad"]
-    return ["nimad"] if which("nimad") == sys.argv[0] else [sys.argv[0]]
+    return command.line(*words)
 
 
 def _say_next_step(result: Result, settings: Settings) -> None:
     if result.outcome is Outcome.COMPLETE and sys.stdout.isatty():
-        words = shlex.join([*_program(), "search", "--target", str(settings.target), "some words"])
-        click.echo(f"Search it with: {words}")
+        write(f"Search it with: {command.line('search', '--target', settings.target, 'some words')}")

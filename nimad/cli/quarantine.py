@@ -11,6 +11,7 @@ import click
 from nimad.cli.migrate import run_to_the_end
 from nimad.cli.options import file_option
 from nimad.config import load
+from nimad.migration.origin import source_to_retry
 from nimad.migration.quarantined import Quarantined, matching, quarantined
 
 #: Tables that a memory's rows come from.
@@ -57,7 +58,7 @@ def show(key: str, table: str | None, target: Path | None, *, as_json: bool) -> 
 
 
 @quarantine.command()
-@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--source", "The SQLite memory.  [default: the one that the target was made from]")
 @target_option
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
@@ -67,7 +68,11 @@ def retry(*, source: Path | None, target: Path | None, config: Path | None, as_j
     An unfinished migration goes on and tries them too. For a finished one, a new target is made beside it; the old
     one is kept as a dated backup. Refused once another program has written to the target.
     """
-    settings = load({"source": source, "target": target, "retry": True}, os.environ, config)
+    options = {"source": source, "target": target, "retry": True}
+    settings = load(options, os.environ, config)
+    if source is None:
+        options |= {"source": source_to_retry(settings), "target": settings.target}
+        settings = load(options, os.environ, config)
     run_to_the_end(settings, as_json=as_json)
 
 

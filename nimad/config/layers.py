@@ -42,7 +42,7 @@ def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path |
         name: places.expand(value, home) if name in _PATHS and str(value) != str(NO_READER) else value
         for name, (value, _) in given.items()
     }
-    return Settings(**values, openclaw=openclaw, origins=_origins(given))
+    return Settings(**values, openclaw=openclaw, config_file=config_file, origins=_origins(given))
 
 
 def _from_openclaw(openclaw: OpenClaw, home: Path) -> Given:

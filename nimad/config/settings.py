@@ -65,6 +65,7 @@ class Settings:
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
+    config_file : the settings file that was named, for the commands that are told to be typed next.
 
     Raises
     ------
@@ -98,6 +99,7 @@ class Settings:
     log_level: str = "INFO"
     openclaw_file: Path = places.OPENCLAW_FILE
     openclaw: OpenClaw | None = None
+    config_file: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:

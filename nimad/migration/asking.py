@@ -9,6 +9,7 @@ from nimad.errors import UsageError
 from nimad.migration import machine, retry
 from nimad.migration.child import Workers
 from nimad.migration.ends import Kind
+from nimad.migration.origin import not_there
 from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR
 from nimad.worker.job import Job, Task
 
@@ -16,7 +17,7 @@ from nimad.worker.job import Job, Task
 def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Mapping[str, Any]]:
     """Memories that contain `text`, newest first, or those nearest in meaning to the memory `like`."""
     if not target.exists():
-        raise UsageError(f"there is no {target}; make it with: nimad migrate --target {target}")
+        raise not_there(target)
     job = Job(
         task=Task.SEARCH,
         target=str(target),

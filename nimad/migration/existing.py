@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from nimad.config import Verify
 from nimad.disk import discard
-from nimad.errors import CannotWriteError, EngineError, RefusedError, UsageError
-from nimad.migration import publishing, repair, retry, state
+from nimad.errors import CannotWriteError, EngineError, RefusedError
+from nimad.migration import origin, publishing, repair, retry, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.publishing import in_the_way
@@ -32,7 +33,10 @@ def finished(context: Context) -> str | None:
         publishing.tidy(context.files)  # the run that made it was killed right after the rename
     if context.settings.retry:
         return _nothing_to_retry(context)
-    if not os.path.lexists(target) or context.settings.replace:
+    if not os.path.lexists(target):
+        return None
+    if context.settings.replace:
+        _check_replaceable(context, state.of_target(context.files), target)
         return None
     if not target.exists():
         raise in_the_way(target, "a symbolic link to nothing")
@@ -55,20 +59,26 @@ def finished(context: Context) -> str | None:
 def _nothing_to_retry(context: Context) -> str | None:
     """Why there is nothing to try again. Raises when a new target would lose what others wrote to this one."""
     files = context.files
+    if files.target.exists():
+        _check_replaceable(context, state.of_target(files), files.target)
     if context.memory.salvaged:
         raise RefusedError(
             f"pages of {context.settings.source} are damaged, so a new target could hold less than {files.target}; "
             "restore the source first"
         )
     if files.target.exists():
-        publishing.check_untouched(files, state.of_target(files))
+        publishing.check_untouched(context, state.of_target(files))
     if files.staging.exists():
         return None
     if not files.target.exists():
-        raise UsageError(f"there is no {files.target}; make it with: nimad migrate")
+        raise origin.not_there(files.target)
     if not Tally.of(files.quarantine).ids:
         return f"nothing is in quarantine beside {files.target}"
     return None
+
+
+def _check_replaceable(context: Context, made: Mapping[str, Any], what: Path) -> None:
+    origin.check_replaceable(context.settings, state.identity_of(made), context.survey.identity, what)
 
 
 def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
@@ -127,6 +137,8 @@ def _difference(earlier: Identity, mine: Identity) -> str:
 def adopt(context: Context) -> None:
     """Take up what an interrupted run left, or begin anew. Raises when it was begun otherwise."""
     files = context.files
+    if context.settings.restart and files.staging.exists():
+        _check_replaceable(context, state.read(files), files.staging)
     if context.settings.restart or not files.staging.exists():
         _begin_anew(context)
         return

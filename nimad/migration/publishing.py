@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from nimad import command
 from nimad.disk import is_closed, pieces, sync
 from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import retry
@@ -34,7 +35,7 @@ def publish(context: Context) -> None:
         raise CannotWriteError(f"{files.staging} was not closed cleanly; run again")
     sync(files.staging)
     if context.settings.retry and not context.settings.replace and files.target.exists():
-        check_untouched(files, context.state.replaces)
+        check_untouched(context, context.state.replaces)
     _remove_links(files, context.state.replaces.get("also", ()))
     backup = _make_room(files, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
@@ -68,13 +69,14 @@ def _remove_links(files: Files, names: Sequence[str]) -> None:
             path.unlink()
 
 
-def check_untouched(files: Files, made: Mapping[str, Any]) -> None:
+def check_untouched(context: Context, made: Mapping[str, Any]) -> None:
     """Raise `RefusedError` when somebody wrote to the target since the run that `made` it."""
+    files = context.files
     names = [files.target, *(files.target.with_name(name) for name in made.get("also", ()))]
     if made.get("file") != stamp_of(files.target) or not all(is_closed(name) for name in names):
         raise RefusedError(
             f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
-            "make it all the same with: nimad migrate --replace"
+            f"make it all the same with: {command.migrate(context.settings, '--replace')}"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from nimad.errors import UsageError
 from nimad.migration.files import Files
+from nimad.migration.origin import not_there
 from nimad.worker.quarantine import entries
 
 
@@ -27,7 +28,7 @@ def quarantined(target: Path) -> Quarantined:
     if files.staging.exists():
         return Quarantined(files.quarantining, list(entries(files.quarantining)))
     if not target.exists():
-        raise UsageError(f"there is no {target}; make it with: nimad migrate --target {target}")
+        raise not_there(target)
     file = files.quarantine if files.quarantine.exists() else files.quarantining  # not renamed yet: killed right before
     return Quarantined(file, list(entries(file)))
 

@@ -112,4 +112,5 @@ def identity_of(data: Mapping[str, Any]) -> Identity | None:
     source = data.get("source")
     if not isinstance(source, dict):
         return None
-    return Identity(str(source.get("path")), int(source.get("inode", 0)))
+    path, inode = source.get("path"), source.get("inode")
+    return Identity(path, inode) if isinstance(path, str) and isinstance(inode, int) else None

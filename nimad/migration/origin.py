@@ -1,0 +1,68 @@
+"""Where a target comes from: the source that its state file names, and who may put another memory in its place."""
+
+import os
+from pathlib import Path
+
+from nimad import command
+from nimad.config import Settings, places
+from nimad.errors import CannotWriteError, UsageError
+from nimad.migration import state
+from nimad.migration.files import Files
+from nimad.source.file import Identity
+
+
+def source_of(target: Path) -> Path | None:
+    """The source of the run that is under way or was interrupted, or else of the finished target, if a file tells."""
+    files = Files(target)
+    told = state.identity_of(state.read(files) if files.staging.exists() else state.of_target(files))
+    return None if told is None else Path(told.path)
+
+
+def source_to_retry(settings: Settings) -> Path:
+    """The source to read again for the target, when nobody typed one: never a default that belongs to another target.
+
+    Raises `UsageError` when there is no such target, or nothing tells of its source.
+    """
+    target = settings.target
+    if not os.path.lexists(target) and not Files(target).staging.exists():
+        raise not_there(target)
+    told = source_of(target)
+    if told is not None:
+        # By the name the user knows, where it is the same file: the log is kept beside that one.
+        return settings.source if settings.source.resolve() == told else told
+    if target == settings.source.with_name(places.TARGET_NAME):
+        return settings.source
+    raise UsageError(f"nothing tells from which source {target} was made; name it with --source")
+
+
+def not_there(target: Path) -> UsageError:
+    """That there is no finished target, and what to type: never what would make one of some other memory."""
+    if not Files(target).staging.exists():
+        return UsageError(f"there is no file {target}; name a finished target with --target")
+    source = source_of(target)
+    if source is None:
+        return UsageError(f"{target} is unfinished; go on with the command that began it")
+    return UsageError(
+        f"{target} is unfinished; go on with: {command.line('migrate', '--source', source, '--target', target)}"
+    )
+
+
+def check_replaceable(settings: Settings, maker: Identity | None, mine: Identity, what: Path) -> None:
+    """Raise `CannotWriteError` when `what`, made from `maker`, would give way to another memory that nobody named.
+
+    Sources are told apart by path alone: who puts a backup of the source in its place has another file of that name.
+    """
+    if maker is None or maker.path == mine.path:
+        return
+    another = f"{what} was made from another source: {maker.path}, not {mine.path}"
+    if settings.retry:
+        raise CannotWriteError(
+            f"{another}; leave --source out to try that one again, or make a new target of this one with: "
+            f"{command.migrate(settings, '--replace')}"
+        )
+    # Settings that a program made itself have no origins, and name their source outright.
+    if settings.origins.get("source", places.COMMAND_LINE) != places.COMMAND_LINE:
+        raise CannotWriteError(
+            f"{another}, which was not typed but comes from: {settings.origin('source')}; to put one in its place, "
+            "name the source to read with --source"
+        )
