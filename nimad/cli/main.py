@@ -11,7 +11,9 @@ from nimad.cli.migrate import migrate
 from nimad.cli.quarantine import quarantine
 from nimad.cli.sample import sample
 from nimad.cli.search import search
-from nimad.errors import ExitCode, NimadError
+from nimad.disk import DISK_ERRORS
+from nimad.errors import ExitCode, NimadError, NotAllowedError
+from nimad.report.console import forget_stdout
 from nimad.report.log import say_error
 
 
@@ -40,7 +42,20 @@ def main() -> None:
     except NimadError as error:
         say_error(str(error))
         sys.exit(int(error.exit_code))
+    except OSError as error:  # of a command that only looks; a run explains its own
+        forget_stdout()  # what it still holds would fail again when it is closed
+        explained = _explained(error)
+        say_error(str(explained))
+        sys.exit(int(explained.exit_code))
     except Exception:  # noqa: BLE001 - not to be taken for exit code 1, which says that the run is complete
         traceback.print_exc()
         say_error(f"this is a bug of nimad {__version__}; please report it with the lines above")
         sys.exit(int(ExitCode.INTERNAL))
+
+
+def _explained(error: OSError) -> NimadError:
+    if error.filename is None and error.errno in DISK_ERRORS:
+        return NimadError(f"the output cannot be written ({error.strerror}); see where it goes")
+    if error.filename is not None and isinstance(error, PermissionError):
+        return NotAllowedError(f"{error.filename} may not be opened by this user; run it as its owner")
+    return NimadError(f"{error.filename or 'the system refuses'}: {error.strerror or error}")

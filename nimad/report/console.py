@@ -18,7 +18,7 @@ class Console:
 
     def __init__(self) -> None:
         if sys.stdout is None:  # `>&-`
-            _forget_stdout()
+            forget_stdout()
         with suppress(AttributeError):
             sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         self._bar = _Bar() if sys.stdout.isatty() else None
@@ -54,10 +54,10 @@ def write(line: str) -> None:
     try:
         print(line, flush=True)  # noqa: T201 - this is the console
     except OSError:
-        _forget_stdout()
+        forget_stdout()
 
 
-def _forget_stdout() -> None:
+def forget_stdout() -> None:
     """Nobody reads (`| head`), or nothing more fits: the migration goes on, and the log file tells of it."""
     with suppress(OSError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at the end
