@@ -258,7 +258,7 @@ def test_a_complete_target_still_tells_of_its_quarantine(tmp_path: Path) -> None
     again = migrate(memory)
     assert again.result.outcome is Outcome.ALREADY_COMPLETE
     assert again.result.exit_code == ExitCode.QUARANTINED
-    assert "1 rows and 0 parts of rows are in" in again.only(e.NothingToDo).why
+    assert "1 row and 0 parts of rows are in" in again.only(e.NothingToDo).why
 
 
 def test_a_dry_run_says_what_would_keep_a_real_one_from_beginning(tmp_path: Path) -> None:

@@ -496,7 +496,7 @@ def test_rows_set_aside_are_warned_of_and_counted(flawed: Path, tmp_path: Path) 
         assert_in_order(
             text,
             [
-                rf"STAMP\[WARN\] Quarantined: 2 rows and 1 parts of rows, listed in {listed}",
+                rf"STAMP\[WARN\] Quarantined: 2 rows and 1 part of a row, listed in {listed}",
                 r"STAMP\[INFO\] Total nodes: 8",
                 r"STAMP\[INFO\] Migrated: 7",
                 r"STAMP\[INFO\] Success rate: 87\.5%",

@@ -7,6 +7,7 @@ from typing import Any
 from nimad.migration import events as e
 from nimad.migration.result import Result
 from nimad.source.ranges import shown
+from nimad.words import rows_and_parts
 
 
 class Level(StrEnum):
@@ -207,7 +208,7 @@ def _verified(event: e.Verified) -> Lines:
 def _quarantined(event: e.Quarantined) -> Lines:
     yield (
         Level.WARN,
-        f"Quarantined: {event.rows} rows and {event.parts} parts of rows, listed in {event.file}",
+        f"Quarantined: {rows_and_parts(event.rows, event.parts)}, listed in {event.file}",
     )
     for example in event.examples:
         yield Level.WARN, f"Quarantined: {example}"
@@ -264,7 +265,7 @@ def _dry_run(event: e.DryRun) -> Lines:
 def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:
     rows, parts = facts["quarantine_rows"], facts["quarantine_parts"]
     level = Level.WARN if rows or parts else Level.INFO
-    yield level, f"Would be quarantined: {rows} rows and {parts} parts of rows"
+    yield level, f"Would be quarantined: {rows_and_parts(rows, parts)}"
     for example in facts["examples"]:
         yield Level.WARN, f"Would be quarantined: {example}"
 
