@@ -91,9 +91,12 @@ def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
         except NimadError as error:
             _say_failure(error, log, as_json=as_json)
             sys.exit(int(error.exit_code))
+        else:
+            _say_where_to_look(result, settings, log, as_json=as_json)
         finally:
             log.close()
-    _say_next_step(result, settings)
+    if result.outcome is Outcome.COMPLETE and sys.stdout.isatty() and not as_json:
+        write(f"Search it with: {command.line('search', '--target', settings.target, 'some words')}")
     sys.exit(int(result.exit_code))
 
 
@@ -137,6 +140,15 @@ def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
     say_error(text)
 
 
+def _say_where_to_look(result: Result, settings: Settings, log: Log, *, as_json: bool) -> None:
+    if not result.quarantined and not result.quarantined_parts:
+        return
+    text = f"Look at them with: {command.line('quarantine', 'list', '--target', settings.target)}"
+    log.to_file_only(Level.INFO, text)
+    if sys.stdout.isatty() and not as_json:
+        write(text)
+
+
 def _say_failed(error: NimadError, text: str) -> None:
     write(json.dumps({"event": "Failed", "message": text, "exit_code": int(error.exit_code)}, ensure_ascii=False))
 
@@ -145,8 +157,3 @@ def _again() -> str:
     """The command that goes on: what was typed, but for throwing away what is there."""
     words = [word for word in sys.argv[1:] if word != "--restart"]
     return command.line(*words)
-
-
-def _say_next_step(result: Result, settings: Settings) -> None:
-    if result.outcome is Outcome.COMPLETE and sys.stdout.isatty():
-        write(f"Search it with: {command.line('search', '--target', settings.target, 'some words')}")

@@ -2,17 +2,22 @@
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nimad import command
 from nimad.cli.migrate import run_to_the_end
 from nimad.cli.options import file_option
 from nimad.config import load
+from nimad.errors import ExitCode
 from nimad.migration.origin import source_to_retry
 from nimad.migration.quarantined import Quarantined, matching, quarantined
+from nimad.report.log import say_error
+from nimad.words import number_of
 
 #: Tables that a memory's rows come from.
 _TABLES = ("memory_nodes", "memory_edges", "memory_turns")
@@ -37,13 +42,21 @@ def list_(target: Path | None = None, *, as_json: bool = False) -> None:
     found = _find(target)
     for entry in found.entries:
         click.echo(json.dumps(entry, ensure_ascii=False) if as_json else _line(entry))
-    if as_json:
-        return
-    if not found.entries:
+    if found.entries and not as_json:
+        _say_next_steps(found)
+    if found.lacking:
+        say_error(found.lacking)
+        sys.exit(int(ExitCode.QUARANTINED))
+    if not found.entries and not as_json:
         click.echo("Nothing is in quarantine.")
-        return
-    click.echo(f"{len(found.entries)} entries in {found.file}")
-    click.echo("Look at one whole: nimad quarantine show ID. Once their cause is mended: nimad quarantine retry")
+
+
+def _say_next_steps(found: Quarantined) -> None:
+    key = str(found.entries[0]["id"])
+    words = ["--", key] if key.startswith("-") else [key]
+    click.echo(f"{number_of(len(found.entries), 'entry', 'entries')} in {found.file}")
+    click.echo(f"Look at one whole: {command.line('quarantine', 'show', '--target', found.target, *words)}")
+    click.echo(f"Once their cause is mended: {command.line('quarantine', 'retry', '--target', found.target)}")
 
 
 @quarantine.command()

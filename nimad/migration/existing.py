@@ -16,6 +16,7 @@ from nimad.migration.tally import Tally
 from nimad.source.file import Identity
 from nimad.source.rows import json_row, read_ids
 from nimad.source.schema import TARGET_TABLES
+from nimad.words import number_of, rows_and_parts
 from nimad.worker.job import Task
 from nimad.worker.quarantine import entries
 
@@ -72,7 +73,8 @@ def _nothing_to_retry(context: Context) -> str | None:
         return None
     if not files.target.exists():
         raise origin.not_there(files.target)
-    if not Tally.of(files.quarantine).ids:
+    tally = Tally.of(files.quarantine, state.of_target(files))
+    if not tally.ids and not tally.lacking:
         return f"nothing is in quarantine beside {files.target}"
     return None
 
@@ -96,10 +98,13 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     publishing.link(context.files, made.get("also", ()))
     late = _late(context, made)
     tail = f"; {late} more reached the source since, make a new target with --replace" if late else ""
-    tally = Tally.of(context.files.quarantine)
+    file = context.files.quarantine
+    tally = Tally.of(file, made)
     if tally.rows or tally.parts:
-        tail += f"; {tally.rows} rows and {tally.parts} parts of rows are in {context.files.quarantine}"
-    return f"{target} is complete: {counted['MemoryNode']} memories{tail}"
+        tail += f"; {rows_and_parts(tally.rows, tally.parts)} are in {file}"
+    if lacking := tally.lacking_in(file, target):
+        tail += f"; {lacking}"
+    return f"{target} is complete: {number_of(counted['MemoryNode'], 'memory', 'memories')}{tail}"
 
 
 def _check_readers(context: Context, made: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ class Result:
     turns: int = 0
     quarantined: int = 0  # whole rows of any table
     quarantined_parts: int = 0  # embeddings and links whose row migrated without them
+    quarantined_lacking: int = 0  # entries that an earlier run set aside, and that are not in its file any more
     quarantined_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by table, or table and part
     failed_batches: int = 0
     retries: int = 0
@@ -38,7 +39,8 @@ class Result:
 
     @property
     def exit_code(self) -> ExitCode:
-        return ExitCode.QUARANTINED if self.quarantined or self.quarantined_parts else ExitCode.COMPLETE
+        aside = self.quarantined or self.quarantined_parts or self.quarantined_lacking
+        return ExitCode.QUARANTINED if aside else ExitCode.COMPLETE
 
     @property
     def success_rate(self) -> float:

@@ -177,13 +177,14 @@ def _say_engine(context: Context) -> None:
 
 
 def _nothing_done(context: Context) -> Result:
-    tally = Tally.of(context.files.quarantine)
+    tally = Tally.of(context.files.quarantine, of_target(context.files))
     return Result(
         outcome=Outcome.ALREADY_COMPLETE,
         target=str(context.files.target),
         total_nodes=context.survey.nodes.rows,
         quarantined=tally.rows,
         quarantined_parts=tally.parts,
+        quarantined_lacking=tally.lacking,
         quarantined_ids=tally.ids,
     )
 

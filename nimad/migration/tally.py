@@ -3,8 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from nimad import command
 from nimad.source.schema import NODES
+from nimad.words import number_of
 from nimad.worker.quarantine import entries
 
 #: How many entries are quoted with their reasons.
@@ -20,9 +23,11 @@ class Tally:
     nodes: int  # whole rows of memory_nodes
     ids: Mapping[str, Sequence[str]]
     examples: Sequence[str]
+    lacking: int = 0  # entries that were set aside, and that are not in the file any more or cannot be read
 
     @classmethod
-    def of(cls, path: Path) -> "Tally":
+    def of(cls, path: Path, made: Mapping[str, Any] | None = None) -> "Tally":
+        """Of this file; compared with what the run that `made` the target says, where its state is given."""
         rows = parts = nodes = 0
         ids: dict[str, list[str]] = {}
         examples: list[str] = []
@@ -34,4 +39,17 @@ class Tally:
             ids.setdefault(table if whole else f"{table} {part}", []).append(str(entry["id"]))
             if len(examples) < EXAMPLES:
                 examples.append(f"{table} id {entry['id']} ({part}): {entry.get('reason')}")
-        return cls(rows, parts, nodes, ids, examples)
+        said = made.get("quarantined") if made else None
+        lacking = max(0, said - rows - parts) if isinstance(said, int) else 0
+        return cls(rows, parts, nodes, ids, examples, lacking)
+
+    def lacking_in(self, file: Path, target: Path) -> str | None:
+        """What to say of entries that are lacking, and to type."""
+        if not self.lacking:
+            return None
+        entries = number_of(self.lacking, "entry is", "entries are")
+        anew = command.line("quarantine", "retry", "--target", target)
+        return (
+            f"{entries} missing in {file}, or cannot be read, of {self.lacking + self.rows + self.parts} that were set "
+            f"aside; restore the file, or have them set aside anew with: {anew}"
+        )

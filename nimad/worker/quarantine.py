@@ -56,10 +56,15 @@ def lines(path: Path) -> Iterator[bytes]:
 def entries(path: Path) -> Iterator[dict[str, Any]]:
     """The lines as what they say."""
     for line in lines(path):
-        with suppress(ValueError):  # a line that somebody edited is theirs
+        # A line that somebody edited is theirs; one that a failing disk filled may be nested beyond all measure.
+        with suppress(ValueError, RecursionError):
             entry = json.loads(line)
-            if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys():
+            if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys() and _is_named(entry):
                 yield entry
+
+
+def _is_named(entry: dict[str, Any]) -> bool:
+    return isinstance(entry["table"], str) and isinstance(entry["part"], str)
 
 
 def _end_of_last_line(path: Path) -> int:
