@@ -8,6 +8,7 @@ result changed in Python 3.12).
 import json
 import math
 import os
+import shlex
 import sqlite3
 import struct
 from array import array
@@ -214,16 +215,16 @@ class _Plan(NamedTuple):
 def write_sample(path: Path, sample: Sample = DEFAULT_SAMPLE) -> SampleCounts:
     """Write a NIMA memory to ``path``, which must not exist; it appears there only when it is complete."""
     if path.exists() or path.is_symlink():
-        raise UsageError(f"{path} exists already: name another file, or remove it first with `rm {path}`")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        raise UsageError(f"{path} exists already: name another file")
+    part, folder = path.with_name(f".{path.name}.{os.getpid()}.part"), shlex.quote(str(path.parent))
     try:
         part.unlink(missing_ok=True)
         counts = _fill(part, sample)
         part.rename(path)
     except (OSError, sqlite3.Error) as error:
         if not path.parent.exists():
-            raise CannotWriteError(f"there is no folder {path.parent}; make it with: mkdir -p {path.parent}") from error
-        raise CannotWriteError(f"{path} cannot be written ({error}); see: df -h {path.parent}") from error
+            raise CannotWriteError(f"there is no folder {path.parent}; make it with: mkdir -p {folder}") from error
+        raise CannotWriteError(f"{path} cannot be written ({error}); see: df -h {folder}") from error
     finally:
         with suppress(OSError):  # the error above says more
             part.unlink()

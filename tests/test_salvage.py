@@ -3,8 +3,10 @@
 The oracle reads the damaged file with sqlite3 alone; which page holds what, the tests read from the bytes.
 """
 
+import shlex
 import sqlite3
 import stat
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,7 +23,7 @@ from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.sample import SHAPES, Sample, write_sample
 from nimad.source import salvage as module
 from nimad.source import schema as s
-from nimad.source.file import SourceFile
+from nimad.source.file import SourceFile, rescue
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.salvage import Salvaged, damage, salvage, unclaimed
 from nimad.source.survey import survey
@@ -468,7 +470,9 @@ def test_where_no_node_can_be_read_it_says_so_and_leaves_nothing(
         pages.write(100, bytes(pages.size - 100))
     else:
         pages.write(pages.data.index(b"CREATE TABLE memory_nodes"), b"CREATE TABLE (")
-    with pytest.raises(SourceDamagedError, match=r"graph\.sqlite is damaged .*\.recover"):
+    with pytest.raises(
+        SourceDamagedError, match=r"graph\.sqlite is damaged .*; restore a backup of it, .*: cp .*\.recover"
+    ):
         salvage(SourceFile(pages.save(path)), to)
     assert not to.exists()
 
@@ -731,3 +735,19 @@ def test_rows_that_a_page_denies_are_lost_although_there_is_no_error(
     ((first, last),) = salvaged.lost["memory_nodes"]
     assert first <= min(denied) <= max(denied) <= last
     assert (last == LAST_KEY) == (index == -1)
+
+
+def test_what_is_told_of_a_file_that_cannot_be_saved_works_on_a_copy(tmp_path: Path) -> None:
+    folder = tmp_path / "Ada's agent"
+    folder.mkdir()
+    source = make_memory(folder / "graph.sqlite", nodes=[{"id": 1, "text": "x"}])
+    source.with_name("graph.sqlite-wal").write_bytes(b"what came last")
+    copying, recovering = rescue(source).partition("with: ")[2].rsplit(" && ", 1)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    subprocess.run(["sh", "-c", copying], check=True)
+    assert {path: path.read_bytes() for path in before} == before
+    assert source.with_name("graph.sqlite.copy").read_bytes() == before[source]
+    assert source.with_name("graph.sqlite.copy-wal").read_bytes() == b"what came last"
+    reading, writing = recovering.split(" | ")
+    assert shlex.split(reading) == ["sqlite3", f"{source}.copy", ".recover"]
+    assert shlex.split(writing) == ["sqlite3", f"{source}.recovered"]

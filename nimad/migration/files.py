@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import shlex
 import stat
 import time
 from collections.abc import Iterator
@@ -110,7 +111,9 @@ def check_folder(target: Path) -> None:
     """Raise when no file can be made beside `target`."""
     folder = target.parent
     if not folder.is_dir():
-        raise CannotWriteError(f"there is no folder {folder} for the target; make it with: mkdir -p {folder}")
+        raise CannotWriteError(
+            f"there is no folder {folder} for the target; make it with: mkdir -p {shlex.quote(str(folder))}"
+        )
     if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise CannotWriteError(f"{folder} cannot be written to by this user; choose another place with --target")
 
@@ -148,7 +151,7 @@ def _check_owner(path: Path, holder: int, source: Path, *, roots_too: bool) -> N
     if holder == owner or (roots_too and holder == 0):
         return
     name = rights.name_of(owner)
-    cure = f"give it to {name} with: chown {name} {path}" if holder == 0 else "move it away"
+    cure = f"give it to {name} with: chown {name} {shlex.quote(str(path))}" if holder == 0 else "move it away"
     raise NotAllowedError(f"{path} belongs to {rights.name_of(holder)}, and the memory to {name}; {cure}")
 
 

@@ -1,6 +1,7 @@
 """The SQLite file: opened so that not one byte in its folder changes."""
 
 import os
+import shlex
 import sqlite3
 import stat
 import threading
@@ -128,10 +129,7 @@ class SourceFile:
     def _explain(self, error: sqlite3.Error) -> SourceError:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return SourceDamagedError(
-                f"{self.path} is damaged ({error}); restore a backup, or save what is readable with: "
-                f"sqlite3 {self.path} .recover"
-            )
+            return SourceDamagedError(f"{self.path} is damaged ({error}); restore a backup of it, if there is one")
         if code == sqlite3.SQLITE_IOERR:
             return SourceDamagedError(f"{self.path} cannot be read ({error}); check the disk (dmesg), then run again")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -139,7 +137,7 @@ class SourceFile:
         if code == sqlite3.SQLITE_READONLY and _size_or_zero(_beside(self.path, "-journal")):
             return SourceError(
                 f"{self.path} has an unfinished transaction of a program that was killed; let SQLite undo it with: "
-                f"sqlite3 {self.path} 'PRAGMA user_version'"
+                f"{shlex.join(['sqlite3', str(self.path), 'PRAGMA user_version'])}"
             )
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
             return SourceError(f"{self.path} cannot be opened ({error}); check its permissions and its folder's")
@@ -201,8 +199,28 @@ def _check_header(path: Path, header: bytes, size: int) -> None:
     expected = int.from_bytes(header[28:32], "big") * page
     if counted and size < expected:
         raise SourceDamagedError(
-            f"{path} is truncated: {size:,} of {expected:,} bytes are there; restore a backup and run again"
+            f"{path} is truncated: {size:,} of {expected:,} bytes are there; restore a backup and run again, or, "
+            f"without one, {rescue(path)}"
         )
+
+
+def rescue(path: Path) -> str:
+    """What to do about a file of which this program can save nothing, in words that follow a comma.
+
+    SQLite's shell works on a copy: it writes to the file that it opens, or to a log beside it. Debian and Ubuntu build
+    theirs without what `.recover` needs (sqlite_dbpage): it stops with an error, having saved nothing.
+    """
+    copy, made = path.with_name(f"{path.name}.copy"), path.with_name(f"{path.name}.recovered")
+    copied = [(path, copy)]
+    if _size_or_zero(_beside(path, "-wal")):
+        copied.append((_beside(path, "-wal"), copy.with_name(f"{copy.name}-wal")))
+    steps = [shlex.join(["cp", str(old), str(new)]) for old, new in copied]
+    steps.append(f"{shlex.join(['sqlite3', str(copy), '.recover'])} | {shlex.join(['sqlite3', str(made)])}")
+    found = shlex.quote(str(made))
+    return (
+        f"migrate with --source {found} what the sqlite3 of sqlite.org (those of Debian and Ubuntu cannot) recovers "
+        f"with: {' && '.join(steps)}"
+    )
 
 
 def _header(path: Path) -> bytes:

@@ -8,6 +8,7 @@ Behind a broken page, the next id that reads is searched for. Indexes are never 
 
 import os
 import re
+import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nimad.errors import CannotWriteError, DiskError
-from nimad.source.file import InvalidText, SourceFile
+from nimad.errors import CannotWriteError, DiskError, SourceDamagedError
+from nimad.source.file import InvalidText, SourceFile, rescue
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.rows import Reject
 from nimad.source.schema import EDGES, NODES, TURNS, Schema, columns_of, key_of, quoted
@@ -107,8 +108,12 @@ def _first(connection: sqlite3.Connection, query: str, *values: str | int) -> _R
 
 
 def _raise_unless_unreadable(error: sqlite3.DatabaseError) -> None:
-    if (getattr(error, "sqlite_errorcode", 0) & 0xFF) not in _UNREADABLE:
+    if _code(error) not in _UNREADABLE:
         raise error
+
+
+def _code(error: BaseException | None) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def salvage(source: SourceFile, to: Path) -> Salvaged:
@@ -119,11 +124,15 @@ def salvage(source: SourceFile, to: Path) -> Salvaged:
     try:
         os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
     except OSError as error:
-        raise CannotWriteError(f"{to} cannot be made ({error.strerror}); look at it with: ls -l {to}") from None
+        raise CannotWriteError(
+            f"{to} cannot be made ({error.strerror}); look at it with: ls -l {shlex.quote(str(to))}"
+        ) from None
     try:
         return source.read(lambda connection: _salvage(connection, source.path, to))
-    except BaseException:
+    except BaseException as error:
         to.unlink(missing_ok=True)
+        if isinstance(error, SourceDamagedError) and _code(error.__cause__) != sqlite3.SQLITE_IOERR:
+            raise SourceDamagedError(f"{error}, or {rescue(source.path)}") from error
         raise
 
 
