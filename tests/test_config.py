@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -296,10 +297,13 @@ level = "WARN"
         ("[batch]\nx = 5\n", "unknown key 'x' in [batch], line 2; the keys are size, max, fixed"),
         ("# hello\n[bacth]\nsize = 5\n", "unknown table [bacth], line 2; did you mean 'batch'?"),
         (
-            "size = 5\n",
-            "unknown key 'size', line 1; "
-            "the tables are source, target, batch, limits, engine, reader, vector, verify, log",
+            "x = 5\n",
+            "unknown key 'x', line 1; the tables are source, target, batch, limits, engine, reader, vector, verify, log",
         ),
+        ("size = 5\n", "unknown key 'size', line 1; did you mean 'size' in [batch]?"),
+        ("batch_size = 100\n", "unknown key 'batch_size', line 1; did you mean 'size' in [batch]?"),
+        ("max-memory = '1G'\n", "unknown key 'max-memory', line 1; did you mean 'memory' in [limits]?"),
+        ("level = 'full'\n", "unknown key 'level', line 1; did you mean 'level' in [verify] or 'level' in [log]?"),
         ("\nbatch = 5\n", "'batch', line 2, must be a table; write [batch]"),
         ('[batch]\n# size = 1\nsize = "5"\n', "'size' in [batch], line 3, must be a whole number, not '5'"),
         ("[batch]\nsize = true\n", "'size' in [batch], line 2, must be a whole number, not True"),
@@ -452,3 +456,11 @@ def test_reading_the_settings_brings_in_nothing_heavy(env: dict[str, str]) -> No
     root = Path(__file__).parent.parent
     run = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
+
+
+def test_the_readme_shows_every_table_and_key_and_it_can_be_read(env: dict[str, str], toml: Toml) -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    sample = readme.partition("```toml\n")[2].partition("```")[0]
+    shown = {(table, key) for table, keys in tomllib.loads(sample).items() for key in keys}
+    assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
+    assert load({}, env, toml(sample)).max_batch_size == 4_000

@@ -65,7 +65,7 @@ def _given(path: Path, text: str) -> Given:
     for table, content in _parse(path, text).items():
         line = _line(text, table)
         if table not in TABLES:
-            hint = _hint(table, TABLES, "tables")
+            hint = _hint(table, TABLES, "tables") if isinstance(content, dict | list) else _hint_of_key(table)
             kind = f"table [{table}]" if isinstance(content, dict | list) else f"key {table!r}"
             raise ConfigurationError(f"{path}: unknown {kind}, line {line}; {hint}")
         if not isinstance(content, dict):
@@ -101,6 +101,17 @@ def _field(path: Path, line: int, table: str, key: str, value: object) -> str:
         wanted = f"must be {_WORDS[kind]}, not {value!r}"
         raise ConfigurationError(f"{path}: {key!r} in [{table}], line {line}, {wanted}")
     return name
+
+
+def _hint_of_key(word: str) -> str:
+    """Which key of a table was meant by one that stands in none; it may be named as the option is."""
+    known: dict[str, list[str]] = {}
+    for table, keys in TABLES.items():
+        for key, (field, _) in keys.items():
+            for name in {field, f"{table}_{key}", key}:
+                known.setdefault(name, []).append(f"{key!r} in [{table}]")
+    near = difflib.get_close_matches(word.lower().replace("-", "_"), known, n=1)
+    return f"did you mean {' or '.join(known[near[0]])}?" if near else _hint(word, TABLES, "tables")
 
 
 def _hint(word: str, known: Iterable[str], kind: str) -> str:
