@@ -298,7 +298,8 @@ level = "WARN"
         ("# hello\n[bacth]\nsize = 5\n", "unknown table [bacth], line 2; did you mean 'batch'?"),
         (
             "x = 5\n",
-            "unknown key 'x', line 1; the tables are source, target, batch, limits, engine, reader, vector, verify, log",
+            "unknown key 'x', line 1; "
+            "the tables are source, target, batch, limits, engine, reader, vector, verify, log",
         ),
         ("size = 5\n", "unknown key 'size', line 1; did you mean 'size' in [batch]?"),
         ("batch_size = 100\n", "unknown key 'batch_size', line 1; did you mean 'size' in [batch]?"),

@@ -235,3 +235,18 @@ def test_a_program_is_named_as_it_can_be_called(tmp_path: Path, target: Path) ->
     on_the_path = told(pasted(tmp_path, f"{path}; nimad {listing}").out, "Look at one whole")
     assert on_the_path.startswith("nimad quarantine show ")
     assert pasted(tmp_path, f"{path}; {on_the_path}").code == 0
+
+
+# What a retry is given
+
+
+def test_a_retry_takes_what_a_migration_takes_of_the_machine(tmp_path: Path, target: Path) -> None:
+    options = ("--max-memory", "64M", "--log-level", "warn")
+    done = nimad(tmp_path, "quarantine", "retry", "--target", target, *options)
+    assert done.code == ExitCode.INTERRUPTED
+    assert "--max-memory" in done.error
+    forced = nimad(tmp_path, "quarantine", "retry", "--target", target, *options, "--force")
+    assert forced.code == ExitCode.QUARANTINED, forced.err
+    assert "INFO" not in forced.out
+    nobody = nimad(tmp_path, "quarantine", "retry", "--target", target, "--json", "--user", "nobody of this name")
+    assert json.loads(nobody.out)["exit_code"] == nobody.code == ExitCode.USAGE

@@ -14,9 +14,8 @@ from typing import Any, NoReturn
 import click
 
 from nimad import command
-from nimad.cli.options import file_option
+from nimad.cli.options import file_option, run_options
 from nimad.config import Settings, load
-from nimad.config.settings import ENGINES, VECTOR_INDEXES
 from nimad.errors import NimadError, RefusedError, StoppedError
 from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
@@ -49,18 +48,7 @@ from nimad.rights import become
 @click.option("--nodes-only", is_flag=True, default=None, help="Leave edges and turns out.")
 @click.option("--verify", type=click.Choice(["full", "counts", "none"]), help="What to compare.  [default: full]")
 @click.option("--strict", is_flag=True, default=None, help="Stop at the first row that would be quarantined.")
-@click.option("--max-memory", metavar="SIZE", help="Memory to plan with, as 512M.  [default: what is free]")
-@click.option("--force", is_flag=True, default=None, help="Begin although there is too little memory for any plan.")
-@click.option("--engine", type=click.Choice(ENGINES), help="Package that writes.  [default: what every reader opens]")
-@file_option("--engine-python", "Interpreter whose engine writes.  [default: this one, or a reader's]")
-@file_option("--reader-python", "Interpreter of the agent, or 'none'.  [default: looked for]")
-@click.option("--also", multiple=True, metavar="NAME", help="A further name of the target, as a symbolic link.")
-@click.option("--vector-index", type=click.Choice(VECTOR_INDEXES), help="Make one where possible.  [default: auto]")
-@file_option("--vector-extension", "The engine's VECTOR extension.  [default: where the engine installs it]")
-@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
-@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
-@click.option("--log-level", help="DEBUG, INFO, WARN or ERROR.  [default: INFO]")
-@click.option("--user", metavar="NAME", help="As root: run as this user (name or number), before any file is opened.")
+@run_options
 def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, user: str | None, **options: Any) -> None:
     """Migrate a NIMA memory from SQLite into LadybugDB.
 
@@ -70,16 +58,22 @@ def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, user
         options["fixed_batch"] = True
         if fixed_batch:
             options["batch_size"] = _whole_number(fixed_batch)
-    options["also"] = options["also"] or None
+    with beginning(user, as_json=as_json):
+        settings = load(options, os.environ, config)
+    run_to_the_end(settings, as_json=as_json)
+
+
+@contextmanager
+def beginning(user: str | None, *, as_json: bool) -> Iterator[None]:
+    """Become the user before any file is opened; a failure before the run is an event, too."""
     try:
         if user is not None:
             become(user)
-        settings = load(options, os.environ, config)
+        yield
     except NimadError as error:
         if as_json:
             _say_failed(error, str(error))
         raise
-    run_to_the_end(settings, as_json=as_json)
 
 
 def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:

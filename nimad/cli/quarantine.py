@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from nimad import command
-from nimad.cli.migrate import run_to_the_end
-from nimad.cli.options import file_option
+from nimad.cli.migrate import beginning, run_to_the_end
+from nimad.cli.options import file_option, run_options
 from nimad.config import load
 from nimad.errors import ExitCode
 from nimad.migration.origin import source_to_retry
@@ -73,19 +73,19 @@ def show(key: str, table: str | None, target: Path | None, *, as_json: bool) -> 
 @quarantine.command()
 @file_option("--source", "The SQLite memory.  [default: the one that the target was made from]")
 @target_option
-@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
-@click.option("--json", "as_json", is_flag=True, help="Events as JSON lines on stdout.")
-def retry(*, source: Path | None, target: Path | None, config: Path | None, as_json: bool) -> None:
+@run_options
+def retry(*, as_json: bool, config: Path | None, user: str | None, **options: Any) -> None:
     """Try everything that was set aside again.
 
     An unfinished migration goes on and tries them too. For a finished one, a new target is made beside it; the old
     one is kept as a dated backup. Refused once another program has written to the target.
     """
-    options = {"source": source, "target": target, "retry": True}
-    settings = load(options, os.environ, config)
-    if source is None:
-        options |= {"source": source_to_retry(settings), "target": settings.target}
+    options["retry"] = True
+    with beginning(user, as_json=as_json):
         settings = load(options, os.environ, config)
+        if options["source"] is None:
+            options |= {"source": source_to_retry(settings), "target": settings.target}
+            settings = load(options, os.environ, config)
     run_to_the_end(settings, as_json=as_json)
 
 
