@@ -200,9 +200,10 @@ class Indexed(Event):
 
 @dataclass(frozen=True)
 class NotIndexed(Event):
-    """The target has no vector index; it is complete all the same."""
+    """The target has no vector index; it is complete all the same. `command`: what makes one later."""
 
     why: str
+    command: str
 
 
 @dataclass(frozen=True)

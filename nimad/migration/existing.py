@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from nimad import command
 from nimad.config import Verify
 from nimad.disk import discard
 from nimad.errors import CannotWriteError, EngineError, RefusedError
@@ -115,7 +116,7 @@ def _check_readers(context: Context, made: Mapping[str, Any]) -> None:
         raise EngineError(
             f"{context.files.target} is complete, but the reader {reader} cannot open what {engine.get('name')} "
             f"{engine.get('version')} wrote (storage version {engine['storage_version']}); make one that it can, and "
-            "keep this one as a dated backup, with: nimad migrate --replace"
+            f"keep this one as a dated backup, with: {command.migrate(context.settings, '--replace')}"
         )
 
 

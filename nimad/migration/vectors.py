@@ -9,7 +9,7 @@ import shutil
 import threading
 from pathlib import Path
 
-from nimad import rights
+from nimad import command, rights
 from nimad.disk import discard, is_closed, sync
 from nimad.migration import machine, retry
 from nimad.migration.context import Context
@@ -35,7 +35,8 @@ def index_if_possible(context: Context) -> None:
     if not why_not:
         with context.phase("indexing"):
             why_not = _build(context)
-    context.listener(NotIndexed(why_not) if why_not else Indexed())
+    later = command.line("index", "--target", settings.target)
+    context.listener(NotIndexed(why_not, later) if why_not else Indexed())
 
 
 def find(version: str, extension: Path | None, source: Path) -> str:

@@ -181,7 +181,7 @@ def _indexed(_: e.Indexed) -> Lines:
 def _not_indexed(event: e.NotIndexed) -> Lines:
     yield (
         Level.INFO,
-        f"No vector index: {event.why}. Exact search by embedding works without; make one later with: nimad index",
+        f"No vector index: {event.why}. Exact search by embedding works without; make one later with: {event.command}",
     )
 
 

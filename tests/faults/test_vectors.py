@@ -62,7 +62,8 @@ def test_without_the_extension_the_run_says_that_exact_search_works(source: Path
     log = subprocess.run(
         [sys.executable, "-m", "nimad", "migrate", "--source", source, "--replace"], capture_output=True, check=True
     ).stdout.decode()
-    assert "Exact search by embedding works without; make one later with: nimad index" in log
+    assert "Exact search by embedding works without; make one later with: " in log
+    assert f" index --target {source.with_name('graph.ladybug')}\n" in log
 
 
 def test_it_can_be_left_out(source: Path) -> None:
