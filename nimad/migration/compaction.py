@@ -6,15 +6,13 @@ from nimad.disk import discard, export_folder, is_closed, sync
 from nimad.migration import machine, retry
 from nimad.migration.context import Context
 from nimad.migration.events import Compacted, NotCompacted
-from nimad.migration.plan import compaction_needs
+from nimad.migration.plan import compaction_disk, compaction_needs
 from nimad.worker.job import Task
 
 #: A file larger than this many times its compact self is copied.
 WORTHWHILE = 1.25
 #: Below this, in bytes, holes cost nobody anything.
 SMALL_FILE = 16 * 1024**2
-#: Disk that a copy takes against the compact size: Parquet files and the new file, both at once.
-DISK_FACTOR = 2.2
 
 
 def compact_if_worthwhile(context: Context) -> bool:
@@ -23,8 +21,7 @@ def compact_if_worthwhile(context: Context) -> bool:
     Never fatal: a file with holes is complete. The copy takes the staging file's place in one rename, and only
     once a fresh process has counted it. Verification comes after, so that what is published is what was compared.
     """
-    size = context.files.staging.stat().st_size
-    compact = max(size - context.free_bytes, 1)
+    size, compact = _sizes(context)
     if size < SMALL_FILE or size <= WORTHWHILE * compact:
         return False
     if not is_closed(context.files.staging):  # a log beside it would be replayed into the copy that takes its name
@@ -39,11 +36,33 @@ def compact_if_worthwhile(context: Context) -> bool:
         return _compact(context, size)
 
 
+def make_room(context: Context) -> bool:
+    """Copy the staging file without its holes before its time, for the batches to come; True when that happened.
+
+    Not a word where a copy wins nothing or has no room either: whoever asked says what is missing.
+    """
+    size, compact = _sizes(context)
+    closed = context.files.staging.exists() and is_closed(context.files.staging)
+    if not closed or size <= WORTHWHILE * compact or context.compaction_failed or _obstacle(context, compact):
+        return False
+    phase = context.state.phase
+    with context.phase("compacting"):
+        done = _compact(context, size)
+    context.state.phase = phase
+    return done
+
+
+def _sizes(context: Context) -> tuple[int, int]:
+    """Bytes of the staging file as it is, and without its holes."""
+    staging = context.files.staging
+    return machine.space_taken(staging), max(machine.space_used(staging, context.state.free_bytes), 1)
+
+
 def _obstacle(context: Context, compact: int) -> str | None:
     """What is missing for a copy: room for it on the disk, or memory for the engine while it makes one."""
     free = machine.free_disk(context.files.staging.parent)
-    if free < compact * DISK_FACTOR:
-        return f"{int(compact * DISK_FACTOR):,} bytes of disk needed, {free:,} free"
+    if free < (needed := compaction_disk(compact)):
+        return f"{needed:,} bytes of disk needed, {free:,} free"
     memory, pool = compaction_needs(context.survey.row_bytes)
     if memory > context.plan.memory_available or pool > context.plan.pool_limit:
         return f"{memory:,} bytes of memory needed, {context.plan.memory_available:,} available"
@@ -63,7 +82,7 @@ def _compact(context: Context, size: int) -> bool:
             sync(copy.parent)
             discard(copy)
             after = context.files.staging.stat().st_size
-            context.free_bytes = recount.facts["free_bytes"]
+            context.state.free_bytes = recount.facts["free_bytes"]
             context.listener(Compacted(size, after))
             return True
         answer = recount

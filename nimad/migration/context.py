@@ -20,7 +20,7 @@ from nimad.migration.patience import Patience
 from nimad.migration.plan import POOL_STEP, Plan
 from nimad.migration.state import State
 from nimad.source.file import SourceFile
-from nimad.source.schema import NODES, columns_of, quoted
+from nimad.source.schema import NODES, TARGET_TABLES, columns_of, quoted
 from nimad.source.survey import Survey
 from nimad.worker import quarantine
 from nimad.worker.job import Job, Task
@@ -54,7 +54,6 @@ class Context:
     repairs: int = 0  # how often the staging file did not open
     schema_version: int = 0
     compaction_failed: bool = False
-    free_bytes: int = 0  # of the staging file, in pages that hold nothing
     began: float = field(default_factory=time.monotonic)
     batches: int = 0
     batch_s: float = 0.0
@@ -172,7 +171,11 @@ class Context:
         folder = self.files.staging.parent
         free = machine.free_disk(folder)
         if free < needed:
-            raise DiskError(f"{folder} has {free / 10**6:.1f} MB free, and {what} needs up to {needed / 10**6:.1f} MB")
+            held = 0 if self.memory.salvaged else machine.space_taken(self.files.staging)  # else rows could be lost
+            restart = self.plan.restart_hint(free, held)
+            raise DiskError(
+                f"{folder} has {free / 10**6:.1f} MB free, and {what} needs up to {needed / 10**6:.1f} MB{restart}"
+            )
 
     def bounds(self) -> dict[str, int]:
         """The highest key of each table when the run began."""
@@ -185,6 +188,12 @@ class Context:
         """What there is to go on from: the rows of each table, and the highest key among them."""
         self.note_counts(counts)
         self.last_keys = {name: count["last"] for name, count in counts.items() if count["last"] is not None}
+
+    def note_progress(self) -> None:
+        """Have the state file tell what an earlier run left, from the first time that this one writes it."""
+        tables = self.survey.tables.items()
+        rows = {name: (self.counted.get(TARGET_TABLES[name], 0), table.rows) for name, table in tables}
+        self.state.counts = {name: {"done": min(done, of), "of": of} for name, (done, of) in rows.items()}
 
     def nodes_above(self, bound: int) -> int:
         """Nodes that reached the source with a higher key than `bound`."""

@@ -58,7 +58,7 @@ def _obstacles(context: Context) -> list[str]:
     try:
         publishing.check_links(context)
         check_folder(files.target)
-        context.plan.check_disk(files.staging)
+        context.plan.check_disk(files.staging.parent)
         context.plan.check_memory()
     except (CannotWriteError, RefusedError) as error:
         found.append(str(error))

@@ -161,6 +161,7 @@ def adopt(context: Context) -> None:
             f"{files.staging} holds rows of {' and '.join(held)} already, which this run is to leave out; go on "
             "with the options it was begun with, or throw it away with --restart"
         )
+    context.note_progress()
     context.redone = {entry["table"] for entry in entries(files.quarantining)}
     context.isolated = _still_isolated(context)
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from nimad.errors import StoppedError
-from nimad.migration import isolation, machine, retry
+from nimad.migration import compaction, isolation, machine, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import BatchLoaded, BatchLost, EngineComplained, TableLoaded
-from nimad.migration.plan import LIGHT_ROWS, batch_disk
+from nimad.migration.plan import LIGHT_ROWS, batch_disk, rewritten
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table, quoted
 from nimad.worker.job import Job, Task
@@ -32,7 +32,7 @@ class Loader:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._unconfirmed: Batch | None = None
-        self._rows = context.plan.first_batch
+        self._rows = context.plan.proven_size(context.counted.get(TARGET_TABLES[NODES], 0))
         self._offset = 0
         self._losses = 0
 
@@ -50,7 +50,7 @@ class Loader:
             count = context.job(Task.COUNT, previous=batch.range if batch else None)
             answer = retry.attempt_reading(context, retry.same(count))
             context.note_counts(answer.facts["counts"])
-            context.free_bytes = answer.facts["free_bytes"]
+            context.state.free_bytes = answer.facts["free_bytes"]
             self._unconfirmed = None
             if self._confirmed(batch, answer.facts["previous"]):
                 return
@@ -174,7 +174,7 @@ class Loader:
                 self._rows = max(1, wanted.rows >> halvings)
                 did = self._cut(table, wanted.after, wanted.upto, self._rows) or wanted
             context.state.write()
-            context.check_disk(batch_disk(machine.space_taken(context.files.staging), did.bytes), "the next batch")
+            self._see_to_room(did)
             before = self._unconfirmed.range if self._unconfirmed else None
             return context.job(Task.LOAD, range=did, previous=before, strays=strays)
 
@@ -183,12 +183,30 @@ class Loader:
         self._settle(answer, did, healthy=context.state.retries == retries)
         return answer, did
 
+    def _see_to_room(self, did: Range) -> None:
+        """Raise `DiskError` where a batch has no room, not even once the staging file is copied without its holes."""
+        context = self._context
+        needed = self._disk_for(did)
+        if machine.free_disk(context.files.staging.parent) < needed:
+            compaction.make_room(context)
+        context.check_disk(needed, "the next batch")
+
+    def _disk_for(self, did: Range) -> int:
+        """Bytes of disk that a batch may take: of a range that is done again, only what is not there yet."""
+        context = self._context
+        missing = context.survey.tables[did.table].rows - context.counted.get(TARGET_TABLES[did.table], 0)
+        fresh = min(did.rows, max(0, missing))
+        used = machine.space_used(context.files.staging, context.state.free_bytes)
+        again = rewritten(context.survey, did.table, used) if fresh else 0
+        return batch_disk(again, did.bytes * fresh // max(1, did.rows))
+
     def _settle(self, answer: Answer, did: Range, *, healthy: bool) -> None:
         context, facts = self._context, answer.facts
         before, self._unconfirmed = self._unconfirmed, Batch(did, facts["held"])
         if facts["complaint"]:
             context.listener(EngineComplained(facts["complaint"]))
         context.note_staging(facts["found"])
+        context.state.free_bytes = facts["free_bytes"]
         for name, rows in facts["loaded"].items():
             context.counted[name] = context.counted.get(name, 0) + rows
         context.batches += 1

@@ -73,3 +73,8 @@ def space_taken(path: Path) -> int:
         if piece.exists():
             taken += piece.stat().st_blocks * _STAT_BLOCK
     return taken
+
+
+def space_used(path: Path, free_bytes: int) -> int:
+    """Bytes of an engine's file that hold something, when `free_bytes` of its pages do not, sparse or not."""
+    return min(space_taken(path), max(0, path.stat().st_size - free_bytes)) if path.exists() else 0

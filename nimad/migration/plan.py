@@ -3,6 +3,7 @@
 docs/PLAN.md says where the factors come from.
 """
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from nimad.config import Settings
 from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import machine
+from nimad.source.schema import NODES
 from nimad.source.survey import Survey
 
 MIB = 1024**2
@@ -66,6 +68,12 @@ DISK_PER_BATCH = 0.35
 DISK_BATCHES_FREE = 3
 DISK_BASE = 32 * MIB
 BATCH_DISK_BASE = 8 * MIB
+#: Of what a checkpoint may write anew, the share that the file grows by: the pages given back hardly serve again.
+REWRITTEN_SHARE = 0.65
+#: Bytes that the tables of edges and links take for each node, whatever hangs on it.
+LINK_BYTES = 32
+#: Disk that a compaction takes against the compact size: Parquet files and the new file, both at once.
+COMPACTION_DISK_FACTOR = 2.2
 
 
 @dataclass(frozen=True)
@@ -87,20 +95,69 @@ class Plan:
     early_worker: bool  # whether the next worker starts while one works
     chunk_rows: int
     chunk_bytes: int
-    disk_needed: int
+    disk_needed: int  # beyond what an unfinished target takes already
     disk_free: int
+    disk_anew: int  # that beginning anew takes
+    disk_held: int = 0  # by an unfinished target, holes and all
+    compact_first: bool = False  # the unfinished target is copied without its holes before anything is added
+    disk_cause: str = ""  # the option without which much less would do
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
-    def check_disk(self, staging: Path) -> None:
+    def check_disk(self, folder: Path) -> None:
         """Raise `CannotWriteError` when there is too little room for what is not there yet."""
-        there = staging.stat().st_size if staging.exists() else 0
-        if self.disk_free + there < self.disk_needed:
+        if self.disk_free < self.disk_needed and not self.compact_first:
+            what = "going on needs up to" if self.disk_held else "the migration needs"
+            because = f" because of {self.disk_cause}" if self.disk_cause else ""
+            restart = self.restart_hint(self.disk_free, self.disk_held)
             raise CannotWriteError(
-                f"{staging.parent} has {self.disk_free // 10**6} MB free, the migration needs "
-                f"{self.disk_needed // 10**6} MB; make room, or choose another place with --target"
+                f"{folder} has {self.disk_free // 10**6} MB free, {what} {self.disk_needed // 10**6} MB{because}"
+                f"{restart}; make room, or choose another place with --target"
             )
+
+    def restart_hint(self, free: int, held: int) -> str:
+        """That beginning anew would fit, where it does, when an unfinished target takes up `held` bytes."""
+        if not held or self.disk_anew > free + held:
+            return ""
+        return (
+            f" (beginning anew with --restart needs {self.disk_anew // 10**6} MB, and once the unfinished target is "
+            f"thrown away, {(free + held) // 10**6} MB are free)"
+        )
+
+    def going_on(self, taken: int, used: int, left: Mapping[str, tuple[int, int]], survey: Survey) -> "Plan":
+        """The plan for an unfinished target that takes `taken` bytes of disk, `used` of them for what it holds.
+
+        `left`: rows and bytes of each table that are not in it yet. Holes inside the file are not counted as room:
+        the column that a checkpoint writes anew is larger than any of them.
+        """
+        needed = self._disk_for(used, left, survey)
+        memory, pool = compaction_needs(survey.row_bytes)
+        compactable = memory <= self.memory_available and pool <= self.pool_limit
+        copies = compactable and compaction_disk(used) <= self.disk_free
+        return replace(
+            self,
+            disk_needed=needed,
+            disk_held=taken,
+            compact_first=copies and self.disk_free < needed <= self.disk_free + taken - used,
+        )
+
+    def _disk_for(self, used: int, left: Mapping[str, tuple[int, int]], survey: Survey) -> int:
+        """Bytes that the batches to come take, as each is checked before it begins."""
+        grown, most, size = 0, 0, self.proven_size(survey.nodes.rows - left[NODES][0])
+        for name, (all_rows, all_bytes) in left.items():
+            rows, weight = all_rows, all_bytes
+            while rows > 0:
+                light = 1 if name == NODES else LIGHT_ROWS
+                within = max(1, rows * self.batch_bytes // max(1, weight))
+                batch = min(rows, within, self.take(rows, size * light))
+                part = weight * batch // rows
+                again = rewritten(survey, name, used)
+                most = max(most, grown + batch_disk(again, part))
+                grown, used = grown + part + int(again * REWRITTEN_SHARE), used + part
+                rows, weight = rows - batch, weight - part
+                size = self.next_size(size) if name == NODES else size
+        return max(most, BATCH_DISK_BASE)
 
     def check_memory(self) -> None:
         """Raise `RefusedError` when the engine cannot work within the memory there is."""
@@ -122,6 +179,17 @@ class Plan:
     def next_size(self, rows: int) -> int:
         """Rows of the batch after a healthy one of `rows`."""
         return min(rows * GROWTH, self.largest_batch)
+
+    def proven_size(self, rows: int) -> int:
+        """Rows of the last batch that went through when `rows` are there, had nothing gone wrong.
+
+        A run that goes on begins with it: small batches cost most once much is there, and what ended the run before
+        may have been the size that came next.
+        """
+        size = self.first_batch
+        while (rows := rows - size) >= (following := self.next_size(size)) > size:
+            size = following
+        return size
 
     def take(self, left: int, size: int) -> int:
         """Rows of the next batch when `left` are to come: a short tail goes with the batch before it."""
@@ -165,10 +233,17 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         chunk_bytes=max(MIB, min(CHUNK_BYTES, available // BATCH_SHARE)),
         disk_needed=0,
         disk_free=machine.free_disk(_existing(settings.target.parent)),
+        disk_anew=0,
     )
-    by_bytes = -(-survey.nodes.bytes // draft.batch_bytes)
-    total = max(by_bytes, draft.batches_for(survey.nodes.rows, draft.first_batch))
-    return replace(draft, total_batches=total, disk_needed=_disk(survey.row_bytes, total))
+    total = _batches(draft, survey)
+    needed = _disk(survey.row_bytes, total)
+    cause = _disk_cause(settings, draft, survey)
+    return replace(draft, total_batches=total, disk_needed=needed, disk_anew=needed, disk_cause=cause)
+
+
+def _batches(plan: Plan, survey: Survey) -> int:
+    by_bytes = -(-survey.nodes.bytes // plan.batch_bytes)
+    return max(by_bytes, plan.batches_for(survey.nodes.rows, plan.first_batch))
 
 
 def _disk(row_bytes: int, batches: int) -> int:
@@ -177,9 +252,34 @@ def _disk(row_bytes: int, batches: int) -> int:
     return int(row_bytes * (DISK_FACTOR + holes)) + DISK_BASE
 
 
-def batch_disk(file: int, rows: int) -> int:
-    """Bytes of disk that a batch of so many bytes may take: its rows, and a new copy of all that is there."""
-    return file + int(rows * DISK_FACTOR) + BATCH_DISK_BASE
+def _disk_cause(settings: Settings, plan: Plan, survey: Survey) -> str:
+    """The option that holds batches so small that much more disk is needed for it, and what would do without."""
+    free = replace(plan, largest_batch=max(plan.first_batch, NODE_GROUP_ROWS), growth=GROWTH)
+    batches = _batches(free, survey)
+    if _batches(plan, survey) <= batches:
+        return ""
+    option = f"--fixed-batch {plan.first_batch}" if settings.fixed_batch else f"--max-batch-size {plan.largest_batch}"
+    return f"{option}, without which {_disk(survey.row_bytes, batches) // 10**6} MB would do"
+
+
+def rewritten(survey: Survey, table: str, used: int) -> int:
+    """Bytes that the checkpoint after a batch of a table may write anew, in a file whose pages hold `used` bytes.
+
+    For nodes, all columns of the group that is filling. Edges and turns leave those alone: only their own tables.
+    """
+    if table == NODES:
+        return used
+    return min(used, int(survey.tables[table].bytes * DISK_FACTOR) + survey.nodes.rows * LINK_BYTES)
+
+
+def batch_disk(again: int, rows: int) -> int:
+    """Bytes of disk that a batch of so many bytes may take: its rows, and what a checkpoint writes anew with them."""
+    return again + int(rows * DISK_FACTOR) + BATCH_DISK_BASE
+
+
+def compaction_disk(compact: int) -> int:
+    """Bytes of disk that copying a file of so many bytes takes, its holes not counted."""
+    return int(compact * COMPACTION_DISK_FACTOR)
 
 
 def compaction_needs(row_bytes: int) -> tuple[int, int]:

@@ -62,6 +62,7 @@ def _count(context: Context) -> Answer | None:
             return exhausted.answer
         raise
     context.note_staging(answer.facts["counts"])
+    context.state.free_bytes = answer.facts["free_bytes"]
     return None
 
 
@@ -97,5 +98,6 @@ def _set_whole_aside(context: Context, answer: Answer) -> None:
     files.ledger.unlink(missing_ok=True)
     context.listener(SetAside([str(path) for path in moved], answer.message, whole=True))
     context.note_staging({})
+    context.state.free_bytes = 0
     context.adopted = False
     state.write()

@@ -21,6 +21,7 @@ from nimad.migration import (
     readers,
     repair,
     retry,
+    unfinished,
     vectors,
     verification,
 )
@@ -152,7 +153,7 @@ def _prepare(settings: Settings, choice: Choice, files: Files, workers: Workers,
             "leave it out, a run goes on by itself"
         )
     listener(_analyzed(settings, found))
-    plan = make_plan(settings, found)
+    plan = unfinished.planned(make_plan(settings, found), settings, files, found)
     state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables), also=settings.also)
     state.readers = [reader.to_json() for reader in choice.readers]
     context = Context(settings, memory, plan, files, workers, listener, state, choice, began=began)
@@ -221,7 +222,7 @@ def _write(context: Context) -> Result:
     if context.choice.refusal:
         raise EngineError(context.choice.refusal)
     publishing.check_links(context)
-    context.plan.check_disk(context.files.staging)
+    context.plan.check_disk(context.files.staging.parent)
     if not context.settings.force:
         context.plan.check_memory()
     state.replaces = of_target(context.files) if context.files.target.exists() else {}
@@ -254,6 +255,8 @@ def _load_verify_publish(context: Context) -> Result:
     discard(context.files.trial)
     discard(context.files.indexing)
     compaction.leftovers(context)
+    if context.plan.compact_first:
+        compaction.make_room(context)
     context.list_losses()
     while True:
         try:

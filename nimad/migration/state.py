@@ -25,6 +25,7 @@ class State:
     phase: str = "planning"
     started: float = field(default_factory=time.time)
     counts: dict[str, dict[str, int]] = field(default_factory=dict)  # by source table: done, of
+    free_bytes: int = 0  # of the unfinished target, in pages that hold nothing
     batch: int = 0
     total_batches: int = 0
     failed_batches: int = 0
@@ -59,6 +60,7 @@ class State:
             "started": _stamp(self.started),
             "updated": _stamp(time.time()),
             "counts": self.counts,
+            "free_bytes": self.free_bytes,
             "batch": self.batch,
             "total_batches": self.total_batches,
             "failed_batches": self.failed_batches,

@@ -99,7 +99,7 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
 
     answer = retry.attempt_reading(context, job)
     context.note_counts(answer.facts["counts"])
-    context.free_bytes = answer.facts["free_bytes"]
+    context.state.free_bytes = answer.facts["free_bytes"]
     if not facts:
         context.confirmed = set(answer.facts["rejected"])
         keep_confirmed(context)

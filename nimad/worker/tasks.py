@@ -119,7 +119,14 @@ def _load(job: Job, module: ModuleType) -> Facts:
         found = counting.count(database)
         previous = _held(database, job.previous)
         loaded = _LOADERS[judged.rows.table.name](job, database, judged, rejects)
-    return {"found": _counts(found), "previous": previous, "complaint": database.complaint, **asdict(loaded)}
+        free, page = counting.page_use(database)
+    return {
+        "found": _counts(found),
+        "previous": previous,
+        "complaint": database.complaint,
+        "free_bytes": free * page,
+        **asdict(loaded),
+    }
 
 
 def _held(database: Database, wanted: Range | None) -> dict[str, int]:

@@ -7,6 +7,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 from support import Hurried, Run, assert_same, make_memory, migrate, node
 from test_console import nimad
-from torture import Life, assert_nothing_left, run_to_the_end, small_memory, state_of
+from torture import Life, assert_nothing_left, interrupted, run_to_the_end, small_memory, state_of
 
 import nimad as package
 from nimad.errors import CannotWriteError, DiskError, ExitCode
@@ -25,6 +26,7 @@ from nimad.migration import child, compaction
 from nimad.migration.events import (
     BatchLoaded,
     Compacted,
+    DryRun,
     Event,
     NotCompacted,
     NothingToDo,
@@ -161,6 +163,140 @@ def test_a_memory_that_does_not_fit_is_refused_before_anything_is_written(tmp_pa
     assert "--target" in done.error
     assert disk.names() == set()
     assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_of_nothing_but_holes_is_no_room_for_what_is_to_come(source: Path, mount: Mount) -> None:
+    disk = mount(20 * MB)
+    with disk.target.with_name("graph.ladybug.migrating").open("wb") as file:
+        file.truncate(1_000 * MB)
+    dry = migrate(source, target=disk.target, dry_run=True)
+    (obstacle,) = dry.only(DryRun).facts["obstacles"]
+    assert "MB free" in obstacle
+    with pytest.raises(CannotWriteError) as caught:
+        migrate(source, target=disk.target)
+    assert_says_as_much(str(caught.value), obstacle)
+
+
+def test_an_option_that_makes_much_more_room_necessary_is_named(tmp_path: Path, mount: Mount) -> None:
+    disk = mount(64 * MB)
+    source = small_memory(tmp_path / "graph.sqlite", nodes=1_000, dimension=384)
+    for option, value in (("--fixed-batch", 10), ("--max-batch-size", 20)):
+        words = ("--batch-size", 20, option, value) if option == "--max-batch-size" else (option, value)
+        done = nimad(tmp_path, "migrate", "--source", source, "--target", disk.target, *words)
+        assert done.code == ExitCode.CANNOT_WRITE
+        said = re.search(rf"needs (\d+) MB because of {option} {value}, without which (\d+) MB would do;", done.error)
+        assert said, done.error
+        assert int(said[2]) < 64 < int(said[1])
+    assert nimad(tmp_path, "migrate", "--source", source, "--target", disk.target).code == ExitCode.COMPLETE
+
+
+# A disk on which an uninterrupted run just fits
+
+
+@pytest.fixture(scope="module")
+def modest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A memory of some 30 MB of rows: a target of it is larger than what is free beside it on a disk of 90 MB."""
+    path = tmp_path_factory.mktemp("modest") / "graph.sqlite"
+    return small_memory(path, nodes=5_000, dimension=384)
+
+
+def needed_by_a_dry_run(source: Path, disk: Disk) -> tuple[int, list[str]]:
+    facts = migrate(source, target=disk.target, dry_run=True).only(DryRun).facts
+    return facts["plan"]["disk_needed"], facts["obstacles"]
+
+
+def assert_says_as_much(said: str, foretold: str) -> None:
+    """The same words, with the same numbers but for a page: a real run has a lock file where a dry one has none."""
+    assert re.sub(r"\d+ MB", "N MB", said) == re.sub(r"\d+ MB", "N MB", foretold)
+    pairs = zip(re.findall(r"(\d+) MB", said), re.findall(r"(\d+) MB", foretold), strict=True)
+    assert all(abs(int(one) - int(other)) <= 1 for one, other in pairs)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_an_interrupted_run_goes_on_within_the_room_that_an_undisturbed_one_has(
+    modest: Path, mount: Mount, number: signal.Signals
+) -> None:
+    disk = mount(90 * MB)
+    words = ("--target", str(disk.target))
+    for batch in (2, 1):  # the second life begins where the first ended
+        with Life(modest, *words) as life:
+            life.wait_for(f"Batch {batch}/")
+            life.send(number)
+            assert life.wait() in (ExitCode.INTERRUPTED, -signal.SIGKILL)
+        needed, obstacles = needed_by_a_dry_run(modest, disk)
+        assert needed <= disk.free, "what a dry run foretells is what a real run then finds"
+        assert obstacles == []
+    assert "Going on with" in run_to_the_end(modest, *words)
+    assert_same(modest, disk.target)
+    assert_nothing_left(disk.target)
+
+
+def test_rows_that_are_there_already_take_no_room_again(modest: Path, mount: Mount) -> None:
+    disk = mount(90 * MB)
+    interrupted(modest, TableLoaded, target=disk.target)
+    disk.fill(leave=16 * MB)
+    needed, obstacles = needed_by_a_dry_run(modest, disk)
+    assert (needed < 16 * MB, obstacles) == (True, [])
+    run = migrate(modest, target=disk.target)
+    assert run.only(Started).found["MemoryNode"] == 5_000
+    assert_same(modest, disk.target)
+
+
+@pytest.fixture(scope="module")
+def full_of_holes(modest: Path) -> Path:
+    """The unfinished target of a run that loaded half of it in small batches."""
+    target = modest.with_name("graph.ladybug")
+    interrupted(modest, BatchLoaded, nth=10, target=target, batch_size=250, fixed_batch=True)
+    return target
+
+
+def put_on(mount: Mount, unfinished: Path, *, free: int) -> Disk:
+    """A copy of an unfinished run on a disk that has so many bytes left then."""
+    files = [unfinished.with_name(unfinished.name + end) for end in (".migrating", ".migrating.ledger", ".state.json")]
+    disk = mount(sum(file.stat().st_blocks * 512 for file in files) + free)
+    for file in files:
+        shutil.copy(file, disk.path)
+    return disk
+
+
+def used_by(unfinished: Path) -> int:
+    staging = unfinished.with_name(unfinished.name + ".migrating")
+    return int(staging.stat().st_size - state_of(unfinished)["free_bytes"])
+
+
+def test_a_file_full_of_holes_is_copied_without_them_where_that_makes_the_room(
+    modest: Path, full_of_holes: Path, mount: Mount
+) -> None:
+    disk = put_on(mount, full_of_holes, free=int(used_by(full_of_holes) * 2.5))
+    needed, obstacles = needed_by_a_dry_run(modest, disk)
+    assert (needed > disk.free, obstacles) == (True, [])
+    run = migrate(modest, target=disk.target)
+    kinds = [type(event) for event in run.events]
+    assert kinds.index(Started) < kinds.index(Compacted) < kinds.index(BatchLoaded)
+    assert run.only(Started).found["MemoryNode"] >= 2_250
+    assert_same(modest, disk.target)
+    assert_nothing_left(disk.target)
+
+
+def test_where_beginning_anew_needs_less_than_going_on_the_run_says_so(
+    modest: Path, full_of_holes: Path, mount: Mount
+) -> None:
+    disk = put_on(mount, full_of_holes, free=int(used_by(full_of_holes) * 2))
+    _, (obstacle,) = needed_by_a_dry_run(modest, disk)
+    with pytest.raises(CannotWriteError) as caught:
+        migrate(modest, target=disk.target)
+    assert_says_as_much(str(caught.value), obstacle)
+    said = re.search(
+        r"(\d+) MB free, going on needs up to (\d+) MB \(beginning anew with --restart needs (\d+) MB, and once the "
+        r"unfinished target is thrown away, (\d+) MB are free\); make room",
+        obstacle,
+    )
+    assert said, obstacle
+    free, needed, anew, then = map(int, said.groups())
+    assert free < needed
+    assert anew < then
+    assert migrate(modest, target=disk.target, restart=True).result.exit_code == ExitCode.COMPLETE
+    assert_same(modest, disk.target)
 
 
 # A disk that fills up
