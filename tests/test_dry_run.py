@@ -212,6 +212,23 @@ def test_a_memory_without_a_row_has_nothing_to_foretell(path: Path) -> None:
     assert (facts["quarantine_rows"], facts["quarantine_parts"]) == (0, 0)
 
 
+def test_it_lists_every_obstacle_and_none_that_an_option_takes_away(path: Path) -> None:
+    sound_memory(path)
+    path.with_name("graph.ladybug").write_text("somebody's")
+    nowhere = path.parent / "no" / "folder" / "graph.ladybug"
+    words: dict[str, Any] = {"dry_run": True, "max_memory": "64M"}
+
+    memory, there = migrate_smoothly(path, **words).only(DryRun).facts["obstacles"]
+    assert "of memory" in memory
+    assert "is there already" in there
+    folder, memory = migrate_smoothly(path, target=nowhere, **words).only(DryRun).facts["obstacles"]
+    assert "there is no folder" in folder
+    assert "of memory" in memory
+    (there,) = migrate_smoothly(path, force=True, **words).only(DryRun).facts["obstacles"]
+    assert "is there already" in there
+    assert migrate_smoothly(path, force=True, replace=True, **words).only(DryRun).facts["obstacles"] == []
+
+
 # What it foretells
 
 

@@ -1,6 +1,7 @@
 """The dry run: every row read and converted, nothing written anywhere."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from nimad.errors import CannotWriteError, RefusedError, StoppedError
@@ -52,19 +53,28 @@ def dry_run(context: Context) -> None:
 
 
 def _obstacles(context: Context) -> list[str]:
-    """Why a real run would not begin."""
-    files = context.files
-    found: list[str] = [context.choice.refusal] if context.choice.refusal else []
-    try:
-        publishing.check_links(context)
-        check_folder(files.target)
-        context.plan.check_disk(files.staging.parent)
-        context.plan.check_memory()
-    except (CannotWriteError, RefusedError) as error:
-        found.append(str(error))
-    if files.target.exists() and not context.settings.replaces:
+    """All that would keep a real run from beginning: what is mended of them one by one would be found one by one."""
+    files, plan, settings = context.files, context.plan, context.settings
+    checks = [
+        lambda: publishing.check_links(context),
+        lambda: check_folder(files.target),
+        lambda: plan.check_disk(files.staging.parent),
+    ]
+    if not settings.force:
+        checks.append(plan.check_memory)
+    found = [context.choice.refusal] if context.choice.refusal else []
+    found += [why for check in checks if (why := _refusal(check))]
+    if files.target.exists() and not settings.replaces:
         found.append(f"{files.target} is there already; a finished one is left alone, --replace makes a new one")
     return found
+
+
+def _refusal(check: Callable[[], None]) -> str:
+    try:
+        check()
+    except (CannotWriteError, RefusedError) as error:
+        return str(error)
+    return ""
 
 
 def _columns(table: Table) -> list[str]:
