@@ -6,6 +6,8 @@ def number_of(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
-def rows_and_parts(rows: int, parts: int) -> str:
+def set_aside(rows: int, parts: int, ranges: int) -> str:
     """What a quarantine holds."""
-    return f"{number_of(rows, 'row')} and {number_of(parts, 'part of a row', 'parts of rows')}"
+    unread = f" and {number_of(ranges, 'id range that cannot', 'id ranges that cannot')} be read" if ranges else ""
+    joint = "," if ranges else " and"
+    return f"{number_of(rows, 'row')}{joint} {number_of(parts, 'part of a row', 'parts of rows')}{unread}"

@@ -1,14 +1,17 @@
 """A source some of whose pages are damaged: what can be read of it goes through, what cannot is listed.
 
 The readable rows are copied into a clean SQLite file beside the target, and the run reads that one. It is made anew
-by each run and thrown away at its end; the source itself is never written to.
+by each run and thrown away at its end; the source itself is never written to. A dry run writes nothing there: its copy
+lies in the folder for temporary files.
 """
 
 import re
+import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from nimad.config import Settings
 from nimad.disk import sqlite_pieces
@@ -20,7 +23,7 @@ from nimad.source import salvage
 from nimad.source.file import SourceFile
 from nimad.source.ranges import FIRST_KEY, LAST_KEY, shown
 from nimad.source.rows import Reject
-from nimad.source.survey import Survey, survey
+from nimad.source.survey import Survey, left_out_of_damaged, survey
 
 #: Words of `quick_check`.
 _NOT_OF_ROWS = ("index", " value in ", "returns error code", "malformed", "failed to get page")
@@ -36,36 +39,71 @@ class Readable:
     rejects: Sequence[Reject] = ()
 
 
-def readable(settings: Settings, files: Files, listener: Listener, stop: threading.Event) -> Readable:
+class Place:
+    """Where the copy of what can be read lies while a run goes on."""
+
+    def __init__(self, settings: Settings, files: Files) -> None:
+        self._dry = settings.dry_run
+        self._files = files
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+
+    def make(self, source: SourceFile, damage: str) -> Path:
+        """A path at which nothing stands, with room for a copy of `source`. Raises when there is none."""
+        if self._dry:
+            return self._temporary(source, damage)
+        discard_copy(self._files)
+        folder, needed = self._files.salvaged.parent, source.size()
+        if (free := machine.free_disk(folder)) < needed:
+            raise DiskError(
+                f"{source.path} is damaged ({damage}), and copying what can be read needs up to {needed / 10**6:.0f} "
+                f"MB beside the target, where {free / 10**6:.0f} MB are free"
+            )
+        return self._files.salvaged
+
+    def _temporary(self, source: SourceFile, damage: str) -> Path:
+        needed, lacking = source.size(), ""
+        try:
+            self._folder = tempfile.TemporaryDirectory(prefix="nimad-", ignore_cleanup_errors=True)
+            if (free := machine.free_disk(Path(self._folder.name))) < needed:
+                lacking = f"{tempfile.gettempdir()} has {free / 10**6:.0f} MB free"
+        except OSError as error:
+            lacking = f"no folder for temporary files can be made ({error.strerror})"
+        if lacking or self._folder is None:
+            raise SourceDamagedError(
+                f"{source.path} is damaged ({damage}); a real run copies what can be read and lists the rest. For a "
+                f"dry run that copy needs up to {needed / 10**6:.0f} MB of temporary room, and {lacking}; name another "
+                "place with TMPDIR=FOLDER before the command"
+            )
+        return Path(self._folder.name) / "readable.sqlite"
+
+    def discard(self) -> None:
+        """Throw the copy away."""
+        if self._folder is not None:
+            self._folder.cleanup()
+        elif not self._dry:
+            discard_copy(self._files)
+
+
+def readable(settings: Settings, place: Place, listener: Listener, stop: threading.Event) -> Readable:
     """Survey the source, or, where its pages are damaged, what can be read of it."""
     source = SourceFile(settings.source, stop)
     try:
         found = survey(source, nodes_only=settings.nodes_only)
         damage = [*salvage.damage(source, found.schema), *salvage.unclaimed(source)]
     except SourceDamagedError as error:
-        damage = [str(error)]
+        damage = [str(error.__cause__ or error)]  # SQLite's own words: ours name the file, as whoever quotes them does
     if not damage:
         return Readable(source, found)
-    if settings.dry_run:
-        raise SourceDamagedError(
-            f"{source.path} is damaged ({damage[0]}); a real run copies what can be read and lists the rest"
-        )
-    return _salvaged(settings, source, files, damage, listener)
+    return _salvaged(settings, source, place.make(source, damage[0]), damage, listener)
 
 
-def _salvaged(
-    settings: Settings, source: SourceFile, files: Files, damage: Sequence[str], listener: Listener
-) -> Readable:
-    discard_copy(files)
-    free, needed = machine.free_disk(files.salvaged.parent), source.size()
-    if free < needed:
-        raise DiskError(
-            f"{source.path} is damaged ({damage[0]}), and copying what can be read needs up to {needed / 10**6:.0f} MB "
-            f"beside the target, where {free / 10**6:.0f} MB are free"
-        )
-    saved = salvage.salvage(source, files.salvaged)
-    copy = SourceFile(files.salvaged, source.stop)
-    found = replace(survey(copy, nodes_only=settings.nodes_only), identity=source.identity(), size=source.size())
+def _salvaged(settings: Settings, source: SourceFile, to: Path, damage: Sequence[str], listener: Listener) -> Readable:
+    saved = salvage.salvage(source, to)
+    copy = SourceFile(to, source.stop)
+    found = survey(copy, nodes_only=settings.nodes_only)
+    found = replace(
+        found, identity=source.identity(), size=source.size(), left_out=left_out_of_damaged(source, found.schema)
+    )
     tables = {table.name for table in found.schema.tables()}
     telling = _of_rows(source, damage)
     lost = {table: saved.lost.get(table) or _unknown(table, telling) for table in tables}

@@ -24,6 +24,7 @@ def dry_run(context: Context) -> None:
     """Convert every row in workers, then say what a real run would do."""
     began = time.monotonic()
     rejects: list[list[Any]] = []
+    unread = [[each.table, each.id, each.part, each.reason] for each in context.memory.rejects]
     lost: list[int] = []
     for table in context.survey.schema.tables():
         found, gone = _convert_table(context, table, lost)
@@ -31,14 +32,16 @@ def dry_run(context: Context) -> None:
         if table.name == NODES:
             lost = gone
     seconds = time.monotonic() - began
-    rows = [reject for reject in rejects if reject[2] == "row"]
+    aside = [*unread, *rejects]
+    rows, ranges = (sum(reject[2] == part for reject in aside) for part in ("row", "range"))
     facts = {
         "rows": {name: extent.rows for name, extent in context.survey.tables.items()},
         "schema": {table.name: _columns(table) for table in context.survey.schema.tables()},
         "dimension": context.survey.schema.dimension,
-        "quarantine_rows": len(rows),
-        "quarantine_parts": len(rejects) - len(rows),
-        "examples": [f"{table} id {key} ({part}): {reason}" for table, key, part, reason in rejects[:NAMED]],
+        "quarantine_rows": rows,
+        "quarantine_parts": len(aside) - rows - ranges,
+        "quarantine_ranges": ranges,
+        "examples": [f"{table} id {key} ({part}): {reason}" for table, key, part, reason in aside[:NAMED]],
         "obstacles": _obstacles(context),
         "seconds_converting": round(seconds, 2),
         "seconds_expected": round(seconds * EXPECTED_FACTOR, 1),

@@ -225,11 +225,12 @@ class Verified(Event):
 
 @dataclass(frozen=True)
 class Quarantined(Event):
-    """Rows, or parts of them, that have no place in the target."""
+    """Rows, or parts of them, that have no place in the target, and ranges of ids that cannot be read."""
 
     file: str
     rows: int
     parts: int
+    ranges: int
     examples: Sequence[str]
 
 
@@ -271,5 +272,5 @@ class Finished(Event):
     result: Result
 
     def to_json(self) -> dict[str, Any]:
-        rate = round(self.result.success_rate, 1)
-        return {**super().to_json(), "exit_code": int(self.result.exit_code), "success_rate": rate}
+        result = self.result
+        return {**super().to_json(), "exit_code": int(result.exit_code), "success_rate": result.success_rate}

@@ -17,7 +17,7 @@ from nimad.migration.tally import Tally
 from nimad.source.file import Identity
 from nimad.source.rows import json_row, read_ids
 from nimad.source.schema import TARGET_TABLES
-from nimad.words import number_of, rows_and_parts
+from nimad.words import number_of, set_aside
 from nimad.worker.job import Task
 from nimad.worker.quarantine import entries
 
@@ -101,8 +101,8 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     tail = f"; {late} more reached the source since, make a new target with --replace" if late else ""
     file = context.files.quarantine
     tally = Tally.of(file, made)
-    if tally.rows or tally.parts:
-        tail += f"; {rows_and_parts(tally.rows, tally.parts)} are in {file}"
+    if tally.entries:
+        tail += f"; {set_aside(tally.rows, tally.parts, tally.ranges)} are in {file}"
     if lacking := tally.lacking_in(file, target):
         tail += f"; {lacking}"
     return f"{target} is complete: {number_of(counted['MemoryNode'], 'memory', 'memories')}{tail}"

@@ -29,6 +29,8 @@ class Result:
     quarantined: int = 0  # whole rows of any table
     quarantined_parts: int = 0  # embeddings and links whose row migrated without them
     quarantined_lacking: int = 0  # entries that an earlier run set aside, and that are not in its file any more
+    unread_ranges: int = 0  # of ids of any table, on damaged pages of the source
+    unread_nodes: int | None = 0  # ids of nodes in them, each of which may have been one; None where nobody knows
     quarantined_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by table, or table and part
     failed_batches: int = 0
     retries: int = 0
@@ -39,10 +41,17 @@ class Result:
 
     @property
     def exit_code(self) -> ExitCode:
-        aside = self.quarantined or self.quarantined_parts or self.quarantined_lacking
+        aside = self.quarantined or self.quarantined_parts or self.quarantined_lacking or self.unread_ranges
         return ExitCode.QUARANTINED if aside else ExitCode.COMPLETE
 
     @property
-    def success_rate(self) -> float:
-        """Share of the source's nodes that are in the target, in percent."""
-        return 100.0 if not self.total_nodes else 100.0 * self.migrated / self.total_nodes
+    def success_rate(self) -> float | None:
+        """Share of the source's nodes that are in the target, in percent, to one decimal and never rounded up to all.
+
+        At least so much where some cannot be read. None where nobody knows how many those are.
+        """
+        if self.unread_nodes is None:
+            return None
+        total = self.total_nodes + self.unread_nodes
+        share = 100.0 * self.migrated / total if total else 100.0
+        return min(round(share, 1), 99.9) if self.migrated < total else share

@@ -124,28 +124,34 @@ def _not_asked(settings: Settings) -> str | None:
 
 def _migrate(settings: Settings, choice: Choice, workers: Workers, listener: Listener) -> Result:
     files = Files(settings.target, settings.also)
+    copy = damaged.Place(settings, files)
     if settings.dry_run:
-        context = _prepare(settings, choice, files, workers, listener)
-        dryrun.dry_run(context)
+        try:
+            context = _prepare(settings, choice, files, copy, workers, listener)
+            dryrun.dry_run(context)
+        finally:
+            copy.discard()
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
     check_names(files, settings.source, settings.log_file)
     with locked(files):
         files.discard_temporaries()
         try:
-            context = _prepare(settings, choice, files, workers, listener)
+            context = _prepare(settings, choice, files, copy, workers, listener)
             if why := existing.finished(context):
                 listener(events.NothingToDo(why))
                 return _nothing_done(context)
             return _write(context)
         finally:
-            damaged.discard_copy(files)
+            copy.discard()
 
 
-def _prepare(settings: Settings, choice: Choice, files: Files, workers: Workers, listener: Listener) -> Context:
+def _prepare(
+    settings: Settings, choice: Choice, files: Files, copy: damaged.Place, workers: Workers, listener: Listener
+) -> Context:
     """Look at the source, make the plan, and see whether the engine is there."""
     began = time.monotonic()
     listener(events.Analyzing(str(settings.source)))
-    memory = damaged.readable(settings, files, listener, workers.stop)
+    memory = damaged.readable(settings, copy, listener, workers.stop)
     found = memory.survey
     if settings.start_offset > found.nodes.rows:
         raise UsageError(
@@ -186,6 +192,8 @@ def _nothing_done(context: Context) -> Result:
         quarantined=tally.rows,
         quarantined_parts=tally.parts,
         quarantined_lacking=tally.lacking,
+        unread_ranges=tally.ranges,
+        unread_nodes=tally.unread_nodes,
         quarantined_ids=tally.ids,
     )
 
@@ -294,10 +302,10 @@ def _load_and_verify(context: Context) -> None:
 
 def _say_quarantine(context: Context) -> None:
     tally = Tally.of(context.files.quarantining)
-    context.state.quarantined = tally.rows + tally.parts
-    if tally.rows or tally.parts:
+    context.state.quarantined = tally.rows + tally.parts + tally.ranges
+    if tally.entries:
         file = str(context.files.quarantine)
-        context.listener(events.Quarantined(file, tally.rows, tally.parts, tally.examples))
+        context.listener(events.Quarantined(file, tally.rows, tally.parts, tally.ranges, tally.examples))
 
 
 def _say_late_arrivals(context: Context) -> None:
@@ -323,6 +331,8 @@ def _finish(context: Context) -> Result:
         turns=counted.get("Turn", 0),
         quarantined=tally.rows,
         quarantined_parts=tally.parts,
+        unread_ranges=tally.ranges,
+        unread_nodes=tally.unread_nodes,
         quarantined_ids=tally.ids,
         failed_batches=state.failed_batches,
         retries=state.retries,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad import command
+from nimad.source.ranges import count_shown
 from nimad.source.schema import NODES
 from nimad.words import number_of
 from nimad.worker.quarantine import entries
@@ -16,11 +17,13 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Tally:
-    """Whole rows and parts of rows in quarantine; `ids` by table, with the part where it is not the whole row."""
+    """What is in quarantine; `ids` by table, with the part where it is not the whole row."""
 
-    rows: int
-    parts: int
+    rows: int  # whole ones
+    parts: int  # of rows that migrated without them
+    ranges: int  # of ids that cannot be read
     nodes: int  # whole rows of memory_nodes
+    unread_nodes: int | None  # ids of memory_nodes that cannot be read; None where a range has no known end
     ids: Mapping[str, Sequence[str]]
     examples: Sequence[str]
     lacking: int = 0  # entries that were set aside, and that are not in the file any more or cannot be read
@@ -28,20 +31,28 @@ class Tally:
     @classmethod
     def of(cls, path: Path, made: Mapping[str, Any] | None = None) -> "Tally":
         """Of this file; compared with what the run that `made` the target says, where its state is given."""
-        rows = parts = nodes = 0
+        rows = parts = ranges = nodes = 0
+        unread: int | None = 0
         ids: dict[str, list[str]] = {}
         examples: list[str] = []
         for entry in entries(path):
             table, part = entry["table"], entry["part"]
-            whole = part == "row"
-            rows, parts = rows + whole, parts + (not whole)
+            whole, unreadable = part == "row", part == "range"
+            rows, ranges, parts = rows + whole, ranges + unreadable, parts + (not whole and not unreadable)
+            if unreadable and table == NODES:
+                ids_in_range = count_shown(str(entry["id"]))
+                unread = None if unread is None or ids_in_range is None else unread + ids_in_range
             nodes += whole and table == NODES
             ids.setdefault(table if whole else f"{table} {part}", []).append(str(entry["id"]))
             if len(examples) < EXAMPLES:
                 examples.append(f"{table} id {entry['id']} ({part}): {entry.get('reason')}")
         said = made.get("quarantined") if made else None
-        lacking = max(0, said - rows - parts) if isinstance(said, int) else 0
-        return cls(rows, parts, nodes, ids, examples, lacking)
+        lacking = max(0, said - rows - parts - ranges) if isinstance(said, int) else 0
+        return cls(rows, parts, ranges, nodes, unread, ids, examples, lacking)
+
+    @property
+    def entries(self) -> int:
+        return self.rows + self.parts + self.ranges
 
     def lacking_in(self, file: Path, target: Path) -> str | None:
         """What to say of entries that are lacking, and to type."""
@@ -50,6 +61,6 @@ class Tally:
         entries = number_of(self.lacking, "entry is", "entries are")
         anew = command.line("quarantine", "retry", "--target", target)
         return (
-            f"{entries} missing in {file}, or cannot be read, of {self.lacking + self.rows + self.parts} that were set "
+            f"{entries} missing in {file}, or cannot be read, of {self.lacking + self.entries} that were set "
             f"aside; restore the file, or have them set aside anew with: {anew}"
         )

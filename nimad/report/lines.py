@@ -7,7 +7,7 @@ from typing import Any
 from nimad.migration import events as e
 from nimad.migration.result import Result
 from nimad.source.ranges import shown
-from nimad.words import rows_and_parts
+from nimad.words import set_aside
 
 
 class Level(StrEnum):
@@ -208,11 +208,11 @@ def _verified(event: e.Verified) -> Lines:
 def _quarantined(event: e.Quarantined) -> Lines:
     yield (
         Level.WARN,
-        f"Quarantined: {rows_and_parts(event.rows, event.parts)}, listed in {event.file}",
+        f"Quarantined: {set_aside(event.rows, event.parts, event.ranges)}, listed in {event.file}",
     )
     for example in event.examples:
         yield Level.WARN, f"Quarantined: {example}"
-    more = event.rows + event.parts - len(event.examples)
+    more = event.rows + event.parts + event.ranges - len(event.examples)
     if more > 0:
         yield Level.WARN, f"Quarantined: and {more} more"
 
@@ -263,9 +263,8 @@ def _dry_run(event: e.DryRun) -> Lines:
 
 
 def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:
-    rows, parts = facts["quarantine_rows"], facts["quarantine_parts"]
-    level = Level.WARN if rows or parts else Level.INFO
-    yield level, f"Would be quarantined: {rows_and_parts(rows, parts)}"
+    counts = [facts[f"quarantine_{what}"] for what in ("rows", "parts", "ranges")]
+    yield Level.WARN if any(counts) else Level.INFO, f"Would be quarantined: {set_aside(*counts)}"
     for example in facts["examples"]:
         yield Level.WARN, f"Would be quarantined: {example}"
 
@@ -276,7 +275,7 @@ def _nothing_to_do(event: e.NothingToDo) -> Lines:
 
 def _finished(event: e.Finished) -> Lines:
     result = event.result
-    yield Level.INFO, f"Total nodes: {result.total_nodes}"
+    yield Level.INFO, f"Total nodes: {result.total_nodes}{_unread(result.unread_nodes)}"
     yield Level.INFO, f"Migrated: {result.migrated}"
     yield Level.INFO, f"Failed batches: {result.failed_batches}"
     yield Level.INFO, f"Retries: {result.retries}"
@@ -284,12 +283,31 @@ def _finished(event: e.Finished) -> Lines:
     yield Level.INFO, f"Avg batch time: {_average(result):.2f}s"
     for what, ids in result.quarantined_ids.items():
         more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
-        yield Level.WARN, f"Quarantined: {len(ids)} of {what}: {', '.join(ids[:NAMED_IDS])}{more}"
-    yield Level.INFO, f"Success rate: {result.success_rate:.1f}%"
+        yield Level.WARN, f"{_aside(what, len(ids))}: {', '.join(ids[:NAMED_IDS])}{more}"
+    yield Level.INFO, f"Success rate: {_rate(result)}"
     if result.exit_code:
         yield Level.WARN, "Migration completed with errors"
     else:
         yield Level.INFO, "✅ Migration completed successfully!"
+
+
+def _unread(nodes: int | None) -> str:
+    if nodes is None:
+        return ", and nobody knows how many that cannot be read"
+    return f", and up to {nodes} that cannot be read" if nodes else ""
+
+
+def _aside(what: str, count: int) -> str:
+    table, _, part = what.partition(" ")
+    if part == "range":
+        return f"Cannot be read: {count} id range{'s' if count > 1 else ''} of {table}"
+    return f"Quarantined: {count} of {what}"
+
+
+def _rate(result: Result) -> str:
+    if result.success_rate is None:
+        return "unknown, for nobody knows how many nodes cannot be read"
+    return f"{'at least ' if result.unread_nodes else ''}{result.success_rate:.1f}%"
 
 
 def _average(result: Result) -> float:

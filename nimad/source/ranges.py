@@ -1,5 +1,6 @@
 """Id ranges: how a table is cut into batches without ever counting rows off from the start."""
 
+import re
 import sqlite3
 from dataclasses import dataclass
 
@@ -40,6 +41,12 @@ def shown(first: int, last: int) -> str:
     if (first, last) == (FIRST_KEY, LAST_KEY):
         return "any"
     return f"{'' if first == FIRST_KEY else first}-{'' if last == LAST_KEY else last}"
+
+
+def count_shown(text: str) -> int | None:
+    """How many ids `shown` told of; None where an end is not known."""
+    ends = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", text)
+    return None if ends is None else int(ends[2] or ends[1]) - int(ends[1]) + 1
 
 
 def next_range(

@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nimad.errors import SourceError
+from nimad.errors import SourceDamagedError, SourceError
 from nimad.source import schema as s
 from nimad.source.file import Identity, SourceFile
 from nimad.source.ranges import weight_of
@@ -112,6 +112,14 @@ def _layers(connection: sqlite3.Connection, nodes: s.Table) -> dict[str, int]:
         f"SELECT layer, count(*) FROM {s.quoted(nodes.name)} GROUP BY layer ORDER BY count(*) DESC, layer"
     )
     return {layer if isinstance(layer, str) else repr(layer): count for layer, count in rows}
+
+
+def left_out_of_damaged(source: SourceFile, schema: s.Schema) -> tuple[LeftOut, ...]:
+    """What is not migrated of a file with damaged pages, as far as it can be read: less than all, or nothing."""
+    try:
+        return source.read(lambda connection: _left_out(connection, schema))
+    except SourceDamagedError:
+        return ()
 
 
 def _left_out(connection: sqlite3.Connection, schema: s.Schema) -> tuple[LeftOut, ...]:

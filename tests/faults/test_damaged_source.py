@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -34,12 +35,14 @@ from support import (
     turn,
     vector,
 )
-from torture import assert_nothing_left, beside, interrupted, left_behind, target_of
+from torture import assert_nothing_left, beside, interrupted, left_behind
 from torture import opened as target_opened
 
 import nimad
-from nimad.errors import DifferenceError, ExitCode, NimadError
+from nimad.errors import DifferenceError, ExitCode, NimadError, SourceDamagedError
 from nimad.migration.events import BatchLoaded
+from nimad.migration.result import Outcome
+from nimad.report.lines import lines
 
 PAGE = 1024
 SEEDS = range(50)
@@ -518,8 +521,116 @@ def test_rows_that_were_copied_before_their_page_broke_are_not_set_aside_with_a_
         assert ask("MATCH (n:MemoryNode) RETURN count(*)") >= copied
 
 
-def test_a_dry_run_of_a_damaged_memory_says_so_and_writes_nothing(source: Path, target: Path) -> None:
+# What is said of it
+
+
+def said_of(source: Path, target: Path, **settings: Any) -> tuple[nimad.Result, list[str]]:
+    """Migrate; the figures, and every line for people."""
+    heard: list[str] = []
+    log = target.with_name("migration.log")
+    wanted = nimad.Settings(source=source, target=target, log_file=log, **settings)
+    result = nimad.migrate(wanted, lambda event: heard.extend(text for _, text in lines(event)), clock=Hurried())
+    return result, heard
+
+
+def test_ranges_that_cannot_be_read_are_counted_as_such_and_no_full_success_is_claimed(
+    source: Path, target: Path
+) -> None:
+    for leaf in (leaves(source)[3], leaves(source)[12]):
+        overwrite(source, leaf.number)
+    result, said = said_of(source, target)
+    there = len(read_target(target).nodes)
+    first, second = (shown for table, part, shown in listed(target) if (table, part) == ("memory_nodes", "range"))
+    assert (result.quarantined, result.quarantined_parts, result.unread_ranges) == tally_of(target)
+    assert result.unread_nodes == 150 - there > 0
+    assert result.success_rate == round(there / 1.5, 1) < 100
+    assert f"Total nodes: {there}, and up to {150 - there} that cannot be read" in said
+    assert f"Cannot be read: 2 id ranges of memory_nodes: {first}, {second}" in said
+    assert f"Success rate: at least {there / 1.5:.1f}%" in said
+    assert any(re.search(r"Quarantined: .* and 2 id ranges that cannot be read, listed in", line) for line in said)
+    again = nimad.migrate(nimad.Settings(source=source, target=target, log_file=target.with_name("migration.log")))
+    assert (again.outcome, again.exit_code, again.unread_ranges) == ("already complete", 1, 2)
+
+
+def listed(target: Path) -> list[tuple[str, str, str]]:
+    return [(entry["table"], entry["part"], entry["id"]) for entry in read_quarantine(target)]
+
+
+def tally_of(target: Path) -> tuple[int, int, int]:
+    """Whole rows, parts of rows and ranges in the quarantine file."""
+    parts = [part for _, part, _ in listed(target)]
+    rows, ranges = parts.count("row"), parts.count("range")
+    return rows, len(parts) - rows - ranges, ranges
+
+
+def test_where_nobody_knows_how_much_is_lost_no_rate_is_claimed(source: Path, target: Path) -> None:
+    """The last page of a table has no id behind it that would bound what was lost."""
+    overwrite(source, leaves(source)[-1].number)
+    result, said = said_of(source, target)
+    assert (result.unread_nodes, result.success_rate) == (None, None)
+    assert "Success rate: unknown, for nobody knows how many nodes cannot be read" in said
+    assert any(line.endswith(", and nobody knows how many that cannot be read") for line in said)
+
+
+def test_one_row_of_very_many_that_is_lost_is_not_rounded_away() -> None:
+    result = nimad.Result(outcome=Outcome.COMPLETE, target="x", total_nodes=100_000, migrated=99_999)
+    assert result.success_rate == 99.9
+
+
+def test_tables_that_are_left_out_are_named_all_the_same(source: Path, target: Path) -> None:
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+        connection.execute("INSERT INTO notes VALUES ('of the agent')")
     overwrite(source, leaves(source)[3].number)
-    assert run(source, target, dry_run=True) == ExitCode.IO_ERROR
+    _, said = said_of(source, target)
+    assert "Left out: notes (1 rows; not migrated)" in said
+
+
+# A dry run
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder for temporary files."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def test_a_dry_run_of_a_damaged_memory_foretells_what_a_real_run_does(
+    source: Path, target: Path, temporary: Path
+) -> None:
+    for leaf in (leaves(source)[3], leaves(source)[12]):
+        overwrite(source, leaf.number)
+    before = contents(source.parent)
+    result, said = said_of(source, target, dry_run=True)
+    assert result.exit_code == ExitCode.COMPLETE
+    assert contents(source.parent) == before
+    assert (contents(target.parent), contents(temporary)) == ({}, {})
+    assert sum(line.startswith("Cannot be read: memory_nodes id ") for line in said) == 2
+    (foretold,) = [line for line in said if line.startswith("Would be quarantined: ") and "parts of rows" in line]
+    _, came = said_of(source, target)
+    assert any(line.startswith(foretold.replace("Would be q", "Q") + ", listed in ") for line in came)
+
+
+def test_a_dry_run_without_room_for_temporary_files_says_what_a_real_run_does(
+    source: Path, target: Path, temporary: Path
+) -> None:
+    overwrite(source, leaves(source)[3].number)
+    temporary.rmdir()
+    with pytest.raises(SourceDamagedError) as caught:
+        said_of(source, target, dry_run=True)
+    assert caught.value.exit_code == ExitCode.IO_ERROR
+    assert "a real run copies what can be read and lists the rest" in str(caught.value)
+    assert "TMPDIR=FOLDER" in str(caught.value)
     assert contents(target.parent) == {}
-    assert target_of(source).exists() is False
+
+
+def test_a_damaged_memory_is_named_once(source: Path, target: Path) -> None:
+    """What SQLite says of it is quoted, and not our own explanation of that, with its own advice."""
+    source.write_bytes(source.read_bytes()[:100] + b"\xff" * PAGE + source.read_bytes()[100 + PAGE :])
+    with pytest.raises(NimadError) as caught:
+        said_of(source, target, dry_run=True)
+    assert str(caught.value).count(str(source)) <= 2, "the file, and the command with it"
+    assert str(caught.value).count("is damaged") == 1
