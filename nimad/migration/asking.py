@@ -9,6 +9,7 @@ from nimad.errors import UsageError
 from nimad.migration import machine, retry
 from nimad.migration.child import Workers
 from nimad.migration.ends import Kind
+from nimad.migration.files import not_for_us
 from nimad.migration.origin import not_there
 from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR
 from nimad.worker.job import Job, Task
@@ -16,7 +17,11 @@ from nimad.worker.job import Job, Task
 
 def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Mapping[str, Any]]:
     """Memories that contain `text`, newest first, or those nearest in meaning to the memory `like`."""
-    if not target.exists():
+    try:
+        there = target.exists()
+    except PermissionError as error:
+        raise not_for_us(target, str(error.strerror)) from None
+    if not there:
         raise not_there(target)
     job = Job(
         task=Task.SEARCH,
@@ -32,6 +37,8 @@ def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Ma
         answer = workers.do(job, last=True)
     if answer.kind is Kind.ENGINE_MISSING:
         raise retry.error_of(answer)
+    if answer.kind is Kind.NOT_ALLOWED:
+        raise not_for_us(target, answer.message)
     if not answer.ok:
         raise UsageError(f"{target} cannot be asked ({answer.message}); name a finished target with --target")
     if why_not := answer.facts.get("why_not"):

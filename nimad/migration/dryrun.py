@@ -1,5 +1,6 @@
 """The dry run: every row read and converted, nothing written anywhere."""
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +10,7 @@ from nimad.migration import publishing, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
-from nimad.migration.files import check_folder
+from nimad.migration.files import check_folder, not_for_us
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, Table
 from nimad.worker.job import Task
@@ -67,7 +68,9 @@ def _obstacles(context: Context) -> list[str]:
         checks.append(plan.check_memory)
     found = [context.choice.refusal] if context.choice.refusal else []
     found += [why for check in checks if (why := _refusal(check))]
-    if files.target.exists() and not settings.replaces:
+    if files.target.exists() and not settings.replaces and not os.access(files.target, os.R_OK, effective_ids=True):
+        found.append(str(not_for_us(files.target, "Permission denied")))
+    elif files.target.exists() and not settings.replaces:
         found.append(f"{files.target} is there already; a finished one is left alone, --replace makes a new one")
     return found
 

@@ -12,6 +12,7 @@ from nimad.errors import CannotWriteError, EngineError, RefusedError
 from nimad.migration import origin, publishing, repair, retry, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
+from nimad.migration.files import not_for_us
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
 from nimad.source.file import Identity
@@ -53,6 +54,8 @@ def finished(context: Context) -> str | None:
         _check_readers(context, made)
     if not answer.ok and maker is not None and any(word in answer.message.lower() for word in _IN_USE):
         return f"{target} is complete, and another program has it open ({answer.message})"
+    if answer.kind is Kind.NOT_ALLOWED:
+        raise not_for_us(target, answer.message)
     if not answer.ok:
         raise in_the_way(target, f"it cannot be opened as a finished migration: {answer.message}")
     return _complete(context, answer, made)

@@ -118,6 +118,15 @@ def check_folder(target: Path) -> None:
         raise CannotWriteError(f"{folder} cannot be written to by this user; choose another place with --target")
 
 
+def not_for_us(path: Path, why: str) -> NotAllowedError:
+    """What to raise for a file that this user may not open; it is not in the way, and nothing is wrong with it."""
+    try:
+        owner = rights.name_of(path.stat().st_uid)
+    except OSError:  # the folder is closed to us too
+        owner = ""
+    return NotAllowedError(f"{path} may not be opened by this user ({why}); run it as {owner or 'its owner'}")
+
+
 def refuse_links(files: Files, log_file: Path | None = None) -> None:
     """Raise when a symbolic link stands where we are about to write a file of ours."""
     log = [] if log_file is None else [log_file]

@@ -381,6 +381,27 @@ def test_with_user_a_file_that_only_root_may_read_is_not_read(alice: Path, groun
     assert f"{alice} may not be read by this user" in done.error
 
 
+def test_a_target_that_she_may_not_read_is_left_to_whoever_may(alice: Path, ground: Path, reaching: list[str]) -> None:
+    """Nothing is wrong with it, so that nobody is told to put it out of the way, or to name another."""
+    target = given(BOB, migrate(alice).target)
+    hers = [*reaching, "setpriv", f"--reuid={ALICE}", f"--regid={ALICE}", "--clear-groups"]
+    before = names_in(alice.parent)
+    for words in (("migrate", "--source", alice), ("search", "--target", target, "memory")):
+        done = nimad(ground, *words, prefix=hers)
+        assert done.code == ExitCode.NOT_ALLOWED, done.err
+        assert f"{target} may not be opened by this user" in done.error
+        assert f"run it as {BOB}" in done.error
+        assert "--replace" not in done.error
+    assert names_in(alice.parent) == before
+    dry = nimad(ground, "migrate", "--source", alice, "--dry-run", prefix=hers)
+    assert f"A real run would not begin: {target} may not be opened by this user" in dry.out
+    alice.parent.chmod(0o700)
+    given(BOB, alice.parent)
+    done = nimad(ground, "search", "--target", target, "memory", prefix=hers)
+    assert done.code == ExitCode.NOT_ALLOWED, done.err
+    assert "run it as its owner" in done.error
+
+
 def test_rights_that_were_given_up_do_not_come_back(reaching: list[str]) -> None:
     program = f"""
 import os
