@@ -30,7 +30,7 @@ def compact_if_worthwhile(context: Context) -> bool:
         return False
     if why_not := _obstacle(context, compact):
         context.compaction_failed = True
-        context.listener(NotCompacted(why_not))
+        context.listener(NotCompacted(why_not, mendable=True))
         return False
     with context.phase("compacting"):
         return _compact(context, size)
@@ -63,8 +63,8 @@ def _obstacle(context: Context, compact: int) -> str | None:
     free = machine.free_disk(context.files.staging.parent)
     if free < (needed := compaction_disk(compact)):
         return f"{needed:,} bytes of disk needed, {free:,} free"
-    memory, pool = compaction_needs(context.survey.row_bytes)
-    if memory > context.plan.memory_available or pool > context.plan.pool_limit:
+    memory, _ = compaction_needs(context.survey.row_bytes)
+    if memory > context.plan.memory_available:
         return f"{memory:,} bytes of memory needed, {context.plan.memory_available:,} available"
     return None
 

@@ -188,9 +188,10 @@ class Compacted(Event):
 
 @dataclass(frozen=True)
 class NotCompacted(Event):
-    """The file keeps its holes; it is complete all the same."""
+    """The file keeps its holes; it is complete all the same. `mendable`: a later run with more room would do it."""
 
     why: str
+    mendable: bool = False
 
 
 @dataclass(frozen=True)

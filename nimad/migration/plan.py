@@ -92,6 +92,7 @@ class Plan:
     page_bytes: int
     memory_available: int
     memory_needed: int
+    memory_limit: int | None  # what --max-memory allows supervisor and worker together
     early_worker: bool  # whether the next worker starts while one works
     chunk_rows: int
     chunk_bytes: int
@@ -132,9 +133,8 @@ class Plan:
         the column that a checkpoint writes anew is larger than any of them.
         """
         needed = self._disk_for(used, left, survey)
-        memory, pool = compaction_needs(survey.row_bytes)
-        compactable = memory <= self.memory_available and pool <= self.pool_limit
-        copies = compactable and compaction_disk(used) <= self.disk_free
+        memory, _ = compaction_needs(survey.row_bytes)
+        copies = memory <= self.memory_available and compaction_disk(used) <= self.disk_free
         return replace(
             self,
             disk_needed=needed,
@@ -163,12 +163,16 @@ class Plan:
         """Raise `RefusedError` when the engine cannot work within the memory there is."""
         if self.memory_available < self.memory_needed:
             enough = -(-(self.memory_needed + SUPERVISOR) // MIB)
-            raise RefusedError(
-                f"{self.memory_available // 10**6} MB of memory are free, and the engine needs about "
-                f"{self.memory_needed // 10**6} MB for a memory of this size; close programs, give the machine or the "
-                f"service more memory, or name what it may take with --max-memory {enough}M; "
-                "--force tries all the same"
-            )
+            needs = f"the engine needs about {self.memory_needed // 10**6} MB for a memory of this size"
+            available = f"{max(0, self.memory_available) // 10**6} MB"
+            if self.memory_limit is None:
+                what = f"{available} of memory are free, and {needs}; close programs, give the machine or the service "
+                cure = f"more memory, or name what it may take with --max-memory {enough}M"
+            else:
+                limit = f"--max-memory {self.memory_limit // MIB}M ({self.memory_limit // 10**6} MB)"
+                what = f"{limit} leaves {available} beside the {SUPERVISOR // 10**6} MB of this program itself, "
+                cure = f"and {needs}; allow more with --max-memory {enough}M"
+            raise RefusedError(f"{what}{cure}; --force tries all the same")
 
     def pool_for(self, file: int, pool: int) -> int:
         """The pool for work on a file of so many bytes, when `pool` is what the run is at."""
@@ -228,6 +232,7 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         page_bytes=page,
         memory_available=available,
         memory_needed=least + outside,
+        memory_limit=limited,
         early_worker=available >= pool + outside + WAITING_WORKER,
         chunk_rows=CHUNK_ROWS,
         chunk_bytes=max(MIB, min(CHUNK_BYTES, available // BATCH_SHARE)),
@@ -284,7 +289,9 @@ def compaction_disk(compact: int) -> int:
 
 def compaction_needs(row_bytes: int) -> tuple[int, int]:
     """Bytes of memory, and of pool, that copying the whole target takes."""
-    return WORKER_BASE + COMPACTION_FACTOR * row_bytes, POOL_BASE + COMPACTION_POOL_FACTOR * row_bytes
+    pool = POOL_BASE + COMPACTION_POOL_FACTOR * row_bytes
+    outside = WORKER_BASE + int(BATCH_FACTOR * LEAST_BATCH)
+    return max(WORKER_BASE + COMPACTION_FACTOR * row_bytes, pool + outside), pool
 
 
 def _batch_bytes(pool: int, available: int) -> int:

@@ -171,7 +171,8 @@ def _compacted(event: e.Compacted) -> Lines:
 
 
 def _not_compacted(event: e.NotCompacted) -> Lines:
-    yield Level.WARN, f"Not compacted, the file stays larger than it need be: {event.why}"
+    later = "; once there is more, make a smaller one with: nimad migrate --replace" if event.mendable else ""
+    yield Level.WARN, f"Not compacted, the file stays larger than it need be: {event.why}{later}"
 
 
 def _indexed(_: e.Indexed) -> Lines:

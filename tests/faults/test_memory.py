@@ -237,7 +237,9 @@ def test_too_little_memory_ends_the_run_before_anything_is_written(tmp_path: Pat
     with Life(source, "--max-memory", "100M") as life:
         assert life.wait() == ExitCode.INTERRUPTED
     message = life.said
-    assert f"{(100 * MIB - SUPERVISOR) // 10**6} MB of memory are free" in message
+    left = (100 * MIB - SUPERVISOR) // 10**6
+    assert f"--max-memory 100M (104 MB) leaves {left} MB beside the 37 MB of this program itself" in message
+    assert "are free" not in message, "nobody has looked"
     needed = re.search(r"needs about (\d+) MB .*--max-memory (\d+)M.*--force", message)
     assert needed, message
     assert abs(int(needed[2]) * MIB - SUPERVISOR - int(needed[1]) * 10**6) < 2 * MIB, "both numbers say the same"
@@ -253,6 +255,20 @@ def test_what_the_message_says_is_enough(tmp_path: Path) -> None:
     assert said
     run = migrate(source, max_memory=said[1])
     assert_all_there(source, run.target)
+
+
+def test_a_file_that_is_not_compacted_for_want_of_memory_comes_with_the_way_to_a_smaller_one(tmp_path: Path) -> None:
+    source = small_memory(tmp_path / "graph.sqlite", nodes=2_500, dimension=384)
+    said = run_to_the_end(source, "--max-memory", "200M", "--fixed-batch", "250")
+    (line,) = [line for line in said.splitlines() if "Not compacted" in line]
+    assert "bytes of memory needed" in line
+    needed, available = (int(number.replace(",", "")) for number in re.findall(r"[\d,]{9,}", line))
+    assert needed > available
+    assert line.endswith("; once there is more, make a smaller one with: nimad migrate --replace")
+    before = target_of(source).stat().st_size
+    assert "Compacted: " in run_to_the_end(source, "--replace", "--fixed-batch", "250")
+    assert target_of(source).stat().st_size < before / 2
+    assert_all_there(source, target_of(source))
 
 
 def test_force_goes_on_with_too_little_memory(tmp_path: Path) -> None:
