@@ -15,7 +15,7 @@ from pathlib import Path
 
 from nimad.config import Settings
 from nimad.disk import sqlite_pieces
-from nimad.errors import DiskError, SourceDamagedError, SourceError
+from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.migration import machine
 from nimad.migration.events import Listener, Salvaged
 from nimad.migration.files import Files
@@ -54,9 +54,10 @@ class Place:
         discard_copy(self._files)
         folder, needed = self._files.salvaged.parent, source.size()
         if (free := machine.free_disk(folder)) < needed:
-            raise DiskError(
+            raise CannotWriteError(
                 f"{source.path} is damaged ({damage}), and copying what can be read needs up to {needed / 10**6:.0f} "
-                f"MB beside the target, where {free / 10**6:.0f} MB are free"
+                f"MB beside the target, where {free / 10**6:.0f} MB are free; make room, or choose another place with "
+                "--target"
             )
         return self._files.salvaged
 

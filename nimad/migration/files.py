@@ -1,6 +1,7 @@
 """The files beside the target: their names, and how one is replaced, moved aside or locked."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import shlex
@@ -212,8 +213,7 @@ def locked(files: Files) -> Iterator[None]:
     """
     descriptor = _take(files.lock)
     try:
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        _sign(descriptor, files.lock)
         yield
     finally:
         with contextlib.suppress(OSError):  # a folder that became read-only: the lock itself goes with its descriptor
@@ -221,9 +221,29 @@ def locked(files: Files) -> Iterator[None]:
         os.close(descriptor)
 
 
+def _sign(descriptor: int, path: Path) -> None:
+    try:
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        raise _no_room(path, error) from error
+
+
+def _no_room(path: Path, error: OSError) -> Exception:
+    """What to raise when not even a lock file fits: a run that has not begun has nothing to go on with."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error
+    return CannotWriteError(
+        f"{path.parent} has no room for a file ({error.strerror}); make room, or choose another place with --target"
+    )
+
+
 def _take(path: Path) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _no_room(path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -6,6 +6,7 @@ The imports come before the wait, so that a worker that was started early is rea
 import json
 import sys
 import traceback
+from pathlib import Path
 from typing import Any, TextIO
 
 from nimad.disk import DISK_ERRORS
@@ -38,8 +39,9 @@ def _prepare(module: str = MODULE) -> Any:
     from nimad.worker.tasks import JobError, perform
 
     def work(line: str) -> dict[str, Any]:
+        job = Job.from_line(line)
         try:
-            return {"ok": True, **perform(Job.from_line(line), engine)}
+            return {"ok": True, **perform(job, engine)}
         except JobError as error:
             return {**_failed(error.failure, error), **error.facts}
         except SourceError as error:
@@ -50,12 +52,18 @@ def _prepare(module: str = MODULE) -> Any:
         except RuntimeError as error:  # how the engine reports everything
             return _failed(Failure.TARGET, error)
         except OSError as error:
-            return _failed(Failure.DISK if error.errno in DISK_ERRORS else Failure.TARGET, error)
+            failure = Failure.DISK if error.errno in DISK_ERRORS else Failure.TARGET
+            return _failed(failure, _named(error, job.target))
         except Exception as error:  # noqa: BLE001 - the last line of defence: the stack goes to the log
             traceback.print_exc()
             return _failed(Failure.UNEXPECTED, error)
 
     return work
+
+
+def _named(error: OSError, target: str) -> Exception:
+    """The error with a place: what fails in writing to an open file names none, and all that we write is beside one."""
+    return error if error.filename else OSError(f"{Path(target).parent}: {error.strerror or error}")
 
 
 def _failed(failure: Failure, error: Exception) -> dict[str, Any]:

@@ -190,6 +190,28 @@ def test_an_option_that_makes_much_more_room_necessary_is_named(tmp_path: Path, 
     assert nimad(tmp_path, "migrate", "--source", source, "--target", disk.target).code == ExitCode.COMPLETE
 
 
+def test_a_disk_that_is_full_before_a_run_begins_is_one_that_cannot_be_written_to(source: Path, disk: Disk) -> None:
+    disk.fill()
+    done = nimad(disk.path.parent, "migrate", "--source", source, "--target", disk.target)
+    assert done.code == ExitCode.CANNOT_WRITE, done.err
+    assert f"{disk.path} has no room for a file (No space left on device); make room, or" in done.error
+    assert disk.names() == {"other.bin"}
+    (obstacle,) = migrate(source, target=disk.target, dry_run=True).only(DryRun).facts["obstacles"]
+    assert f"{disk.path} has 0 MB free" in obstacle
+
+
+def test_what_a_worker_finds_no_room_for_is_named(source: Path, disk: Disk) -> None:
+    """A failed write to an open file says what, and not where."""
+    with (
+        full_at(disk, "ledger", "append", leave=0),
+        pytest.raises(DiskError, match=f"^{disk.path}: No space left on device; make room") as caught,
+    ):
+        migrate(source, target=disk.target, batch_size=BATCH, fixed_batch=True, clock=Hurried())
+    assert_disk_is_to_blame(caught.value, disk)
+    disk.make_room()
+    migrate_to(disk, source)
+
+
 # A disk on which an uninterrupted run just fits
 
 
@@ -344,6 +366,7 @@ FULL_AT = """
 import os, sys
 from nimad.target import compacting
 from nimad.target.database import Database
+from nimad.worker import ledger
 from nimad.worker import __main__ as worker
 owner, name, leave, folder = {owner}, {name!r}, {leave}, {folder!r}
 def free():
