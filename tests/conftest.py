@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from environments import Index, MakeEnvironment
 
 #: Files whose tests run one after the other in one process.
 TOGETHER = {"test_ends.py", "test_memory.py", "test_poison.py"}
@@ -17,3 +18,8 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     for item in items:
         name = Path(item.path).name
         item.add_marker(pytest.mark.xdist_group("memory" if name in TOGETHER else name))
+
+
+@pytest.fixture(scope="session")
+def make_environment(tmp_path_factory: pytest.TempPathFactory) -> MakeEnvironment:
+    return Index(tmp_path_factory.mktemp).make

@@ -12,12 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from importlib import metadata
 from pathlib import Path
 
 import pytest
+from environments import NAMESAKE, alone, put, top_level
 from test_console import Ran, children, environment, nimad, running
 
 import nimad as package
@@ -25,7 +25,6 @@ from nimad.sample import Sample, write_sample
 
 #: What nimad needs besides the engine, and pip, which the message tells people to use.
 LENT = ("click", "json5", "loguru", "pyarrow", "rich", "markdown-it-py", "mdurl", "pygments", "sdnotify", "pip")
-NAMESAKE = "ladybug-core==0.44.62"
 RIGHT = "ladybug==0.22.0"
 OLD = "real-ladybug==0.14.1"
 WANTED = "'ladybug>=0.22,<0.23'"
@@ -60,8 +59,8 @@ class Environment:
         (self.packages,) = (folder / "lib").glob("python3.*/site-packages")
         (self.packages / "nimad").symlink_to(Path(package.__file__).parent)
         for name in LENT:
-            for place in _top_level(name):
-                (self.packages / place.name).symlink_to(place)
+            for place in top_level(name):
+                put(place, self.packages)
 
     def install(self, *requirements: str) -> None:
         pip = [str(self.python), "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile"]
@@ -80,18 +79,6 @@ class Environment:
 
     def shell(self, line: str) -> None:
         subprocess.run(line, shell=True, check=True, capture_output=True, env=alone(os.environ))  # noqa: S602 - ours
-
-
-def alone(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without the variable that would lend more packages than were lent on purpose."""
-    return {name: value for name, value in environ.items() if name != "PYTHONPATH"}
-
-
-def _top_level(distribution: str) -> list[Path]:
-    """The folders, modules and metadata that a distribution has put into site-packages."""
-    found = metadata.distribution(distribution)
-    names = {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
-    return [Path(str(found.locate_file(name))) for name in sorted(names)]
 
 
 @pytest.fixture(scope="module")

@@ -1,17 +1,16 @@
 """Pages of 16 KiB, as a Raspberry Pi 5 has them: the engine of the guide reports its error, and the run ends complete.
 
-`pages16k.c` makes every worker meet such pages. `real-ladybug` 0.15.3 gets an environment of its own, because a file
-that it wrote is read back by itself: today's engine would refuse or convert it.
+`pages16k.c` makes every worker meet such pages. `real-ladybug` 0.15.3 gets an environment of its own, and what it wrote
+is read back by itself. It is given pyarrow; its worker needs nothing else beside the standard library. No polars, whose
+allocator aborts on pages that it was not built for.
 """
 
-import ast
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
-import venv
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Any
 
 import pytest
 import support
+from environments import OLDEST, Environment, MakeEnvironment, read_with
 from support import (
-    LINKS,
     Hurried,
     Run,
     assert_same,
@@ -28,8 +27,6 @@ from support import (
     make_memory,
     migrate,
     node,
-    read_source,
-    same_value,
     turn,
     vector,
 )
@@ -48,8 +45,6 @@ from nimad.source.survey import Survey
 PAGE_BYTES = 16_384
 #: What the guide's users saw, word for word.
 GUIDES_ERROR = "Buffer manager exception: Releasing physical memory associated with a frame failed with error code -1"
-#: What the worker needs beside the standard library. No polars: its allocator aborts on pages it was not built for.
-OLD_PACKAGES = ("real-ladybug==0.15.3", "pyarrow")
 
 #: A pool that is smaller than the file, and the memory for it: texts that no compression makes smaller.
 SMALL_POOL = 128 * MIB
@@ -76,16 +71,9 @@ def large_pages(monkeypatch: pytest.MonkeyPatch, shim: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def old_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The interpreter of an environment with the engine of the guide."""
-    folder = tmp_path_factory.mktemp("old-engine")
-    venv.create(folder, with_pip=True)
-    python = folder / "bin/python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *OLD_PACKAGES]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no environment with {OLD_PACKAGES[0]}: {done.stderr.strip()[-300:]}")
-    return python
+def old(make_environment: MakeEnvironment) -> Environment:
+    """An environment with the engine of the guide."""
+    return make_environment(OLDEST, lend=["pyarrow"])
 
 
 def test_the_workers_meet_large_pages(large_pages: None) -> None:  # noqa: ARG001 - sets the scene
@@ -104,10 +92,10 @@ def test_the_workers_meet_large_pages(large_pages: None) -> None:  # noqa: ARG00
 def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     tmp_path: Path,
     large_pages: None,  # noqa: ARG001 - sets the scene
-    old_python: Path,
+    old: Environment,
 ) -> None:
     source = memory(tmp_path / "graph.sqlite")
-    ran = migrate_logged(source, batch_size=100, engine_python=old_python)
+    ran = migrate_logged(source, batch_size=100, engine_python=old.python)
 
     assert ran.result.exit_code == ExitCode.COMPLETE
     assert ran.result.migrated == 300
@@ -121,7 +109,7 @@ def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     state = json.loads((tmp_path / "graph.ladybug.state.json").read_text())
     assert state["versions"]["engine"]["version"] == "0.15.3"
     assert_nothing_left(ran.target)
-    assert_same_for_the_old_engine(source, ran.target, old_python)
+    assert_same(source, ran.target, there=read_with(old.engine("real_ladybug"), ran.target))
 
 
 def memory(path: Path) -> Path:
@@ -161,68 +149,6 @@ def migrate_logged(source: Path, **settings: Any) -> Run:
         return Run(nimad.migrate(Settings(source=source, **settings), listen), heard)
     finally:
         log.close()
-
-
-#: Reads every row with the engine that wrote it, and prints them as Python writes values.
-READS_ALL = """
-import sys
-import real_ladybug
-database = real_ladybug.Database(sys.argv[1], read_only=True, buffer_pool_size=1 << 28, max_db_size=1 << 34)
-connection = real_ladybug.Connection(database)
-for query in sys.argv[2:]:
-    print(connection.execute(query).get_all())
-connection.close()
-database.close()
-"""
-
-
-def assert_same_for_the_old_engine(source: Path, target: Path, python: Path) -> None:
-    """Fail unless the target holds every row and value of the source and no row more, as its own engine reads it."""
-    here = read_source(source)
-    columns = {
-        "memory_nodes": [name for name in next(iter(here.nodes.values())) if name != "id"],
-        "memory_edges": [
-            name for name in next(iter(here.edges.values())) if name not in ("id", "source_id", "target_id")
-        ],
-        "memory_turns": [name for name in next(iter(here.turns.values())) if name != "id" and "_node_" not in name],
-    }
-    queries = [
-        f"MATCH (n:MemoryNode) RETURN n.id, {', '.join(f'n.{name}' for name in columns['memory_nodes'])}",
-        "MATCH (a:MemoryNode)-[n:relates_to]->(b:MemoryNode) RETURN n.edge_id, a.id, b.id, "
-        + ", ".join(f"n.{name}" for name in columns["memory_edges"]),
-        f"MATCH (n:Turn) RETURN n.id, {', '.join(f'n.{name}' for name in columns['memory_turns'])}",
-        *(f"MATCH (t:Turn)-[:{link}]->(n:MemoryNode) RETURN t.id, n.id" for link in LINKS.values()),
-    ]
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    words = [str(python), "-c", READS_ALL, str(target), *queries]
-    done = subprocess.run(words, capture_output=True, text=True, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    nodes, edges, turns, *links = ([tuple(row) for row in literal(line)] for line in done.stdout.splitlines())
-
-    assert_rows(nodes, [(key, *(row[name] for name in columns["memory_nodes"])) for key, row in here.nodes.items()])
-    assert_rows(
-        edges,
-        [
-            (key, row["source_id"], row["target_id"], *(row[name] for name in columns["memory_edges"]))
-            for key, row in here.edges.items()
-        ],
-    )
-    assert_rows(turns, [(key, *(row[name] for name in columns["memory_turns"])) for key, row in here.turns.items()])
-    assert [sorted(pairs) for pairs in links] == [here.links[link] for link in LINKS.values()]
-
-
-def literal(text: str) -> list[list[Any]]:
-    rows: list[list[Any]] = ast.literal_eval(text)
-    return rows
-
-
-def assert_rows(there: list[tuple[Any, ...]], here: list[tuple[Any, ...]]) -> None:
-    assert [row[0] for row in sorted(there)] == [row[0] for row in sorted(here)]
-    found = {row[0]: row for row in there}
-    for row in here:
-        for got, wanted in zip(found[row[0]], row, strict=True):
-            value = vector(*got) if isinstance(got, list) else int(got) if isinstance(got, bool) else got
-            assert same_value(value, wanted), f"{row[0]}: {str(got)[:200]} where SQLite has {str(wanted)[:200]}"
 
 
 @pytest.fixture(scope="module")
