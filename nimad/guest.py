@@ -21,6 +21,8 @@ from typing import Any, TextIO
 
 #: A weather-file library that installs the import name of the engine.
 NAMESAKE = "ladybug-core"
+#: Exit status of a process that has answered, and which no package ends one with.
+_ANSWERED = 86
 
 #: How the agent's tables are counted; the names are those that its programs ask for.
 _COUNTS = {
@@ -132,11 +134,12 @@ def _identify_apart(name: str, answer: TextIO) -> None:
     if not child:
         answer.write(json.dumps(identify(name)[1]) + "\n")
         answer.flush()
-        os._exit(0)
+        os._exit(_ANSWERED)
     status = os.waitpid(child, 0)[1]
-    if status:
+    if status != _ANSWERED << 8:
         how = f"signal {status & 127}" if status & 127 else f"exit status {status >> 8}"
         answer.write(json.dumps({"module": name, "problem": f"importing it ended with {how}"}) + "\n")
+        answer.flush()  # or the next child would say it again
 
 
 def main() -> None:

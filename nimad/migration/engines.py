@@ -128,11 +128,16 @@ def look(interpreter: Interpreter, stop: threading.Event) -> tuple[list[Engine],
     answers, ended = interpreter.ask(stop, ASKING_S, "engines", *REQUIREMENTS)
     problems = [f"{interpreter.python}: {ended}"] if ended else []
     engines = []
-    for answer in answers:
-        if "version" in answer:
-            engines.append(_engine(interpreter, answer))
-        elif answer["problem"] != "missing":
-            problems.append(f"{interpreter.python}: {_problem(answer)}")
+    try:
+        for answer in answers:
+            if "version" in answer:
+                engines.append(_engine(interpreter, answer))
+            elif answer["problem"] != "missing":
+                problems.append(f"{interpreter.python}: {_problem(answer)}")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        answers = []
+    if not ended and len(answers) < len(REQUIREMENTS):
+        problems.append(f"{interpreter.python}: its answer cannot be understood")
     return engines, problems
 
 
