@@ -210,9 +210,11 @@ def ways_out(reader: Engine, storage_version: int, *, without_options: bool = Fa
     other = "If another interpreter reads this memory, name it with --reader-python"
     if reader.storage_version >= storage_version:  # it should have opened it
         return f"Mend that interpreter and run again. {other} ('none' asks nobody)"
-    upgrade = f"{pip(reader.interpreter.python)} install --upgrade '{REQUIREMENTS[MODULE]}'"
-    if reader.module != MODULE:
-        upgrade += " (with a nima-core that imports ladybug)"
+    python = reader.interpreter.python
+    upgrade = install(MODULE, python)
+    if reader.module != MODULE:  # which would still be found, and read no more than before
+        package = REQUIREMENTS[reader.module].partition("==")[0]
+        upgrade = f"{pip(python)} uninstall -y {package} && {upgrade} (with a nima-core that imports {MODULE})"
     older = f"{pip()} install '{REQUIREMENTS['real_ladybug']}', then run again"
     if without_options:
         older = "run again without --engine and --engine-python"
