@@ -208,7 +208,7 @@ def may_run(program: Path, source: Path) -> bool:
     """Whether to run a program: as root, for a memory of root's own, only what nobody else could have written."""
     if os.geteuid() != _ROOT or of_owner(source):
         return True
-    return all(_only_root_writes_in(path.parent) for path in (program, program.resolve()))
+    return all(_only_root_writes_to(path) for path in (program, program.resolve()))
 
 
 def name_of(uid: int) -> str:
@@ -220,6 +220,12 @@ def name_of(uid: int) -> str:
 
 def _me() -> str:
     return name_of(os.geteuid())
+
+
+def _only_root_writes_to(program: Path) -> bool:
+    status = program.stat()
+    writable = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    return status.st_uid == _ROOT and not writable and _only_root_writes_in(program.parent)
 
 
 def _only_root_writes_in(folder: Path) -> bool:
