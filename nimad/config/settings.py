@@ -198,7 +198,7 @@ class Settings:
             if not each or each in (".", "..") or "/" in each or "\0" in each:
                 self.refuse("also", f"must be names in the target's folder without any '/', not {each!r}")
             taken_names = (self.source.name, self.target.name, self.log_file.name)
-            if each in taken_names or each.startswith(f"{self.target.name}."):
+            if each in taken_names or each.startswith((f"{self.target.name}.", f"{self.source.name}-")):
                 self.refuse("also", f"{each!r} is the name of the source, the target, the log or a file beside it")
         taken = {os.path.realpath(self.source): "source"}
         for name in ("target", "log_file"):

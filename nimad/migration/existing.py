@@ -99,7 +99,10 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     if not made and not _equal(context):
         raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
     _check_readers(context, made)
+    publishing.check_links(context)
     publishing.link(context.files, made.get("also", ()))
+    if made and made.get("also", []) != list(context.files.also):
+        state.note_names(context.files, made)
     late = _late(context, made)
     tail = f"; {late} more reached the source since, make a new target with --replace" if late else ""
     file = context.files.quarantine

@@ -109,6 +109,13 @@ def of_target(files: Files) -> dict[str, Any]:
     return replaced if isinstance(replaced, dict) else {}
 
 
+def note_names(files: Files, made: Mapping[str, Any]) -> None:
+    """Note the further names that the target has now, for the run that is not asked for one of them any more."""
+    data, noted = read(files), {**made, "also": list(files.also)}
+    data = noted if data == made else {**data, "replaces": noted}
+    replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
 def identity_of(data: Mapping[str, Any]) -> Identity | None:
     """The source that an earlier run read."""
     source = data.get("source")
