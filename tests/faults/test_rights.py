@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from environments import OLDEST, Environment, MakeEnvironment
 from support import make_memory, migrate, node
 from test_console import TIMEOUT_S, Ran, environment, nimad
 from torture import LOOK_S, Life, beside, interrupted, staging_of, target_of
 
 import nimad as package
-from nimad.errors import CannotWriteError, ExitCode, NimadError, NotAllowedError
+from nimad.errors import CannotWriteError, ExitCode, NimadError, NotAllowedError, UsageError
 from nimad.migration.events import BatchLoaded, Event, Published, Started
 from nimad.migration.files import Files, check_names, replace_text
 
@@ -283,6 +284,62 @@ def test_a_pipe_at_a_name_of_ours_does_not_hold_a_run_up(alice: Path) -> None:
     os.mkfifo(beside(target_of(alice), ".state.json"))
     with pytest.raises(CannotWriteError, match="is no plain file"):
         migrate(alice)
+
+
+# The agent's interpreter, which anybody may have written
+
+
+@pytest.fixture
+def reader(make_environment: MakeEnvironment, ground: Path) -> Environment:
+    """An agent's environment that notes who runs it."""
+    made = make_environment(OLDEST, at=ground / "agent", own=True)
+    noted = ground / "noted"
+    noted.touch()
+    noted.chmod(0o666)
+    made.at_start(f"import os\nwith open({str(noted)!r}, 'a') as file: print(*os.getresuid(), file=file)\n")
+    return made
+
+
+def test_her_interpreter_runs_as_her_and_never_as_root(
+    alice: Path, ground: Path, reader: Environment, reaching: list[str]
+) -> None:
+    """Both when it is asked and when it writes, because nothing newer may."""
+    for path in (reader.folder, *reader.folder.rglob("*")):
+        os.chown(path, ALICE, ALICE, follow_symlinks=False)
+    done = nimad(ground, "migrate", "--source", alice, "--reader-python", reader.python, prefix=reaching)
+    assert done.code == ExitCode.QUARANTINED, done.err
+    assert f"Writing with real_ladybug 0.15.3 of {reader.python}" in done.out
+    assert "The reader opens it and counts 59 nodes" in done.out
+    runs = (ground / "noted").read_text().splitlines()
+    assert set(runs) == {f"{ALICE} {ALICE} {ALICE}"}
+    assert len(runs) > 3, "the workers' are among them"
+    assert owner(target_of(alice)) == ALICE
+
+
+@pytest.mark.parametrize("whose", ["folder", "folder open to all", "program", "program open to all", "link's target"])
+def test_for_a_memory_of_roots_nobody_elses_interpreter_is_run(
+    ground: Path, bobs: Path, reader: Environment, whose: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = ground / "home"
+    place = home / ".nima/.venv/bin/python"
+    place.parent.mkdir(parents=True)
+    program = bobs / "python" if whose == "link's target" else place
+    program.write_text(f'#!/bin/sh\nexec {reader.python} "$@"\n')
+    program.chmod(0o777 if whose == "program open to all" else 0o755)
+    if whose == "link's target":
+        place.symlink_to(program)
+    elif whose == "program":
+        given(BOB, place)
+    elif whose == "folder":
+        given(BOB, place.parent)
+    elif whose == "folder open to all":
+        place.parent.chmod(0o777)
+    monkeypatch.setenv("HOME", str(home))
+    source = make_memory(folder_of(ROOT, ground / "roots") / "graph.sqlite", nodes=[node(1)])
+    migrate(source, dry_run=True)
+    with pytest.raises(UsageError, match=f"{place} is not root's alone, and root does not run it; add --user NAME"):
+        migrate(source, dry_run=True, reader_python=place)
+    assert (ground / "noted").read_text() == ""
 
 
 # Root becomes the user
