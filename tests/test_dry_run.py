@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,22 @@ def test_a_log_left_by_a_writer_that_went_orderly_is_no_trouble(path: Path) -> N
     assert nodes_found_without_a_trace(path) == 60
 
 
+@pytest.mark.parametrize(
+    "cut",
+    [lambda _: b"no log" * 2_000, lambda log: log[:32], lambda log: log[:2_000]],
+    ids=["no log", "its header", "torn in its first frame"],
+)
+def test_a_log_without_a_single_commit_stays_where_it_is(path: Path, cut: Callable[[bytes], bytes]) -> None:
+    """SQLite removes such a log from beside a file that it has opened for reading only."""
+    sound_memory(path)
+    with writing(path):
+        pass
+    log = path.with_name("graph.sqlite-wal")
+    log.write_bytes(cut(log.read_bytes()))
+    path.with_name("graph.sqlite-shm").unlink()
+    assert nodes_found_without_a_trace(path) == 60
+
+
 def test_an_unfinished_run_and_a_finished_one_are_left_alone(path: Path) -> None:
     sound_memory(path)
     for name in ("graph.ladybug", "graph.ladybug.migrating", "graph.ladybug.state.json", "migration.log"):
@@ -219,11 +235,11 @@ def test_it_lists_every_obstacle_and_none_that_an_option_takes_away(path: Path) 
     words: dict[str, Any] = {"dry_run": True, "max_memory": "64M"}
 
     memory, there = migrate_smoothly(path, **words).only(DryRun).facts["obstacles"]
-    assert "of memory" in memory
+    assert memory.startswith("--max-memory 64M ")
     assert "is there already" in there
     folder, memory = migrate_smoothly(path, target=nowhere, **words).only(DryRun).facts["obstacles"]
     assert "there is no folder" in folder
-    assert "of memory" in memory
+    assert memory.startswith("--max-memory 64M ")
     (there,) = migrate_smoothly(path, force=True, **words).only(DryRun).facts["obstacles"]
     assert "is there already" in there
     assert migrate_smoothly(path, force=True, replace=True, **words).only(DryRun).facts["obstacles"] == []

@@ -13,6 +13,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from nimad.errors import NotAllowedError, SourceBusyError, SourceDamagedError, SourceError, StoppedError
+from nimad.source.log import holds_commit
 
 T = TypeVar("T")
 
@@ -158,14 +159,15 @@ def _access_mode(path: Path) -> _Access:
 
     SQLite's plain `mode=ro` makes `-wal` and `-shm` beside a WAL database that lies still, and leaves them
     there. So: a still file is read as immutable; one that programs have open through their `-shm`, read-only;
-    a `-wal` left by a killed program with an index in our own memory. (Measured with SQLite 3.40.)
+    a `-wal` left by a killed program with an index in our own memory, but not one without a single commit: SQLite
+    removes that as it closes the file. (Measured with SQLite 3.40.)
     """
     if not _is_wal(path):
         return _Access("")
     log, index = _beside(path, "-wal"), _beside(path, "-shm")
     if log.exists() and index.exists():
         return _Access("&readonly_shm=1")
-    if _size_or_zero(log) > 0:
+    if _size_or_zero(log) > 0 and holds_commit(log):
         return _Access("&vfs=unix-none", still=True, private_index=True)
     return _Access("&immutable=1", still=True)
 

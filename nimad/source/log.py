@@ -1,0 +1,42 @@
+"""The write-ahead log of SQLite: whether it holds anything that was committed (sqlite.org/fileformat.html, 4)."""
+
+import struct
+from pathlib import Path
+
+_HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24
+#: The last bit of the magic number says in which byte order the checksums are made.
+_MAGIC = 0x377F0682
+_WORD = 0xFFFFFFFF
+#: Bytes of a page, from and to.
+_PAGES = (512, 65_536)
+
+
+def holds_commit(log: Path) -> bool:
+    """Whether SQLite would read something from a log: a frame that ends a transaction, with all before it valid."""
+    with log.open("rb") as file:
+        header = file.read(_HEADER_BYTES)
+        if len(header) < _HEADER_BYTES:
+            return False
+        magic, _, page, _ = struct.unpack(">4I", header[:16])
+        order = ">" if magic & 1 else "<"
+        sums = _checksum(header[:24], order, (0, 0))
+        is_sound = magic & ~1 == _MAGIC and sums == struct.unpack(">2I", header[24:32])
+        if not is_sound or not _PAGES[0] <= page <= _PAGES[1]:
+            return False
+        while len(frame := file.read(_FRAME_HEADER_BYTES + page)) == _FRAME_HEADER_BYTES + page:
+            sums = _checksum(frame[:8], order, sums)
+            sums = _checksum(frame[_FRAME_HEADER_BYTES:], order, sums)
+            if frame[8:16] != header[16:24] or sums != struct.unpack(">2I", frame[16:24]):
+                return False
+            if struct.unpack(">I", frame[4:8])[0]:  # the size of the file after this commit
+                return True
+    return False
+
+
+def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:
+    one, two = sums
+    for first, second in struct.iter_unpack(f"{order}2I", data):
+        one = (one + first + two) & _WORD
+        two = (two + second + one) & _WORD
+    return one, two
