@@ -1,6 +1,9 @@
 """What a run is asked to do: every layer, every origin, and the words for what cannot be."""
 
 import dataclasses
+import json
+import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -465,3 +468,41 @@ def test_the_readme_shows_every_table_and_key_and_it_can_be_read(env: dict[str, 
     shown = {(table, key) for table, keys in tomllib.loads(sample).items() for key in keys}
     assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
     assert load({}, env, toml(sample)).max_batch_size == 4_000
+
+
+def test_the_file_that_is_installed_shows_every_setting_with_its_default(env: dict[str, str], toml: Toml) -> None:
+    text = (Path(__file__).parent.parent / "etc/nima/nimad.toml").read_text(encoding="utf-8")
+    assert dataclasses.replace(load({}, env, toml(text)), config_file=None) == load({}, env), "as it comes: nothing"
+    whole = re.sub(r"(?m)^#(?=\w)", "", text)
+    shown = {(table, key) for table, keys in tomllib.loads(whole).items() for key in keys}
+    assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
+    settings, default = load({}, env, toml(whole)), load({}, env)
+    without_default = {"max_batch_size", "max_memory", "engine_python", "reader_python", "vector_extension"}
+    for name in {name for keys in file.TABLES.values() for name, _ in keys.values()} - without_default:
+        assert getattr(settings, name) == getattr(default, name), name
+    assert all(getattr(default, name) is None for name in without_default)
+
+
+def test_the_command_prints_what_holds_and_why(env: dict[str, str], toml: Toml) -> None:
+    path = toml('[batch]\nsize = 7\n[target]\nalso = ["ladybug.lbug"]\n')
+    words = [sys.executable, "-m", "nimad", "config", "--config", str(path)]
+    environment = os.environ | env | {"NIMA_DB_PATH": "/somewhere/my.sqlite"}
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    lines = {line.split(" #")[0].rstrip(): line.rpartition("# ")[2] for line in said.splitlines()}
+    assert lines["size = 7"] == f"{path} line 2"
+    assert lines['also = ["ladybug.lbug"]'] == f"{path} line 4"
+    assert lines['path = "/somewhere/my.sqlite"'] == "environment NIMA_DB_PATH"
+    assert lines['path = "/somewhere/graph.ladybug"'] == "beside the source"
+    assert lines["#max ="] == "default"
+    facts = json.loads(subprocess.run([*words, "--json"], env=environment, capture_output=True, check=True).stdout)
+    assert {"table": "batch", "key": "size", "value": 7, "origin": f"{path} line 2"} in facts
+    # And what it prints is a settings file that says the same.
+    assert tomllib.loads(said)["batch"]["size"] == 7
+
+
+def test_the_command_names_the_line_of_a_mistake(toml: Toml) -> None:
+    path = toml("[batch]\nsiez = 7\n")
+    words = [sys.executable, "-m", "nimad", "config", "--config", str(path)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{path}: unknown key 'siez' in [batch], line 2; did you mean 'size'?" in done.stderr

@@ -6,6 +6,7 @@ import traceback
 import click
 
 from nimad import __version__
+from nimad.cli.config import config
 from nimad.cli.index import index
 from nimad.cli.migrate import migrate
 from nimad.cli.quarantine import quarantine
@@ -23,6 +24,7 @@ def cli() -> None:
     """Move an AI agent's NIMA memory from SQLite into LadybugDB, and lose nothing."""
 
 
+cli.add_command(config)
 cli.add_command(index)
 cli.add_command(migrate)
 cli.add_command(quarantine)
