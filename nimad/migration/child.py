@@ -198,6 +198,14 @@ class Workers:
         if self._next is None:
             self._next = Child(self._launch)
 
+    def start_in(self, launch: Launch) -> None:
+        """From now on start each worker like this. One that waits already is kept where it is such a one."""
+        if launch != self._launch:
+            self._dismiss()
+            self._launch = launch
+        if self.early:
+            self.prepare()
+
     def start_late(self) -> None:
         """From now on start each worker only when there is work: a waiting one takes memory too."""
         self.early = False

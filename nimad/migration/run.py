@@ -78,11 +78,11 @@ def migrate(
     places = (settings.target, settings.log_file)
     rights.refuse_foreign_folders(settings.source, *places)
     stop = stop or threading.Event()
-    with rights.working_for(settings.source, *places):
+    with rights.working_for(settings.source, *places), Workers(stop, clock) as workers:
         try:
             choice = engines.choose(settings, settings.source, stop)
-            with Workers(stop, clock, Launch(choice.interpreter, choice.module)) as workers:
-                return _migrate(settings, choice, workers, listener)
+            workers.start_in(Launch(choice.interpreter, choice.module))
+            return _migrate(settings, choice, workers, listener)
         except _ListenerError as error:
             raise error.cause from None
         except OSError as error:
