@@ -64,11 +64,11 @@ def test_the_result_has_the_figures_of_the_run(ran: Run) -> None:
 def test_the_events_come_in_order_and_the_last_holds_the_result(ran: Run) -> None:
     names = [type(event).__name__ for event in ran.events]
     assert names == [
-        *("Analyzing", "Analyzed", "Planned", "Started"),
+        *("Analyzing", "Analyzed", "Planned", "EngineChosen", "Started"),
         *("BatchLoaded", "BatchLoaded", "BatchLoaded", "BatchLoaded", "TableLoaded"),
         *("BatchLoaded", "TableLoaded"),
         *("BatchLoaded", "TableLoaded"),
-        *("Verifying", "Verified", "Published", "Finished"),
+        *("Verifying", "Verified", "NotIndexed", "Published", "Finished"),
     ]
     assert [event.done for event in ran.all(e.BatchLoaded)] == [15, 30, 45, 60, 39, 36]
     assert dict(ran.only(e.Verified).compared) == {"memory_nodes": 60, "memory_edges": 39, "memory_turns": 36}

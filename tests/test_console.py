@@ -113,6 +113,7 @@ def normalised(text: str, folder: Path) -> str:
     """Take out what differs between two runs, but only where it has the form that the guide gives it."""
     for form, same in {
         re.escape(str(folder)): "FOLDER",
+        re.escape(f"{sys.executable} -m nimad"): "nimad",
         STAMP.pattern.split(" \\[")[0]: "[TIME]",
         r"\b\d+(\.\d\d)? MB\b": "0 MB",
         r"\bETA: \d+s\)": "ETA: 0s)",

@@ -31,7 +31,7 @@ def index_if_possible(context: Context) -> None:
     if settings.vector_index == "off":
         return
     version = str(context.state.engine["version"])
-    why_not = find(version, settings.vector_extension, settings.source) or _obstacle(context)
+    why_not = find(version, settings.vector_extension, context.files.staging) or _obstacle(context)
     if not why_not:
         with context.phase("indexing"):
             why_not = _build(context)
@@ -39,11 +39,14 @@ def index_if_possible(context: Context) -> None:
     context.listener(NotIndexed(why_not, later) if why_not else Indexed())
 
 
-def find(version: str, extension: Path | None, source: Path) -> str:
-    """Why there is no extension to try for this release of the engine; empty where there is one."""
+def find(version: str, extension: Path | None, memory: Path) -> str:
+    """Why there is no extension to try for this release of the engine; empty where there is one.
+
+    `memory`: a file of the user in whose home the engine would have installed it.
+    """
     minor = ".".join(version.split(".")[:2])
     if extension is None:
-        folder = rights.home_of_owner(source) / _INSTALLED
+        folder = rights.home_of_owner(memory) / _INSTALLED
         if any(folder.glob(f"{minor}.*/{_FILE}")):
             return ""
         return f"the VECTOR extension of LadybugDB {version} is not installed"
