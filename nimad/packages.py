@@ -1,5 +1,6 @@
 """The engine as a package: its import names, and what pip calls what lies behind them. Nothing here imports it."""
 
+import shlex
 import sys
 from collections.abc import Mapping
 from typing import Final
@@ -18,7 +19,7 @@ MODULE: Final = "ladybug"
 
 
 def pip(python: str = sys.executable) -> str:
-    return f"{python} -m pip"
+    return f"{shlex.quote(python)} -m pip"
 
 
 def install(module: str = MODULE, python: str = sys.executable, *, again: bool = False) -> str:

@@ -211,6 +211,11 @@ def may_run(program: Path, source: Path) -> bool:
     return all(_only_root_writes_to(path) for path in (program, program.resolve()))
 
 
+def is_trusted(library: Path) -> bool:
+    """Whether to load a library into this process's kind: as root, only what nobody else could have written."""
+    return os.geteuid() != _ROOT or all(_only_root_writes_to(path) for path in (library, library.resolve()))
+
+
 def name_of(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name

@@ -477,7 +477,7 @@ def test_the_file_that_is_installed_shows_every_setting_with_its_default(env: di
     shown = {(table, key) for table, keys in tomllib.loads(whole).items() for key in keys}
     assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
     settings, default = load({}, env, toml(whole)), load({}, env)
-    without_default = {"max_batch_size", "max_memory", "engine_python", "reader_python", "vector_extension"}
+    without_default = {"also", "max_batch_size", "max_memory", "engine_python", "reader_python", "vector_extension"}
     for name in {name for keys in file.TABLES.values() for name, _ in keys.values()} - without_default:
         assert getattr(settings, name) == getattr(default, name), name
     assert all(getattr(default, name) is None for name in without_default)

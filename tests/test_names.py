@@ -10,8 +10,8 @@ from test_console import nimad as command
 from torture import Life, assert_nothing_left, beside, interrupted, staging_of, state_of, target_of
 
 import nimad
-from nimad.errors import CannotWriteError, ExitCode, UsageError
-from nimad.migration.events import BatchLoaded, Event, Finished, NothingToDo, Published
+from nimad.errors import CannotWriteError, ExitCode, RefusedError, UsageError
+from nimad.migration.events import BatchLoaded, Event, Finished, NothingToDo, Published, Verified
 
 NAME = "ladybug.lbug"
 
@@ -93,7 +93,7 @@ def test_names_follow_what_is_asked_for(source: Path) -> None:
     assert migrate(source, also=["second name"]).all(NothingToDo)
     assert not os.path.lexists(link_of(source))
     assert source.with_name("second name").is_symlink()
-    assert migrate(source).all(NothingToDo)
+    assert migrate(source, also=[]).all(NothingToDo)
     assert not os.path.lexists(source.with_name("second name"))
     assert target.stat().st_ino == before
 
@@ -206,3 +206,34 @@ def test_a_name_from_the_command_line(source: Path) -> None:
     assert_link(source)
     assert source.with_name("second").is_symlink()
     assert {"graph.ladybug", NAME, "second"} <= names_in(source.parent)
+
+
+def test_a_run_that_is_told_of_no_names_keeps_those_that_are_there(source: Path) -> None:
+    migrate(source, also=[NAME], verify="none")
+    assert migrate(source).all(NothingToDo)
+    assert_link(source)
+    migrate(source, replace=True, verify="none")
+    assert_link(source)
+    migrate(source, also=[])
+    assert not os.path.lexists(link_of(source))
+
+
+def test_a_name_under_which_an_agent_left_its_log_is_not_taken_away(source: Path) -> None:
+    target = migrate(source, also=[NAME], verify="none").target
+    log = target.with_name(f"{NAME}.wal")
+    log.write_bytes(b"its last memories")
+    with pytest.raises(RefusedError, match=rf"by the name .*{NAME} and did not close it"):
+        migrate(source, also=[])
+    assert_link(source)
+    assert log.read_bytes() == b"its last memories"
+
+
+def test_a_file_that_comes_to_the_name_during_the_run_stays_there(source: Path) -> None:
+    def come(event: Event) -> None:
+        if isinstance(event, Verified):
+            link_of(source).write_bytes(b"the agent's own")
+
+    with pytest.raises(CannotWriteError, match="it appeared during the run"):
+        nimad.migrate(nimad.Settings(source=source, also=(NAME,)), come)
+    assert link_of(source).read_bytes() == b"the agent's own"
+    assert not target_of(source).exists()

@@ -467,6 +467,18 @@ def test_a_finished_target_that_a_reader_found_since_cannot_open(tmp_path: Path,
     assert "is complete" in migrate(source).only(NothingToDo).why
 
 
+def test_a_reader_that_was_named_once_is_asked_again(tmp_path: Path, old: Environment) -> None:
+    """The commands that we print name the target and nothing else."""
+    source = memory(tmp_path / "graph.sqlite")
+    migrate(source, reader_python=old.python, verify="none")
+    for retry in (False, True):
+        ran = migrate(source, verify="none", replace=True, retry=retry)
+        assert state_of(ran.target)["versions"]["engine"]["storage_version"] == 40
+        assert ran.only(ReaderChecked).reader.startswith("real_ladybug 0.15.3 of")
+    ran = migrate(source, replace=True, reader_python="none", verify="none")
+    assert state_of(ran.target)["versions"]["engine"]["storage_version"] == 49
+
+
 # What is no reader
 
 

@@ -15,7 +15,7 @@ from nimad.config.file import DEFAULT_FILE, TABLES
 
 @click.command()
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object: table, key, value and origin.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON list of table, key, value and origin.")
 def config(config: Path | None, *, as_json: bool) -> None:
     """Print every setting that holds, and where it comes from.
 

@@ -2,26 +2,29 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
 from nimad.cli.options import file_option
 from nimad.config import load
+from nimad.config.settings import ENGINES
 from nimad.migration.indexing import index as make
 
 
 @click.command()
 @file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
 @file_option("--extension", "The engine's VECTOR extension.  [default: where the engine installs it]")
+@click.option("--engine", type=click.Choice(ENGINES), help="Package that writes.  [default: what every reader opens]")
+@file_option("--engine-python", "Interpreter whose engine writes.  [default: this one, or a reader's]")
 @file_option("--reader-python", "Interpreter of the agent, or 'none'.  [default: looked for]")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
-def index(target: Path | None, extension: Path | None, reader_python: Path | None, config: Path | None) -> None:
+def index(target: Path | None, extension: Path | None, config: Path | None, **options: Any) -> None:
     """Make the vector index of a finished target, for which the engine's VECTOR extension has to be at hand.
 
     No other program may have the target open meanwhile. The file without the index is kept as a dated backup.
     """
-    options = {"target": target, "vector_extension": extension, "reader_python": reader_python}
-    settings = load(options, os.environ, config)
+    settings = load({"target": target, "vector_extension": extension, **options}, os.environ, config)
     backup = make(settings)
     click.echo(f"Vector index: embedding_idx is made in {settings.target}, and answers")
     click.echo(f"Kept what was there before as {backup}")

@@ -59,7 +59,7 @@ class Settings:
     engine : the import name of the engine that writes, or ``"auto"``: the newest one that every reader can open.
     engine_python : an interpreter whose engine writes; None for ours, or a reader's where ours is too new for it.
     reader_python : the interpreter of the agent; None looks for it, ``"none"`` does not.
-    also : further names of the target in its folder, made as symbolic links.
+    also : further names of the target in its folder, made as symbolic links; None keeps those that it has.
     vector_index : ``"auto"`` makes the index ``embedding_idx`` where the extension for it is at hand, ``"off"`` never.
     vector_extension : that extension's file, where it is not installed as the engine would install it.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
@@ -93,7 +93,7 @@ class Settings:
     engine: str = AUTO
     engine_python: Path | None = None
     reader_python: Path | None = None
-    also: tuple[str, ...] = ()
+    also: tuple[str, ...] | None = None
     vector_index: str = AUTO
     vector_extension: Path | None = None
     log_level: str = "INFO"
@@ -132,7 +132,7 @@ class Settings:
         for name, known in (("engine", ENGINES), ("vector_index", VECTOR_INDEXES)):
             if getattr(self, name) not in known:
                 self.refuse(name, f"must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        self._set("also", tuple(self.also))
+        self._set("also", None if self.also is None else tuple(self.also))
         self._set("log_level", self.log_level.upper())
         if self.log_level not in LOG_LEVELS:
             self.refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
@@ -146,10 +146,6 @@ class Settings:
     def no_reader(self) -> bool:
         """Whether nobody is to be asked which files the agent can open."""
         return self.reader_python == NO_READER
-
-    def names(self) -> list[Path]:
-        """Every path of the finished target, its own first."""
-        return [self.target, *(self.target.with_name(name) for name in self.also)]
 
     @property
     def memory_limit(self) -> int | None:
@@ -191,11 +187,11 @@ class Settings:
             self.refuse("batch_size", what, against="max_batch_size")
 
     def _check_paths(self) -> None:
-        for name in ("source", "target", "log_file"):
-            if not _is_utf8(getattr(self, name)):
+        for name in ("source", "target", "log_file", "engine_python", "reader_python", "vector_extension"):
+            if not _is_utf8(getattr(self, name) or ""):
                 self.refuse(name, f"{getattr(self, name)!s} is not UTF-8, so the engine cannot open it; rename it")
-        for each in self.also:
-            if not each or each in (".", "..") or "/" in each or "\0" in each:
+        for each in self.also or ():
+            if not is_plain_name(each):
                 self.refuse("also", f"must be names in the target's folder without any '/', not {each!r}")
             taken_names = (self.source.name, self.target.name, self.log_file.name)
             if each in taken_names or each.startswith((f"{self.target.name}.", f"{self.source.name}-")):
@@ -224,7 +220,12 @@ class Settings:
         raise UsageError(f"--{name.replace('_', '-')} {what}")
 
 
-def _is_utf8(path: Path) -> bool:
+def is_plain_name(name: object) -> bool:
+    """Whether this names a file in a folder, and nothing outside of it."""
+    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\0") & set(name) and _is_utf8(name)
+
+
+def _is_utf8(path: Path | str) -> bool:
     try:
         str(path).encode()
     except UnicodeEncodeError:

@@ -2,6 +2,7 @@
 
 import shutil
 
+from nimad import command
 from nimad.disk import discard, export_folder, is_closed, sync
 from nimad.migration import machine, retry
 from nimad.migration.context import Context
@@ -30,7 +31,7 @@ def compact_if_worthwhile(context: Context) -> bool:
         return False
     if why_not := _obstacle(context, compact):
         context.compaction_failed = True
-        context.listener(NotCompacted(why_not, mendable=True))
+        context.listener(NotCompacted(why_not, command.migrate(context.settings, "--replace")))
         return False
     with context.phase("compacting"):
         return _compact(context, size)

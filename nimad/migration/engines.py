@@ -18,6 +18,7 @@ from nimad.config import Settings
 from nimad.config.settings import AUTO
 from nimad.guest import NAMESAKE
 from nimad.migration.interpreter import Interpreter
+from nimad.migration.remembered import Remembered
 from nimad.packages import MODULE, REQUIREMENTS, VERSION_RANGE, in_range, install, pip
 
 #: Interpreters of the agent, below its owner's home, and the system's.
@@ -78,11 +79,14 @@ class Choice:
         return self.oldest if self.oldest and self.oldest.storage_version < storage_version else None
 
 
-def choose(settings: Settings, memory: Path, stop: threading.Event) -> Choice:
-    """Ask the readers what they open, and choose the engine that writes. `memory`: a file of who owns it."""
+def choose(settings: Settings, memory: Path, before: Remembered, stop: threading.Event) -> Choice:
+    """Ask the readers what they open, and choose the engine that writes.
+
+    `memory`: a file of who owns it; `before`: what the run was told that made the target.
+    """
     readers: list[Engine] = []
-    unusable: list[str] = []
-    for interpreter in _readers(settings, memory):
+    interpreters, unusable = _readers(settings, memory, before)
+    for interpreter in interpreters:
         engines, problems = look(interpreter, stop)
         if settings.reader_python and not engines and not problems:
             problems = [f"{interpreter.python} has no engine"]
@@ -96,15 +100,22 @@ def choose(settings: Settings, memory: Path, stop: threading.Event) -> Choice:
     return _among(_candidates(settings, memory, readers, stop), found, settings)
 
 
-def _readers(settings: Settings, memory: Path) -> list[Interpreter]:
-    """The interpreters that may be the agent's; the one that was named, where one was."""
+def _readers(settings: Settings, memory: Path, before: Remembered) -> tuple[list[Interpreter], list[str]]:
+    """The interpreters that may be the agent's, or the one that was named; and why others are not asked."""
     if settings.no_reader:
-        return []
-    home = rights.home_of_owner(memory)
+        return [], []
     if settings.reader_python is not None:
-        return [_named(settings, "reader_python", settings.reader_python, memory)]
-    found = [place for place in (*(home / name for name in _AGENTS), _SYSTEM) if os.access(place, os.X_OK)]
-    return [Interpreter.of_owner(place, memory) for place in found if rights.may_run(place, memory)]
+        return [_named(settings, "reader_python", settings.reader_python, memory)], []
+    home = rights.home_of_owner(memory)
+    places = dict.fromkeys([*before.readers, *(home / name for name in _AGENTS), _SYSTEM])
+    found = [place for place in places if os.access(place, os.X_OK)]
+    unusable = [
+        f"{place}: not root's alone, and root does not run it; add --user NAME"
+        for place in found
+        if not rights.may_run(place, memory)
+    ]
+    unusable += [f"{place}: it read this memory before, and is gone" for place in before.readers if not place.exists()]
+    return [Interpreter.of_owner(place, memory) for place in found if rights.may_run(place, memory)], unusable
 
 
 def _writer(settings: Settings, memory: Path) -> Interpreter:
@@ -169,7 +180,8 @@ def _among(candidates: Sequence[Engine], found: Choice, settings: Settings) -> C
     if best is not None:
         return Choice(best.interpreter, best.module, found.readers, found.unusable, _why(settings, found.oldest))
     newest = max(asked, key=lambda engine: engine.storage_version, default=None)
-    refusal = _refusal(newest, found, settings, would_do=_fits(candidates, found))
+    would_do = _fits(candidates, found) or settings.engine_python is not None
+    refusal = _refusal(newest, found, settings, would_do=would_do)
     return Choice(readers=found.readers, unusable=found.unusable, why="", refusal=refusal)
 
 

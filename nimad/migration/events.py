@@ -188,10 +188,10 @@ class Compacted(Event):
 
 @dataclass(frozen=True)
 class NotCompacted(Event):
-    """The file keeps its holes; it is complete all the same. `mendable`: a later run with more room would do it."""
+    """The file keeps its holes; it is complete all the same. `command`: what would do it with more room."""
 
     why: str
-    mendable: bool = False
+    command: str = ""
 
 
 @dataclass(frozen=True)

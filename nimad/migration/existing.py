@@ -7,6 +7,7 @@ from typing import Any
 
 from nimad import command
 from nimad.config import Verify
+from nimad.config.settings import is_plain_name
 from nimad.disk import discard
 from nimad.errors import CannotWriteError, EngineError, RefusedError
 from nimad.migration import origin, publishing, repair, retry, state
@@ -99,8 +100,10 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     if not made and not _equal(context):
         raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
     _check_readers(context, made)
+    before = [name for name in made.get("also", ()) if is_plain_name(name)]
     publishing.check_links(context)
-    publishing.link(context.files, made.get("also", ()))
+    publishing.check_names_closed(context.files, before)
+    publishing.link(context.files, before)
     if made and made.get("also", []) != list(context.files.also):
         state.note_names(context.files, made)
     late = _late(context, made)
@@ -155,6 +158,8 @@ def adopt(context: Context) -> None:
         _begin_anew(context)
         return
     _check_origin(context)
+    if state.read(files).get("indexed"):  # a table with an index takes no row without the extension
+        repair.set_whole_aside(context, "it has the vector index already")
     _count_staging(context)
     context.adopted = files.staging.exists()  # else it did not open, and is begun anew
     held = [

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +17,12 @@ from nimad import rights
 from nimad.config import Settings
 from nimad.disk import discard, is_closed, sync
 from nimad.errors import DiskError, EngineError, RefusedError, UsageError
-from nimad.migration import engines, machine, retry, state, vectors
+from nimad.migration import engines, machine, readers, remembered, retry, state, vectors
 from nimad.migration.child import Launch, Workers
 from nimad.migration.ends import Answer
 from nimad.migration.files import Files, check_names, locked, replace_text
 from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR, POOL_SHARE
+from nimad.migration.remembered import Remembered
 from nimad.worker.job import Job, Task
 
 #: The pool for making an index, against the file; within half of the memory that is free.
@@ -38,46 +39,56 @@ def index(settings: Settings, stop: threading.Event | None = None) -> Path:
     stop, target = stop or threading.Event(), settings.target
     if not target.exists():
         raise UsageError(f"there is no {target}; name a finished target with --target")
-    files = Files(target)
+    if target.is_symlink():
+        raise UsageError(f"{target} is another name of {target.resolve()}; name that one with --target")
+    files, before = Files(target), remembered.of(target)
     with rights.working_for(target, target):
         check_names(files, target, settings.log_file)
-        choice = engines.choose(settings, target, stop)
+        choice = engines.choose(settings, target, before, stop)
         if choice.refusal:
             raise EngineError(choice.refusal)
         with (
             locked(files),
-            _held(target) as held,
+            _held(files, before) as held,
             Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do,
         ):
-            _check(settings, choice, do)
+            engine = _check(settings, choice, before, do)
             try:
-                _build(files, held, settings, do)
-                return _swap(files)
+                _build(files, held, settings, choice, do)
+                return _swap(files, engine)
             finally:
                 discard(files.indexing)
 
 
 @contextmanager
-def _held(target: Path) -> Iterator[IO[bytes]]:
+def _held(files: Files, before: Remembered) -> Iterator[IO[bytes]]:
     """Keep the target from being opened, by the lock that the engine itself takes."""
+    target = files.target
     with target.open("r+b") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = machine.holder_of(target) or "unknown"
             raise RefusedError(f"{target} is open in another program (PID {holder}); stop that first") from None
-        if not is_closed(target):
+        names = [target, *(target.with_name(name) for name in before.also)]
+        if not all(is_closed(name) for name in names):  # a log stands by the name that was opened
             raise RefusedError(f"{target} was not closed by the program that wrote to it; let that open and close it")
         yield file
 
 
-def _check(settings: Settings, choice: engines.Choice, workers: Workers) -> None:
-    """Raise when there is no extension, a reader could not load it, or the disk is too small."""
+def _check(settings: Settings, choice: engines.Choice, before: Remembered, workers: Workers) -> Mapping[str, Any]:
+    """Return the engine. Raise when it is not the target's, there is no extension for it, or the disk is too small."""
     probe = workers.do(Job(task=Task.PROBE))
     if not probe.ok:
         raise retry.error_of(probe)
-    version = str(probe.facts["engine"]["version"])
-    why_not = vectors.find(version, settings.vector_extension, settings.target)
+    engine: Mapping[str, Any] = probe.facts["engine"]
+    if before.storage_version and engine["storage_version"] != before.storage_version:
+        raise EngineError(
+            f"{settings.target} has storage version {before.storage_version}, and {engine['name']} {engine['version']} "
+            f"would make it {engine['storage_version']}, which the agent might not open; name an interpreter with the "
+            "engine that made it, with --engine-python"
+        )
+    why_not = vectors.find(str(engine["version"]), settings.vector_extension, choice.interpreter)
     why_not = why_not or vectors.readers_obstacle(choice, settings.vector_extension, workers.stop)
     if why_not:
         raise EngineError(
@@ -88,6 +99,7 @@ def _check(settings: Settings, choice: engines.Choice, workers: Workers) -> None
     free = machine.free_disk(settings.target.parent)
     if free < needed:
         raise DiskError(f"{settings.target.parent} has {free:,} bytes free, and an index needs {needed:,}")
+    return engine
 
 
 def _download(choice: engines.Choice) -> str:
@@ -95,7 +107,7 @@ def _download(choice: engines.Choice) -> str:
     return f'{shlex.quote(choice.interpreter.python)} -c "{program}"'
 
 
-def _build(files: Files, held: IO[bytes], settings: Settings, workers: Workers) -> None:
+def _build(files: Files, held: IO[bytes], settings: Settings, choice: engines.Choice, workers: Workers) -> None:
     copy = files.indexing
     discard(copy)
     with copy.open("xb") as file:
@@ -114,6 +126,11 @@ def _build(files: Files, held: IO[bytes], settings: Settings, workers: Workers) 
     made = _done(workers.do(replace(job, task=Task.INDEX), limit_s=max(_LEAST_S, size / 1e6 * _SECONDS_PER_MB)), files)
     if made.facts["counts"] != counted.facts["counts"] or not is_closed(copy):
         raise EngineError(f"the rows of {files.target} are not the same with an index; it stays as it was")
+    for reader in choice.readers:
+        limits = job.pool_bytes, job.address_space_bytes
+        counts, problem = readers.count(reader, copy, limits, workers.stop, _LEAST_S)
+        if counts is None:
+            raise EngineError(f"the reader {reader} cannot open it with an index ({problem}); it stays as it was")
 
 
 def _done(answer: Answer, files: Files) -> Answer:
@@ -122,19 +139,20 @@ def _done(answer: Answer, files: Files) -> Answer:
     return answer
 
 
-def _swap(files: Files) -> Path:
+def _swap(files: Files, engine: Mapping[str, Any]) -> Path:
     sync(files.indexing)
     backup = files.backup(time.time())
     os.link(files.target, backup)
     files.indexing.replace(files.target)
     sync(files.target.parent)
-    _note(files)
+    _note(files, engine)
     return backup
 
 
-def _note(files: Files) -> None:
+def _note(files: Files, engine: Mapping[str, Any]) -> None:
     """Tell the state file what the target is now, or a later run would take it for one that somebody wrote to."""
     data: dict[str, Any] = state.read(files)
     if data.get("file"):
         data["file"] = state.stamp_of(files.target)
+        data["versions"] = {**data.get("versions", {}), "engine": dict(engine)}
         replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")

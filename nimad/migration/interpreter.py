@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from nimad import guest, rights
 from nimad.errors import StoppedError
@@ -55,10 +55,16 @@ class Interpreter:
 
     def ask(self, stop: threading.Event, limit_s: float, *words: str) -> tuple[list[dict[str, Any]], str]:
         """What `guest.py` answers in this interpreter, and how it ended where that was not well."""
+        with Path(guest.__file__).open("rb") as program:  # which she need not be able to read herself
+            return self._ask(program, stop, limit_s, words)
+
+    def _ask(
+        self, program: IO[bytes], stop: threading.Event, limit_s: float, words: Sequence[str]
+    ) -> tuple[list[dict[str, Any]], str]:
         try:
             process = subprocess.Popen(
-                [self.python, guest.__file__, *words],
-                stdin=subprocess.DEVNULL,
+                [self.python, "-", *words],
+                stdin=program,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,

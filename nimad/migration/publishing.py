@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nimad import command
+from nimad.config.settings import is_plain_name
 from nimad.disk import is_closed, pieces, sync
 from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import Published
-from nimad.migration.files import Files, move_aside
+from nimad.migration.files import Files, free_name, move_aside
 from nimad.migration.state import stamp_of
 from nimad.worker.job import Task
 
@@ -36,8 +37,9 @@ def publish(context: Context) -> None:
     sync(files.staging)
     if context.settings.retry and not context.settings.replace and files.target.exists():
         check_untouched(context, context.state.replaces)
-    _remove_links(files, context.state.replaces.get("also", ()))
-    backup = _make_room(files, replace=context.settings.replaces)
+    before = [name for name in context.state.replaces.get("also", ()) if is_plain_name(name)]
+    _remove_links(files, before)
+    backup = _make_room(files, before, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
     tidy(files)
     link(files)
@@ -51,6 +53,16 @@ def check_links(context: Context) -> None:
     for path in context.files.links:
         if os.path.lexists(path) and not context.files.is_link(path) and not context.settings.replaces:
             raise in_the_way(path, f"it is no link to {context.files.target.name}")
+
+
+def check_names_closed(files: Files, before: Sequence[str]) -> None:
+    """Raise when a program that wrote by a further name left its log there: it stands by that name alone."""
+    for path in dict.fromkeys([*files.links, *(files.target.with_name(name) for name in before)]):
+        if not is_closed(path):
+            raise RefusedError(
+                f"a program wrote to {files.target} by the name {path} and did not close it; let it open and close "
+                "that once more, then run again"
+            )
 
 
 def link(files: Files, before: Sequence[str] = ()) -> None:
@@ -89,12 +101,13 @@ def tidy(files: Files) -> None:
         piece.unlink(missing_ok=True)  # empty, or the file would not have counted as closed
 
 
-def _make_room(files: Files, *, replace: bool) -> Path | None:
+def _make_room(files: Files, before: Sequence[str], *, replace: bool) -> Path | None:
     """Move what stands at the final name to a dated backup. A stray `.wal` there would be replayed into our file."""
-    if os.path.lexists(files.target) and not replace:
-        raise in_the_way(files.target, "it appeared during the run")
+    for path in (files.target, *files.links):
+        if os.path.lexists(path) and not replace:
+            raise in_the_way(path, "it appeared during the run")
     backup = files.backup(time.time())
-    for path in files.links:
+    for path in dict.fromkeys([*files.links, *(files.target.with_name(name) for name in before)]):
         _clear(path, files.target, backup)
     if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine)):
         return None
@@ -108,11 +121,11 @@ def _clear(path: Path, target: Path, backup: Path) -> None:
     """Make room at a further name, with what the engine left beside it: a log stands by the name it was opened by."""
     aside = backup.with_name(backup.name.replace(target.name, path.name, 1))
     if os.path.lexists(path):
-        move_aside(path, aside)
+        move_aside(path, free_name(aside))
         return
     for piece, own, kept, other in zip(pieces(path), pieces(target), pieces(backup), pieces(aside), strict=True):
         if os.path.lexists(piece):  # it belongs to the target that is to be the backup
-            piece.rename(other if os.path.lexists(own) else kept)
+            piece.rename(free_name(other) if os.path.lexists(own) or os.path.lexists(kept) else kept)
 
 
 def in_the_way(target: Path, why: str) -> CannotWriteError:

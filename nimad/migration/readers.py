@@ -1,5 +1,8 @@
 """The agent's own interpreter: whether it opens what is about to be published, and counts the same in it."""
 
+import threading
+from pathlib import Path
+
 from nimad.errors import EngineError
 from nimad.migration.context import Context
 from nimad.migration.engines import Engine, ways_out
@@ -10,10 +13,10 @@ from nimad.migration.machine import space_taken
 _TRIES = 2
 
 
-def check(context: Context) -> None:
-    """Have every reader open the staging file and count it. Raises `EngineError` when one cannot."""
+def check(context: Context, path: Path | None = None) -> None:
+    """Have every reader open the staging file, or another, and count it. Raises `EngineError` when one cannot."""
     for reader in context.choice.readers:
-        counts = _count(context, reader)
+        counts = _count(context, reader, path or context.files.staging)
         expected = {table: rows for table, rows in context.counted.items() if table in counts}
         if counts != expected:
             raise EngineError(
@@ -23,19 +26,27 @@ def check(context: Context) -> None:
         context.listener(ReaderChecked(str(reader), counts.get("MemoryNode", 0)))
 
 
-def _count(context: Context, reader: Engine) -> dict[str, int]:
-    staging, plan = context.files.staging, context.plan
+def _count(context: Context, reader: Engine, staging: Path) -> dict[str, int]:
     taken = space_taken(staging)
-    limits = [str(plan.pool_for(taken, context.pool_bytes)), str(plan.address_space_bytes)]
-    problem = ""
-    for _ in range(_TRIES):
-        answers, ended = reader.interpreter.ask(
-            context.workers.stop, context.patience.limit_s(taken), "count", reader.module, str(staging), *limits
-        )
-        if answers and "counts" in answers[0]:
-            return dict(answers[0]["counts"])
-        problem = answers[0]["problem"] if answers else ended
+    limits = context.plan.pool_for(taken, context.pool_bytes), context.plan.address_space_bytes
+    counts, problem = count(reader, staging, limits, context.workers.stop, context.patience.limit_s(taken))
+    if counts is not None:
+        return counts
     raise EngineError(
         f"the reader {reader} cannot open {staging} ({problem}), so nothing was published; what was written is kept. "
         f"{ways_out(reader, context.state.engine.get('storage_version', 0))}"
     )
+
+
+def count(
+    reader: Engine, path: Path, limits: tuple[int, int], stop: threading.Event, limit_s: float
+) -> tuple[dict[str, int] | None, str]:
+    """What a reader counts in a file, or why it cannot. `limits`: bytes of pool and of address space."""
+    problem = ""
+    for _ in range(_TRIES):
+        words = ("count", reader.module, str(path), *map(str, limits))
+        answers, ended = reader.interpreter.ask(stop, limit_s, *words)
+        if answers and isinstance(answers[0].get("counts"), dict):
+            return answers[0]["counts"], ""
+        problem = str(answers[0].get("problem")) if answers else ended
+    return None, problem

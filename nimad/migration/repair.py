@@ -35,13 +35,13 @@ def repair(context: Context, found: Answer | None = None) -> None:
             "run again, or begin anew with --restart"
         )
     if found is not None and found.kind in (Kind.DAMAGED, Kind.DUPLICATE_KEY):
-        _set_whole_aside(context, found)
+        set_whole_aside(context, found.message)
         return
     answer = _count(context)
     if answer is not None and _set_logs_aside(context, answer):
         answer = _count(context)
     if answer is not None:
-        _set_whole_aside(context, answer)
+        set_whole_aside(context, answer.message)
 
 
 def _count(context: Context) -> Answer | None:
@@ -82,12 +82,12 @@ def _stamp() -> str:
     return time.strftime("%Y%m%d-%H%M%S")
 
 
-def _set_whole_aside(context: Context, answer: Answer) -> None:
+def set_whole_aside(context: Context, message: str) -> None:
     """Give the staging file another name; what SQLite holds is loaded into a new one."""
     files, state = context.files, context.state
     if state.rebuilds >= REBUILDS:
         raise RefusedError(
-            f"{files.staging} cannot be used ({answer.message}) although it was begun anew {REBUILDS} times; check "
+            f"{files.staging} cannot be used ({message}) although it was begun anew {REBUILDS} times; check "
             "the disk (dmesg), then begin again with --restart"
         )
     state.rebuilds += 1
@@ -96,7 +96,7 @@ def _set_whole_aside(context: Context, answer: Answer) -> None:
     move_aside(files.staging, aside)
     sync(files.staging.parent)
     files.ledger.unlink(missing_ok=True)
-    context.listener(SetAside([str(path) for path in moved], answer.message, whole=True))
+    context.listener(SetAside([str(path) for path in moved], message, whole=True))
     context.note_staging({})
     context.state.free_bytes = 0
     context.adopted = False

@@ -19,6 +19,7 @@ from nimad.migration import (
     existing,
     publishing,
     readers,
+    remembered,
     repair,
     retry,
     unfinished,
@@ -80,7 +81,7 @@ def migrate(
     stop = stop or threading.Event()
     with rights.working_for(settings.source, *places), Workers(stop, clock) as workers:
         try:
-            choice = engines.choose(settings, settings.source, stop)
+            choice = engines.choose(settings, settings.source, remembered.of(settings.target), stop)
             workers.start_in(Launch(choice.interpreter, choice.module))
             return _migrate(settings, choice, workers, listener)
         except _ListenerError as error:
@@ -123,7 +124,8 @@ def _not_asked(settings: Settings) -> str | None:
 
 
 def _migrate(settings: Settings, choice: Choice, workers: Workers, listener: Listener) -> Result:
-    files = Files(settings.target, settings.also)
+    before = remembered.of(settings.target)
+    files = Files(settings.target, before.also if settings.also is None else settings.also)
     copy = damaged.Place(settings, files)
     if settings.dry_run:
         try:
@@ -160,7 +162,7 @@ def _prepare(
         )
     listener(_analyzed(settings, found))
     plan = unfinished.planned(make_plan(settings, found), settings, files, found)
-    state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables), also=settings.also)
+    state = State(files, found.identity, plan=plan.to_json(), tables=tuple(found.tables), also=files.also)
     state.readers = [reader.to_json() for reader in choice.readers]
     context = Context(settings, memory, plan, files, workers, listener, state, choice, began=began)
     if not plan.early_worker:
@@ -272,9 +274,9 @@ def _load_verify_publish(context: Context) -> Result:
             break
         except retry.UnreadableError as unreadable:
             repair.repair(context, unreadable.answer)
-    vectors.index_if_possible(context)
     with context.phase("checking the reader"):
         readers.check(context)
+    vectors.index_if_possible(context)
     context.check_source()
     _say_quarantine(context)
     _say_late_arrivals(context)

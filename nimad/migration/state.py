@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,7 @@ class State:
     plan: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     readers: Sequence[Mapping[str, Any]] = ()  # engines that have to open the target
+    indexed: bool = False  # the unfinished target has the vector index already
     also: Sequence[str] = ()  # further names of the target
     phases_s: dict[str, float] = field(default_factory=dict)
     tables: Sequence[str] = ()  # the source's tables that this run migrates
@@ -76,6 +79,7 @@ class State:
             "file": dict(self.file),
             "replaces": dict(self.replaces),
             "also": list(self.also),
+            "indexed": self.indexed,
             "plan": dict(self.plan),
             "versions": {"nimad": VERSION, "engine": dict(self.engine), "readers": list(self.readers)},
         }
@@ -94,10 +98,16 @@ def stamp_of(path: Path) -> dict[str, int]:
 def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
     with contextlib.suppress(OSError, ValueError):
-        data = json.loads(files.state.read_text(encoding="utf-8"))
+        data = json.loads(_read_plain(files.state))
         if isinstance(data, dict) and data.get("format") == FORMAT:
             return data
     return {}
+
+
+def _read_plain(path: Path) -> bytes:
+    """What a file holds that is one: whatever else stands at the name is looked into by nobody, and waited for."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def of_target(files: Files) -> dict[str, Any]:

@@ -4,18 +4,22 @@ Never fatal: without it, exact search works. A table with such an index can be w
 the extension, so every reader has to be able to.
 """
 
+import os
 import re
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 from nimad import command, rights
 from nimad.disk import discard, is_closed, sync
-from nimad.migration import machine, retry
+from nimad.errors import EngineError
+from nimad.migration import machine, readers, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer
 from nimad.migration.engines import ASKING_S, Choice
 from nimad.migration.events import Indexed, NotIndexed
+from nimad.migration.interpreter import Interpreter
 from nimad.worker.job import Task
 
 #: Where the engine installs its extensions, below the home: release, platform, name (extension.cpp of 0.22.0).
@@ -31,7 +35,7 @@ def index_if_possible(context: Context) -> None:
     if settings.vector_index == "off":
         return
     version = str(context.state.engine["version"])
-    why_not = find(version, settings.vector_extension, context.files.staging) or _obstacle(context)
+    why_not = find(version, settings.vector_extension, context.choice.interpreter) or _obstacle(context)
     if not why_not:
         with context.phase("indexing"):
             why_not = _build(context)
@@ -39,24 +43,32 @@ def index_if_possible(context: Context) -> None:
     context.listener(NotIndexed(why_not, later) if why_not else Indexed())
 
 
-def find(version: str, extension: Path | None, memory: Path) -> str:
-    """Why there is no extension to try for this release of the engine; empty where there is one.
-
-    `memory`: a file of the user in whose home the engine would have installed it.
-    """
+def find(version: str, extension: Path | None, interpreter: Interpreter) -> str:
+    """Why there is no extension to try for this release of the engine in an interpreter; empty where there is one."""
     minor = ".".join(version.split(".")[:2])
     if extension is None:
-        folder = rights.home_of_owner(memory) / _INSTALLED
-        if any(folder.glob(f"{minor}.*/{_FILE}")):
-            return ""
-        return f"the VECTOR extension of LadybugDB {version} is not installed"
+        folder = Path(interpreter.home or Path.home()) / _INSTALLED
+        found = list(folder.glob(f"{minor}.*/{_FILE}"))
+        if not found:
+            return f"the VECTOR extension of LadybugDB {version} is not installed"
+        return _not_to_be_loaded(found, interpreter)
     if not extension.is_file():
         return f"there is no {extension}"
+    if why_not := _not_to_be_loaded([extension], interpreter):
+        return why_not
     if not any(re.fullmatch(rf"v?{re.escape(minor)}\.\d+", part) for part in extension.parts):
         return (
             f"{extension} does not say that it is made for LadybugDB {minor}, by a folder of its path called {minor}.0 "
             "or alike, and one of another release can crash"
         )
+    return ""
+
+
+def _not_to_be_loaded(extensions: Sequence[Path], interpreter: Interpreter) -> str:
+    """Which library would run as root although others may have written it."""
+    for extension in extensions:
+        if not interpreter.rights and not rights.is_trusted(extension):
+            return f"{extension} is not root's alone, and root does not load it"
     return ""
 
 
@@ -83,13 +95,14 @@ def _build(context: Context) -> str:
     staging, copy = context.files.staging, context.files.indexing
     discard(copy)
     try:
-        shutil.copyfile(staging, copy)
-        copy.chmod(staging.stat().st_mode)
+        copy_private(staging, copy)
         extension = str(context.settings.vector_extension or "")
         answer = retry.quietly(context, context.job(Task.INDEX, target=str(copy), extension=extension))
         if why_not := _why_not(context, answer):
             return why_not
         sync(copy)
+        context.state.indexed = True  # before it is: what has an index is not gone on with
+        context.state.write()
         copy.replace(staging)
         sync(staging.parent)
     except OSError as error:
@@ -106,6 +119,10 @@ def _why_not(context: Context, answer: Answer) -> str:
         return answer.message
     if not is_closed(copy):
         return "the engine left a log beside the file"
+    try:
+        readers.check(context, copy)
+    except EngineError as error:
+        return str(error)
     counted = {name: count["rows"] for name, count in answer.facts["counts"].items()}
     if counted != context.counted:
         return f"with it the file holds {counted}, and without {context.counted}"
@@ -114,3 +131,10 @@ def _why_not(context: Context, answer: Answer) -> str:
     if not compared.ok:
         return compared.message
     return "the rows are not the same with it" if compared.facts["damages"] or compared.facts["missing"] else ""
+
+
+def copy_private(path: Path, copy: Path) -> None:
+    """Copy a file into a new one that is its owner's alone from the first byte."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with path.open("rb") as source, os.fdopen(os.open(copy, flags, 0o600), "wb") as made:
+        shutil.copyfileobj(source, made)

@@ -171,7 +171,7 @@ def _compacted(event: e.Compacted) -> Lines:
 
 
 def _not_compacted(event: e.NotCompacted) -> Lines:
-    later = "; once there is more, make a smaller one with: nimad migrate --replace" if event.mendable else ""
+    later = f"; once there is more, make a smaller one with: {event.command}" if event.command else ""
     yield Level.WARN, f"Not compacted, the file stays larger than it need be: {event.why}{later}"
 
 

@@ -40,7 +40,9 @@ def shown(first: int, last: int) -> str:
         return str(first)
     if (first, last) == (FIRST_KEY, LAST_KEY):
         return "any"
-    return f"{'' if first == FIRST_KEY else first}-{'' if last == LAST_KEY else last}"
+    if first == FIRST_KEY:
+        return f"up to {last}"
+    return f"from {first}" if last == LAST_KEY else f"{first}-{last}"
 
 
 def count_shown(text: str) -> int | None:

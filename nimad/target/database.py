@@ -1,6 +1,5 @@
 """The LadybugDB file: opened with explicit limits, closed in the right order, synced to disk."""
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -8,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nimad import guest
 from nimad.disk import sync
 from nimad.source.batch import Batch
 from nimad.source.schema import Kind
@@ -39,7 +39,7 @@ class Database:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self.has_arrow = importlib.util.find_spec("pyarrow") is not None
+        self.has_arrow = guest.has_arrow()
         self.complaint = ""  # what the engine said of a write that may have arrived all the same
 
     def run(self, cypher: str, **parameters: Any) -> None:

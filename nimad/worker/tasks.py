@@ -1,6 +1,5 @@
 """What a worker can be asked to do, task by task."""
 
-import importlib.util
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad import rights
+from nimad import guest, rights
 from nimad.disk import has_log
 from nimad.source import batch
 from nimad.source import rows as source_rows
@@ -39,8 +38,8 @@ class JobError(Exception):
 def perform(job: Job, engine: tuple[ModuleType, Engine]) -> Facts:
     """Do `job` and return the facts for its answer."""
     module, found = engine
-    if job.source and job.target:
-        rights.work_for(job.source_path(), job.target_path())  # before the engine starts its threads
+    if job.target:
+        rights.work_for(Path(job.source or job.target), job.target_path())  # before the engine starts its threads
     started = time.monotonic()
     facts = _TASKS[job.task](job, module)
     return {
@@ -63,7 +62,7 @@ def _convert(job: Job, _: ModuleType) -> Facts:
     """Do what loading does with a range, all but handing it to the engine."""
     judged = _read_judged(job)
     rows = (batch.of_edges if judged.rows.table.name == EDGES else batch.of_nodes)(judged, job.needs())
-    if importlib.util.find_spec("pyarrow"):
+    if guest.has_arrow():
         from nimad.source import arrow
 
         arrow.table(rows)

@@ -273,15 +273,14 @@ class Listed:
 
 
 def _ends(text: str) -> tuple[int, int]:
-    """`7`, `7-9`, `7-`, `-9` or `any`: without an end that is known, all ids there are on that side."""
+    """`7`, `7-9`, `from 7`, `up to 9` or `any`: without an end that is known, all ids there are on that side."""
     if text == "any":
         return -(2**63), 2**63 - 1
-    if re.fullmatch(r"\d+", text):
-        return int(text), int(text)
-    if text == "any":
-        text = "-"
-    first, last = re.fullmatch(r"(-?\d+)?-(-?\d+)?", text).groups()  # type: ignore[union-attr]
-    return int(first or -(2**63)), int(last or 2**63 - 1)
+    if text.startswith(("from ", "up to ")):
+        number = int(text.rsplit(maxsplit=1)[-1])
+        return (number, 2**63 - 1) if text.startswith("from ") else (-(2**63), number)
+    first, last = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", text).groups()  # type: ignore[union-attr]
+    return int(first), int(last or first)
 
 
 def assert_accounted_for(pristine: Path, source: Path, target: Path) -> Damaged:

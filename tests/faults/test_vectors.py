@@ -12,10 +12,11 @@ import pytest
 from support import ENGINE_LIMITS, Run, assert_same, edge, make_memory, migrate, node, read_target, vector
 from torture import assert_nothing_left, state_of
 
+import nimad
 from nimad.config import Settings
 from nimad.errors import EngineError, RefusedError, UsageError
 from nimad.migration import child
-from nimad.migration.events import Indexed, NotIndexed
+from nimad.migration.events import Event, Indexed, NotIndexed, SetAside
 from nimad.migration.indexing import index
 
 
@@ -204,3 +205,48 @@ def test_an_installed_extension_of_another_release_is_not_tried(
     (installed / "libvector.lbug_extension").write_bytes(b"")
     monkeypatch.setenv("HOME", os.fspath(home))
     assert "is not installed" in why_not(migrate(source))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_index_is_not_made_by_another_name_of_the_target(source: Path, tmp_path: Path) -> None:
+    target = migrate(source, also=["ladybug.lbug"]).target
+    link = target.with_name("ladybug.lbug")
+    with pytest.raises(UsageError, match=f"{link} is another name of {target}"):
+        index(Settings(source=source, target=link, vector_extension=extension(tmp_path, "works")))
+    assert link.is_symlink()
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_index_is_not_made_while_a_log_stands_by_another_name(source: Path, tmp_path: Path) -> None:
+    target = migrate(source, also=["ladybug.lbug"]).target
+    target.with_name("ladybug.lbug.wal").write_bytes(b"what came last")
+    with pytest.raises(RefusedError, match="was not closed by the program that wrote to it"):
+        index(Settings(source=source, vector_extension=extension(tmp_path, "works")))
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_a_file_of_another_storage_version_is_not_converted(source: Path, tmp_path: Path) -> None:
+    target = migrate(source).target
+    state = target.with_name("graph.ladybug.state.json")
+    state.write_text(state.read_text().replace('"storage_version": 49', '"storage_version": 40'))
+    before = target.read_bytes()
+    with pytest.raises(EngineError, match=r"has storage version 40, and ladybug 0\.22\.0 would make it 49"):
+        index(Settings(source=source, vector_extension=extension(tmp_path, "works")))
+    assert target.read_bytes() == before
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_an_unfinished_target_that_has_an_index_already_is_begun_anew(source: Path, tmp_path: Path) -> None:
+    """Stopped between the index and the rename: its table takes no row without the extension."""
+
+    def stop(event: Event) -> None:
+        if isinstance(event, Indexed):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        nimad.migrate(Settings(source=source, vector_extension=extension(tmp_path, "works")), stop)
+    assert has_stand_in(source.with_name("graph.ladybug.migrating"))
+    run = migrate(source, vector_index="off")
+    assert "it has the vector index already" in run.only(SetAside).message
+    assert not has_stand_in(run.target)
+    assert_same(source, run.target)
