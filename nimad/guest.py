@@ -24,9 +24,6 @@ NAMESAKE = "ladybug-core"
 #: Exit status of a process that has answered, and which no package ends one with.
 _ANSWERED = 86
 
-#: The oldest pyarrow that makes lists of fixed size with NULLs among them.
-LEAST_ARROW = 15
-
 #: How the agent's tables are counted; the names are those that its programs ask for.
 _COUNTS = {
     "MemoryNode": "MATCH (n:MemoryNode) RETURN count(*)",
@@ -78,15 +75,6 @@ def folder_of(name: str) -> str | None:
         return None
     places = list(spec.submodule_search_locations or ()) or [str(Path(spec.origin or "?").parent)]
     return str(places[0])
-
-
-def has_arrow() -> bool:
-    """Whether a pyarrow is here that can be used; an old or a broken one is as good as none."""
-    try:
-        import pyarrow as pa
-    except Exception:  # noqa: BLE001 - whatever a broken package raises while it is imported
-        return False
-    return int(pa.__version__.split(".")[0]) >= LEAST_ARROW
 
 
 def count(name: str, file: str, pool_bytes: int, address_space_bytes: int) -> dict[str, Any]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad import guest
 from nimad.disk import sync
 from nimad.source.batch import Batch
 from nimad.source.schema import Kind
 from nimad.target import parameters
+from nimad.target.engine import has_arrow
 from nimad.target.into import Into, quoted
 
 
@@ -39,7 +39,7 @@ class Database:
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
-        self.has_arrow = guest.has_arrow()
+        self.has_arrow = has_arrow()
         self.complaint = ""  # what the engine said of a write that may have arrived all the same
 
     def run(self, cypher: str, **parameters: Any) -> None:

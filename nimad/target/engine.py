@@ -9,6 +9,9 @@ from nimad import guest
 from nimad.errors import EngineError
 from nimad.packages import MODULE, in_range, install, pip, unloadable
 
+#: The oldest pyarrow that makes lists of fixed size with NULLs among them.
+LEAST_ARROW = 15
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -49,3 +52,12 @@ def _why_not(facts: Mapping[str, Any]) -> str:
         f"LadybugDB not available: the import name '{name}' in {facts['folder']} belongs to {found} and not to the "
         f"database. Install: {pip()} uninstall -y {guest.NAMESAKE} && {install(name, again=True)}"
     )
+
+
+def has_arrow() -> bool:
+    """Whether a pyarrow is here that can be used; an old or a broken one is as good as none."""
+    try:
+        import pyarrow as pa
+    except Exception:  # noqa: BLE001 - whatever a broken package raises while it is imported
+        return False
+    return int(pa.__version__.split(".")[0]) >= LEAST_ARROW

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad import guest, rights
+from nimad import rights
 from nimad.disk import has_log
 from nimad.source import batch
 from nimad.source import rows as source_rows
@@ -19,7 +19,7 @@ from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schem
 from nimad.target import compacting, counting, loading, reading, vectors
 from nimad.target import schema as target_schema
 from nimad.target.database import Database, Limits, open_database
-from nimad.target.engine import Engine
+from nimad.target.engine import Engine, has_arrow
 from nimad.worker import ledger, quarantine, trial, verifying
 from nimad.worker.job import Failure, Job, Task
 
@@ -62,7 +62,7 @@ def _convert(job: Job, _: ModuleType) -> Facts:
     """Do what loading does with a range, all but handing it to the engine."""
     judged = _read_judged(job)
     rows = (batch.of_edges if judged.rows.table.name == EDGES else batch.of_nodes)(judged, job.needs())
-    if guest.has_arrow():
+    if has_arrow():
         from nimad.source import arrow
 
         arrow.table(rows)

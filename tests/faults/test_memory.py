@@ -264,7 +264,8 @@ def test_a_file_that_is_not_compacted_for_want_of_memory_comes_with_the_way_to_a
     assert "bytes of memory needed" in line
     needed, available = (int(number.replace(",", "")) for number in re.findall(r"[\d,]{9,}", line))
     assert needed > available
-    assert line.endswith("; once there is more, make a smaller one with: nimad migrate --replace")
+    command = line.partition("; once there is more, make a smaller one with: ")[2]
+    assert command.endswith(f" migrate --source {source} --target {target_of(source)} --replace")
     before = target_of(source).stat().st_size
     assert "Compacted: " in run_to_the_end(source, "--replace", "--fixed-batch", "250")
     assert target_of(source).stat().st_size < before / 2
