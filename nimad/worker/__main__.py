@@ -36,7 +36,10 @@ def _prepare(module: str = MODULE) -> Any:
 
     engine = import_engine(module)
     from nimad.target.database import UnopenedError
+    from nimad.target.engine import has_arrow
     from nimad.worker.tasks import JobError, perform
+
+    has_arrow()  # imported while there is time, and not once the job is there
 
     def work(line: str) -> dict[str, Any]:
         job = Job.from_line(line)
