@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,12 @@ class Engine:
         return in_range(self.version) and self.python >= _LEAST_PYTHON
 
     def to_json(self) -> dict[str, Any]:
-        facts = {name: value for name, value in asdict(self).items() if name in ("module", "version")}
-        return {"python": self.interpreter.python, **facts, "storage_version": self.storage_version}
+        return {
+            "python": self.interpreter.python,
+            "module": self.module,
+            "version": self.version,
+            "storage_version": self.storage_version,
+        }
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,12 @@ def _readers(settings: Settings, memory: Path, before: Remembered) -> tuple[list
     home = rights.home_of_owner(memory)
     places = dict.fromkeys([*before.readers, *(home / name for name in _AGENTS), _SYSTEM])
     found = [place for place in places if os.access(place, os.X_OK)]
+    ours = [place for place in found if rights.may_run(place, memory)]
     unusable = [
-        f"{place}: not root's alone, and root does not run it; add --user NAME"
-        for place in found
-        if not rights.may_run(place, memory)
+        f"{place}: not root's alone, and root does not run it; add --user NAME" for place in found if place not in ours
     ]
     unusable += [f"{place}: it read this memory before, and is gone" for place in before.readers if not place.exists()]
-    return [Interpreter.of_owner(place, memory) for place in found if rights.may_run(place, memory)], unusable
+    return [Interpreter.of_owner(place, memory) for place in ours], unusable
 
 
 def _writer(settings: Settings, memory: Path) -> Interpreter:

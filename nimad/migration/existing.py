@@ -7,7 +7,6 @@ from typing import Any
 
 from nimad import command
 from nimad.config import Verify
-from nimad.config.settings import is_plain_name
 from nimad.disk import discard
 from nimad.errors import CannotWriteError, EngineError, RefusedError
 from nimad.migration import origin, publishing, repair, retry, state
@@ -100,7 +99,7 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     if not made and not _equal(context):
         raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
     _check_readers(context, made)
-    before = [name for name in made.get("also", ()) if is_plain_name(name)]
+    before = state.names_of(made)
     publishing.check_links(context)
     publishing.check_names_closed(context.files, before)
     publishing.link(context.files, before)

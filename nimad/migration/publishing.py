@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from nimad import command
-from nimad.config.settings import is_plain_name
 from nimad.disk import is_closed, pieces, sync
 from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import Published
 from nimad.migration.files import Files, free_name, move_aside
-from nimad.migration.state import stamp_of
+from nimad.migration.state import names_of, stamp_of
 from nimad.worker.job import Task
 
 _AT_FDCWD = -100
@@ -37,7 +36,7 @@ def publish(context: Context) -> None:
     sync(files.staging)
     if context.settings.retry and not context.settings.replace and files.target.exists():
         check_untouched(context, context.state.replaces)
-    before = [name for name in context.state.replaces.get("also", ()) if is_plain_name(name)]
+    before = names_of(context.state.replaces)
     _remove_links(files, before)
     backup = _make_room(files, before, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
@@ -84,7 +83,7 @@ def _remove_links(files: Files, names: Sequence[str]) -> None:
 def check_untouched(context: Context, made: Mapping[str, Any]) -> None:
     """Raise `RefusedError` when somebody wrote to the target since the run that `made` it."""
     files = context.files
-    names = [files.target, *(files.target.with_name(name) for name in made.get("also", ()))]
+    names = [files.target, *(files.target.with_name(name) for name in names_of(made))]
     if made.get("file") != stamp_of(files.target) or not all(is_closed(name) for name in names):
         raise RefusedError(
             f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "

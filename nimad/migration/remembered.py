@@ -6,7 +6,6 @@ Or the commands that we print, which name the target, would make one that the ag
 from dataclasses import dataclass
 from pathlib import Path
 
-from nimad.config.settings import is_plain_name
 from nimad.migration import state
 from nimad.migration.files import Files
 
@@ -27,7 +26,7 @@ def of(target: Path) -> Remembered:
     versions = data.get("versions", {})
     try:
         return Remembered(
-            also=tuple(name for name in data.get("also", ()) if is_plain_name(name)),
+            also=tuple(state.names_of(data)),
             readers=tuple(Path(reader["python"]) for reader in versions.get("readers", ())),
             storage_version=int(versions.get("engine", {}).get("storage_version", 0)),
         )

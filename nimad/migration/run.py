@@ -81,9 +81,11 @@ def migrate(
     stop = stop or threading.Event()
     with rights.working_for(settings.source, *places), Workers(stop, clock) as workers:
         try:
-            choice = engines.choose(settings, settings.source, remembered.of(settings.target), stop)
+            before = remembered.of(settings.target)
+            choice = engines.choose(settings, settings.source, before, stop)
             workers.start_in(Launch(choice.interpreter, choice.module))
-            return _migrate(settings, choice, workers, listener)
+            files = Files(settings.target, before.also if settings.also is None else settings.also)
+            return _migrate(settings, files, choice, workers, listener)
         except _ListenerError as error:
             raise error.cause from None
         except OSError as error:
@@ -123,9 +125,7 @@ def _not_asked(settings: Settings) -> str | None:
     return settings.openclaw.why_not if settings.openclaw else "OpenClaw's file was not read"
 
 
-def _migrate(settings: Settings, choice: Choice, workers: Workers, listener: Listener) -> Result:
-    before = remembered.of(settings.target)
-    files = Files(settings.target, before.also if settings.also is None else settings.also)
+def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers, listener: Listener) -> Result:
     copy = damaged.Place(settings, files)
     if settings.dry_run:
         try:

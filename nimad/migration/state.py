@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad._version import VERSION
+from nimad.config.settings import is_plain_name
 from nimad.migration.files import Files, replace_text
 from nimad.source.file import Identity
 
@@ -124,6 +125,11 @@ def note_names(files: Files, made: Mapping[str, Any]) -> None:
     data, noted = read(files), {**made, "also": list(files.also)}
     data = noted if data == made else {**data, "replaces": noted}
     replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+
+def names_of(data: Mapping[str, Any]) -> list[str]:
+    """The further names of the target that a run made, as far as they are names in its folder."""
+    return [name for name in data.get("also", ()) if is_plain_name(name)]
 
 
 def identity_of(data: Mapping[str, Any]) -> Identity | None:
