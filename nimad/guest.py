@@ -96,16 +96,21 @@ def count(name: str, file: str, pool_bytes: int, address_space_bytes: int) -> di
     return dict(facts, counts=counts)
 
 
+def loading(file: str) -> str:
+    """The statement that loads the VECTOR extension: a file that is named, or the installed one."""
+    named = file.replace("\\", "\\\\").replace("'", "\\'")
+    return f"LOAD EXTENSION '{named}'" if named else "LOAD EXTENSION VECTOR"
+
+
 def load_extension(name: str, file: str) -> dict[str, Any]:
     """See whether the VECTOR extension loads: a file that is named, or the installed one."""
     module, facts = identify(name)
     if module is None:
         return facts
-    named = file.replace("\\", "\\\\").replace("'", "\\'")
     try:
         database = module.Database(":memory:", buffer_pool_size=1 << 26, max_db_size=1 << 30, max_num_threads=1)
         connection = module.Connection(database)
-        connection.execute(f"LOAD EXTENSION '{named}'" if named else "LOAD EXTENSION VECTOR")
+        connection.execute(loading(file))
         connection.close()
         database.close()
     except Exception as error:  # noqa: BLE001 - as above

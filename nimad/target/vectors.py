@@ -7,6 +7,7 @@ process that loads it. The statements are those of the engine's documentation (d
 from pathlib import Path
 from types import ModuleType
 
+from nimad import guest
 from nimad.target import counting
 from nimad.target import schema as t
 from nimad.target.counting import Count
@@ -19,7 +20,7 @@ _METRIC = "cosine"
 
 def load(database: Database, extension: str) -> None:
     """Load the extension: the file that is named, or the one that is installed."""
-    database.run(f"LOAD EXTENSION '{_escaped(extension)}'" if extension else "LOAD EXTENSION VECTOR")
+    database.run(guest.loading(extension))
 
 
 def build(engine: ModuleType, path: Path, extension: str, limits: Limits) -> dict[str, Count]:
@@ -47,7 +48,3 @@ def _ask(database: Database) -> None:
     )
     if not hits:
         raise RuntimeError(f"the index answers a question about memory {rows[0][0]} with nothing")
-
-
-def _escaped(path: str) -> str:
-    return path.replace("\\", "\\\\").replace("'", "\\'")
