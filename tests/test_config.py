@@ -302,7 +302,7 @@ level = "WARN"
         (
             "x = 5\n",
             "unknown key 'x', line 1; "
-            "the tables are source, target, batch, limits, engine, reader, vector, verify, log",
+            "the tables are source, target, batch, limits, engine, reader, vector, verify, service, log",
         ),
         ("size = 5\n", "unknown key 'size', line 1; did you mean 'size' in [batch]?"),
         ("batch_size = 100\n", "unknown key 'batch_size', line 1; did you mean 'size' in [batch]?"),

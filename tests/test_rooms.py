@@ -7,12 +7,13 @@ from pathlib import Path
 import nimad
 
 PACKAGE = Path(nimad.__file__).parent
-ROOMS = ("config", "source", "target", "worker", "migration", "report", "cli")
+ROOMS = ("config", "source", "target", "worker", "migration", "service", "report", "cli")
 #: What each room must not import, besides the rooms after it.
 FORBIDDEN = {
     "config": {"sqlite3", "pyarrow", "ladybug"},
     "source": {"ladybug"},
     "migration": {"nimad.target", "pyarrow", "ladybug", "nimad.worker.tasks", "nimad.source.arrow", "loguru", "click"},
+    "service": {"sqlite3", "nimad.source", "nimad.target", "pyarrow", "ladybug", "loguru", "click"},
     "report": {"sqlite3", "nimad.target", "pyarrow", "ladybug"},
     "cli": {"sqlite3", "nimad.target", "pyarrow", "ladybug"},
 }

@@ -9,6 +9,7 @@ from nimad import __version__
 from nimad.cli.config import config
 from nimad.cli.index import index
 from nimad.cli.migrate import migrate
+from nimad.cli.pausing import pause, resume
 from nimad.cli.quarantine import quarantine
 from nimad.cli.sample import sample
 from nimad.cli.search import search
@@ -27,7 +28,9 @@ def cli() -> None:
 cli.add_command(config)
 cli.add_command(index)
 cli.add_command(migrate)
+cli.add_command(pause)
 cli.add_command(quarantine)
+cli.add_command(resume)
 cli.add_command(sample)
 cli.add_command(search)
 

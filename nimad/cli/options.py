@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from nimad.config.settings import ENGINES, VECTOR_INDEXES
+from nimad.config.settings import ENGINES, PRIORITIES, VECTOR_INDEXES
 
 _Decorator = Callable[[Any], Any]
 
@@ -25,6 +25,9 @@ def run_options(command: Any) -> Any:
 
 _RUN_OPTIONS: Sequence[_Decorator] = (
     click.option("--max-memory", metavar="SIZE", help="Memory to plan with, as 512M.  [default: what is free]"),
+    click.option(
+        "--priority", type=click.Choice(PRIORITIES), help="low: what other programs leave.  [default: normal]"
+    ),
     click.option("--force", is_flag=True, default=None, help="Begin although there is too little memory for any plan."),
     click.option(
         "--engine", type=click.Choice(ENGINES), help="Package that writes.  [default: what every reader opens]"

@@ -17,11 +17,12 @@ TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "source": {"path": ("source", str)},
     "target": {"path": ("target", str), "also": ("also", list)},
     "batch": {"size": ("batch_size", int), "max": ("max_batch_size", int), "fixed": ("fixed_batch", bool)},
-    "limits": {"memory": ("max_memory", str)},
+    "limits": {"memory": ("max_memory", str), "priority": ("priority", str)},
     "engine": {"module": ("engine", str), "python": ("engine_python", str)},
     "reader": {"python": ("reader_python", str)},
     "vector": {"index": ("vector_index", str), "extension": ("vector_extension", str)},
     "verify": {"level": ("verify", str)},
+    "service": {"trigger": ("trigger", str), "after": ("after", str)},
     "log": {"file": ("log_file", str), "level": ("log_level", str)},
 }
 _WORDS: Final = {str: "text in quotes", int: "a whole number", bool: "true or false", list: "a list of names in quotes"}

@@ -25,9 +25,23 @@ _UNITS: Final = ("", "K", "M", "G", "T")
 AUTO: Final = "auto"
 ENGINES: Final = (AUTO, "ladybug", "real_ladybug")
 VECTOR_INDEXES: Final = (AUTO, "off")
+#: When the service migrates: as soon as it is started, or once OpenClaw's file asks for it.
+TRIGGERS: Final = ("start", "openclaw")
+#: What it does afterwards: keeps the target in step until the agent reads it, or ends.
+AFTERS: Final = ("follow", "exit")
+#: How workers stand against other programs.
+PRIORITIES: Final = ("normal", "low")
 #: In place of a reader's interpreter: nobody's is to be asked.
 NO_READER: Final = Path("none")
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARN", "ERROR")
+
+_WORDS: Final = {
+    "engine": ENGINES,
+    "vector_index": VECTOR_INDEXES,
+    "priority": PRIORITIES,
+    "trigger": TRIGGERS,
+    "after": AFTERS,
+}
 
 # Told apart by identity: a user may type any path, this one too.
 _DERIVED: Final = Path("beside the source")
@@ -62,6 +76,8 @@ class Settings:
     also : further names of the target in its folder, made as symbolic links; None keeps those that it has.
     vector_index : ``"auto"`` makes the index ``embedding_idx`` where the extension for it is at hand, ``"off"`` never.
     vector_extension : that extension's file, where it is not installed as the engine would install it.
+    priority : ``"low"`` lets workers have what other programs leave of processor and disk.
+    trigger : when the service migrates, of ``TRIGGERS``; ``after`` : what it does then, of ``AFTERS``.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
@@ -96,6 +112,9 @@ class Settings:
     also: tuple[str, ...] | None = None
     vector_index: str = AUTO
     vector_extension: Path | None = None
+    priority: str = "normal"
+    trigger: str = "start"
+    after: str = "follow"
     log_level: str = "INFO"
     openclaw_file: Path = places.OPENCLAW_FILE
     openclaw: OpenClaw | None = None
@@ -129,7 +148,7 @@ class Settings:
             self._set("verify", Verify(self.verify))
         except ValueError:
             self.refuse("verify", f"must be one of {', '.join(Verify)}, not {self.verify!r}")
-        for name, known in (("engine", ENGINES), ("vector_index", VECTOR_INDEXES)):
+        for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 self.refuse(name, f"must be one of {', '.join(known)}, not {getattr(self, name)!r}")
         self._set("also", None if self.also is None else tuple(self.also))

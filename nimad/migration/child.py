@@ -38,15 +38,16 @@ WORKER = ("-P", "-m", "nimad.worker")
 
 @dataclass(frozen=True)
 class Launch:
-    """How a worker is started: in which interpreter, and with which engine."""
+    """How a worker is started: in which interpreter, with which engine, and how it stands against other programs."""
 
     interpreter: Interpreter = field(default_factory=Interpreter)
     module: str = MODULE
+    priority: str = "normal"
 
     def command(self) -> list[str]:
         ours = self.interpreter.is_ours
         program = [PYTHON, *WORKER] if ours else [self.interpreter.python, "-P", boot.__file__]
-        return [*program, str(os.getpid()), self.module]
+        return [*program, str(os.getpid()), self.module, self.priority]
 
 
 class Child:
@@ -164,6 +165,8 @@ class _Watch:
             self._process.wait(_POLL_S)
 
     def _keep_time(self) -> None:
+        if not self._signals:  # killed, and still there: nothing can be done, and no sign of life is given for it
+            return
         now = time.monotonic()
         if self._stop.is_set() and not self.stopped:
             self.stopped = True
@@ -194,8 +197,8 @@ class Workers:
         self._dismiss()
 
     def prepare(self) -> None:
-        """Have a worker waiting."""
-        if self._next is None:
+        """Have a worker waiting, where there is memory for one."""
+        if self._next is None and self.early:
             self._next = Child(self._launch)
 
     def start_in(self, launch: Launch) -> None:
@@ -203,8 +206,11 @@ class Workers:
         if launch != self._launch:
             self._dismiss()
             self._launch = launch
-        if self.early:
-            self.prepare()
+        self.prepare()
+
+    def rest(self) -> None:
+        """Have no worker waiting for the time being."""
+        self._dismiss()
 
     def start_late(self) -> None:
         """From now on start each worker only when there is work: a waiting one takes memory too."""
@@ -216,7 +222,7 @@ class Workers:
         if self.stop.is_set():
             raise StoppedError("stopped")
         child, self._next = self._next or Child(self._launch), None
-        if self.early and not last:
+        if not last:
             self.prepare()
         return child.work(job, self.stop, limit_s)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nimad.config import Settings
 from nimad.errors import DiskError, RefusedError, SourceError
-from nimad.migration import machine
+from nimad.migration import machine, pausing
 from nimad.migration.child import Workers
 from nimad.migration.damaged import Readable
 from nimad.migration.ends import Answer, Kind
@@ -98,6 +98,7 @@ class Context:
 
     def do(self, job: Job) -> Answer:
         """Do a job in a fresh worker, with the pool that is needed now and within the time that it may take."""
+        pausing.hold(self.files, self.workers, self.listener)
         self.check_source()
         file = machine.space_taken(Path(job.target)) if job.target else 0
         work = file + (job.range.bytes if job.range else 0)

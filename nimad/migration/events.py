@@ -170,6 +170,18 @@ class Salvaged(Event):
 
 
 @dataclass(frozen=True)
+class Paused(Event):
+    """Nothing more is begun until `command`, or what does the same, takes the pause away."""
+
+    command: str
+
+
+@dataclass(frozen=True)
+class Resumed(Event):
+    """The pause is over."""
+
+
+@dataclass(frozen=True)
 class TableLoaded(Event):
     """All batches of a table are through."""
 

@@ -76,6 +76,11 @@ class Files:
     def lock(self) -> Path:
         return self._beside(".lock")
 
+    @property
+    def paused(self) -> Path:
+        """While it stands, no run for this target begins anything."""
+        return self._beside(".paused")
+
     def written(self) -> list[Path]:
         """Names of files that are opened for writing as they stand."""
         engines = (

@@ -228,7 +228,7 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         pool_bytes=pool,
         pool_limit=limit,
         address_space_bytes=_address_space(survey.size, machine.address_space()),
-        threads=min(machine.processors(), MAX_THREADS),
+        threads=1 if settings.priority == "low" else min(machine.processors(), MAX_THREADS),
         page_bytes=page,
         memory_available=available,
         memory_needed=least + outside,

@@ -79,11 +79,12 @@ def migrate(
     places = (settings.target, settings.log_file)
     rights.refuse_foreign_folders(settings.source, *places)
     stop = stop or threading.Event()
-    with rights.working_for(settings.source, *places), Workers(stop, clock) as workers:
+    first = Launch(priority=settings.priority)
+    with rights.working_for(settings.source, *places), Workers(stop, clock, first) as workers:
         try:
             before = remembered.of(settings.target)
             choice = engines.choose(settings, settings.source, before, stop)
-            workers.start_in(Launch(choice.interpreter, choice.module))
+            workers.start_in(Launch(choice.interpreter, choice.module, settings.priority))
             files = Files(settings.target, before.also if settings.also is None else settings.also)
             return _migrate(settings, files, choice, workers, listener)
         except _ListenerError as error:

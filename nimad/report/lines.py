@@ -1,23 +1,16 @@
 """The words for each event: the lines of the guide, and those that come between."""
 
-from collections.abc import Callable, Iterator, Mapping
-from enum import StrEnum
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from nimad.migration import events as e
 from nimad.migration.result import Result
+from nimad.report import service_lines
+from nimad.report.levels import Level, Lines
 from nimad.source.ranges import shown
 from nimad.words import set_aside
 
-
-class Level(StrEnum):
-    """How much a line matters, as it stands in the log."""
-
-    DEBUG = "DEBUG"
-    INFO = "INFO"
-    WARN = "WARN"
-    ERROR = "ERROR"
-
+__all__ = ["Level", "heading", "lines"]
 
 RULE = "=" * 60
 TITLE = "NIMA Memory Migration: SQLite → LadybugDB"
@@ -25,8 +18,6 @@ SUMMARY_TITLE = "Migration Summary"
 #: Ids that a line of the summary names; the quarantine file has them all.
 NAMED_IDS = 100
 _MB = 1_000_000
-
-Lines = Iterator[tuple[Level, str]]
 
 
 def heading(event: e.Event) -> str | None:
@@ -38,7 +29,7 @@ def heading(event: e.Event) -> str | None:
 
 def lines(event: e.Event) -> Lines:
     """The lines for an event, with their levels; none for an event that needs no words."""
-    words = _WORDS.get(type(event))
+    words = _WORDS.get(type(event)) or service_lines.WORDS.get(type(event))
     return words(event) if words else iter(())
 
 
@@ -159,6 +150,14 @@ def _salvaged(event: e.Salvaged) -> Lines:
     for table, ranges in event.lost.items():
         for first, last in ranges:
             yield Level.WARN, f"Cannot be read: {table} id {shown(first, last)}"
+
+
+def _paused(event: e.Paused) -> Lines:
+    yield Level.WARN, f"Paused; go on with: {event.command}"
+
+
+def _resumed(_: e.Resumed) -> Lines:
+    yield Level.INFO, "Going on"
 
 
 def _table_loaded(event: e.TableLoaded) -> Lines:
@@ -338,6 +337,8 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.Isolated: _isolated,
     e.SetAside: _set_aside,
     e.Salvaged: _salvaged,
+    e.Paused: _paused,
+    e.Resumed: _resumed,
     e.TableLoaded: _table_loaded,
     e.Compacted: _compacted,
     e.NotCompacted: _not_compacted,

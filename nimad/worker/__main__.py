@@ -1,4 +1,4 @@
-"""`python -m nimad.worker PARENT [MODULE]`: import the engine, wait for a job on stdin, do it, answer, exit.
+"""`python -m nimad.worker PARENT [MODULE [PRIORITY]]`: import the engine, wait for a job on stdin, do it, answer, exit.
 
 The imports come before the wait, so that a worker that was started early is ready when its turn comes.
 """
@@ -16,12 +16,16 @@ from nimad.worker import stacks
 from nimad.worker.job import Failure, Job
 from nimad.worker.process import settle
 
+#: Of the arguments that may be left out.
+_DEFAULTS = (MODULE, "normal")
+
 
 def main() -> int:
-    answer = settle(int(sys.argv[1]))
+    parent, module, priority = (*sys.argv[1:], *_DEFAULTS[len(sys.argv) - 2 :])
+    answer = settle(int(parent), priority)
     stacks.install()
     try:
-        perform = _prepare(*sys.argv[2:])
+        perform = _prepare(module)
     except EngineError as error:
         sys.stdin.readline()
         return _say(answer, _failed(Failure.ENGINE, error))
@@ -31,7 +35,7 @@ def main() -> int:
     return _say(answer, perform(line))
 
 
-def _prepare(module: str = MODULE) -> Any:
+def _prepare(module: str) -> Any:
     from nimad.target.engine import import_engine
 
     engine = import_engine(module)

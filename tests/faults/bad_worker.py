@@ -91,8 +91,8 @@ def main() -> int:
         look_for_poison(rows)
         return copy(database, into, rows)
 
-    def remember(parent: int) -> Any:
-        ANSWER.append(settle(parent))
+    def remember(parent: int, priority: str) -> Any:
+        ANSWER.append(settle(parent, priority))
         return ANSWER[0]
 
     loading._copy = poisonous

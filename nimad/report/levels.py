@@ -1,0 +1,16 @@
+"""How much a line matters."""
+
+from collections.abc import Iterator
+from enum import StrEnum
+
+
+class Level(StrEnum):
+    """As it stands in the log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARN = "WARN"
+    ERROR = "ERROR"
+
+
+Lines = Iterator[tuple[Level, str]]

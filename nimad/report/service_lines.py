@@ -1,0 +1,45 @@
+"""The words for each event of the service."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nimad.migration.events import Event
+from nimad.report.levels import Level, Lines
+from nimad.service import events as s
+from nimad.words import number_of
+
+
+def _waiting(event: s.Waiting) -> Lines:
+    yield Level.INFO, f"Waiting for {event.what}: {event.why}"
+
+
+def _watching(event: s.Watching) -> Lines:
+    how = "looking now and then" if event.polls else "watching"
+    yield Level.DEBUG, f"{number_of(event.memories, 'memory', 'memories')} are in the target; {how} for late ones"
+
+
+def _postponed(event: s.Postponed) -> Lines:
+    yield Level.WARN, f"{event.message}; trying again in {event.delay_s:.0f}s"
+
+
+def _reloaded(event: s.Reloaded) -> Lines:
+    what = f": other values for {', '.join(event.changed)}" if event.changed else "; nothing in it is new"
+    yield Level.INFO, f"The configuration was read again{what}"
+
+
+def _reload_refused(event: s.ReloadRefused) -> Lines:
+    yield Level.ERROR, f"{event.message}. The configuration before goes on to hold"
+
+
+def _stopping(_: s.Stopping) -> Lines:
+    yield Level.INFO, "Stopping: this batch may end, or is dropped after some seconds; everything counted is kept"
+
+
+WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
+    s.Waiting: _waiting,
+    s.Watching: _watching,
+    s.Postponed: _postponed,
+    s.Reloaded: _reloaded,
+    s.ReloadRefused: _reload_refused,
+    s.Stopping: _stopping,
+}

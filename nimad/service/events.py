@@ -1,0 +1,48 @@
+"""What happens in the service between runs, as facts."""
+
+from dataclasses import dataclass
+
+from nimad.migration.events import Event
+
+
+@dataclass(frozen=True)
+class Waiting(Event):
+    """OpenClaw's file does not ask for a migration yet, or there is no memory. `what`: in few words."""
+
+    what: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Watching(Event):
+    """The target is complete, and SQLite is watched for memories that come late. `polls`: by looking now and then."""
+
+    memories: int
+    polls: bool
+
+
+@dataclass(frozen=True)
+class Postponed(Event):
+    """A run stopped for a reason that may pass; it is tried again after so many seconds."""
+
+    message: str
+    delay_s: float
+
+
+@dataclass(frozen=True)
+class Reloaded(Event):
+    """The configuration was read again. `changed`: names of the settings that are others now."""
+
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ReloadRefused(Event):
+    """The configuration cannot be; the one before goes on to hold."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Stopping(Event):
+    """The service was asked to stop."""
