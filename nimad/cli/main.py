@@ -16,7 +16,7 @@ from nimad.cli.search import search
 from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError
 from nimad.report.console import forget_stdout
-from nimad.report.log import say_error
+from nimad.report.log import say_error, say_traceback
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -53,7 +53,7 @@ def main() -> None:
         say_error(str(explained))
         sys.exit(int(explained.exit_code))
     except Exception:  # noqa: BLE001 - not to be taken for exit code 1, which says that the run is complete
-        traceback.print_exc()
+        say_traceback(traceback.format_exc())
         say_error(f"this is a bug of nimad {__version__}; please report it with the lines above")
         sys.exit(int(ExitCode.INTERNAL))
 

@@ -17,11 +17,13 @@ from nimad import command
 from nimad.cli.options import file_option, run_options
 from nimad.config import Settings, load
 from nimad.errors import NimadError, RefusedError, StoppedError
+from nimad.migration import events as e
 from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
 from nimad.report.console import Console, write
+from nimad.report.journal import STDERR, STDOUT, Journal
 from nimad.report.lines import Level
-from nimad.report.listener import JsonListener, PeopleListener
+from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
 from nimad.report.log import Log, say_error
 from nimad.rights import become
 
@@ -79,9 +81,11 @@ def beginning(user: str | None, *, as_json: bool) -> Iterator[None]:
 def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
     """Run with these settings, tell of it, and exit with the code that says how it ended."""
     with _stop_on_signal() as stop, Console() as console:
-        log = Log(settings.log_level, None if as_json else console.say, settings.source)
+        # Started as a unit, its stdout is the journal, which stamps lines by itself.
+        journal = None if as_json else Journal.of_streams((STDOUT,))
+        log = Log(settings.log_level, None if as_json or journal else console.say, settings.source, journal)
         try:
-            result = run(settings, JsonListener(log) if as_json else PeopleListener(console, log), stop)
+            result = run(settings, _listener(console, log, as_json=as_json), stop)
         except NimadError as error:
             _say_failure(error, log, as_json=as_json)
             sys.exit(int(error.exit_code))
@@ -92,6 +96,12 @@ def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
     if result.outcome is Outcome.COMPLETE and sys.stdout.isatty() and not as_json:
         write(f"Search it with: {command.line('search', '--target', settings.target, 'some words')}")
     sys.exit(int(result.exit_code))
+
+
+def _listener(console: Console, log: Log, *, as_json: bool) -> e.Listener:
+    if as_json:
+        return JsonListener(log)
+    return ServiceListener(log) if log.journal else PeopleListener(console, log)
 
 
 def _whole_number(text: str) -> int:
@@ -130,15 +140,16 @@ def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
         text = f"{text}. Go on with: {_again()}"
     if as_json:
         _say_failed(error, text)
-    log.to_file_only(Level.ERROR, text)
-    say_error(text)
+    log.keep(Level.ERROR, text)
+    if not (log.journal and Journal.of_streams((STDERR,))):  # it has this now
+        say_error(text)
 
 
 def _say_where_to_look(result: Result, settings: Settings, log: Log, *, as_json: bool) -> None:
     if not result.quarantined and not result.quarantined_parts:
         return
     text = f"Look at them with: {command.line('quarantine', 'list', '--target', settings.target)}"
-    log.to_file_only(Level.INFO, text)
+    log.keep(Level.INFO, text)
     if sys.stdout.isatty() and not as_json:
         write(text)
 

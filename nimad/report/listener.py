@@ -7,6 +7,7 @@ from nimad.migration import events as e
 from nimad.report.console import Console, write
 from nimad.report.lines import Level, heading, lines
 from nimad.report.log import Log
+from nimad.report.position import Position, passes
 
 
 class PeopleListener:
@@ -16,7 +17,7 @@ class PeopleListener:
         self._console, self._log = console, log
 
     def __call__(self, event: e.Event) -> None:
-        _open_log(self._log, event)
+        _keep_log(self._log, event)
         self._console.show(event)
         title = heading(event)
         if title:
@@ -31,18 +32,43 @@ class JsonListener:
         self._log = log
 
     def __call__(self, event: e.Event) -> None:
-        _open_log(self._log, event)
+        _keep_log(self._log, event)
         write(json.dumps(event.to_json(), ensure_ascii=False, default=str))
         _log_lines(self._log, event)
+
+
+class ServiceListener:
+    """Lines for the journal, with where the run is, or for stdout; and in the log file."""
+
+    def __init__(self, log: Log) -> None:
+        self._log, self._position = log, Position()
+
+    def __call__(self, event: e.Event) -> None:
+        position = self._position.after(event)
+        self._log.fields = position.fields()
+        _keep_log(self._log, event)
+        _log_lines(self._log, event)
+        if passes(event):
+            self._log.fields = self._position.fields()
+        else:
+            self._position = position
+
+    def enter(self, phase: str) -> None:
+        """What comes now is of no run, such as following the memory between two."""
+        self._position = Position(phase=phase)
+        self._log.fields = self._position.fields()
 
 
 def _log_lines(log: Log, event: e.Event) -> None:
     for level, text in lines(event):
         log.write(level, text)
     if isinstance(event, e.BatchFailed) and event.stack:  # for whoever looks into it later, not for the console
-        log.to_file_only(Level.WARN, f"What the worker said last:\n{event.stack}")
+        log.keep(Level.WARN, f"What the worker said last:\n{event.stack}")
 
 
-def _open_log(log: Log, event: e.Event) -> None:
-    if isinstance(event, e.Started):
+def _keep_log(log: Log, event: e.Event) -> None:
+    """The log file goes on from run to run, under the name that each one gives it."""
+    if isinstance(event, e.Analyzing):
+        log.begin(Path(event.source))
+    elif isinstance(event, e.Started):
         log.open(Path(event.log_file))

@@ -1,111 +1,170 @@
-"""The log: one format for console and `migration.log`, kept by loguru."""
+"""The log: one format for console and `migration.log`, entries for the journal, all passed on by loguru."""
 
-import os
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from nimad import rights
+from nimad.errors import NimadError
+from nimad.report.journal import STDERR, Journal
 from nimad.report.lines import Level
+from nimad.report.logfile import LogFile
 
 if TYPE_CHECKING:
     from loguru import Message, Record
 
 #: loguru's names for our levels.
 _LOGURU = {Level.DEBUG: "DEBUG", Level.INFO: "INFO", Level.WARN: "WARNING", Level.ERROR: "ERROR"}
+_LEVELS = list(Level)
 _TIME = "[{time:YYYY-MM-DD HH:mm:ss}]"
 #: Lines kept in memory until it is clear that a log file may be written.
 _BUFFERED = 1_000
 
+_FILE, _CONSOLE, _JOURNAL = "file", "console", "journal"
+
 
 class Log:
-    """Passes lines on to the console at once, and to the log file as soon as there is one."""
+    """Passes lines on to console and journal at once, and to the log file as soon as there is one.
 
-    def __init__(self, level: str, console: Callable[[str], None] | None, source: Path) -> None:
-        self._level = _LOGURU[Level(level)]
+    May be kept for many runs: the file stays open from one to the next.
+    """
+
+    def __init__(
+        self, level: str, console: Callable[[str], None] | None, source: Path, journal: Journal | None = None
+    ) -> None:
+        self.journal = journal
+        #: Where the run is, for the journal's entries.
+        self.fields: Mapping[str, str] = {}
+        self._level = Level(level)
         self._source = source  # whose owner the log file will belong to
-        self._waiting: list[tuple[Level, str]] | None = []
-        self._file_sink: int | None = None
+        self._waiting: list[tuple[Level, str]] | None = []  # None: nothing is kept for a file
+        self._file: LogFile | None = None
+        self._refused = ""  # why there is no file, as it was said last
         logger.remove()
         if console is not None:
-            self._console_sink = logger.add(
-                _plain(console), level=self._level, format=_format, filter=_for_console, catch=False
-            )
+            logger.add(_plain(console), level=0, format=_format, filter=_for(_CONSOLE), catch=False)
+        if journal is not None:
+            logger.add(_entries(journal), level=0, format=_format, filter=_for(_JOURNAL), catch=False)
+
+    def set_level(self, level: str) -> None:
+        """From now on, leave out what is below this level."""
+        self._level = Level(level)
 
     def write(self, level: Level, text: str) -> None:
         """One line, stamped with the time and its level."""
-        if self._waiting is not None and len(self._waiting) < _BUFFERED:
-            self._waiting.append((level, text))
-        self._say(level, text, to="both" if self._file_sink is not None else "console")
+        self._say(level, text, _CONSOLE, _JOURNAL, _FILE)
 
-    def to_file_only(self, level: Level, text: str) -> None:
-        """A line that the console has had in another form."""
-        if self._file_sink is not None:
-            self._say(level, text, to="file")
+    def keep(self, level: Level, text: str) -> None:
+        """For whoever looks into it later, in file and journal; the console had it in another form, or need not."""
+        self._say(level, text, _JOURNAL, _FILE)
+
+    def error(self, text: str) -> None:
+        """An error, in one entry."""
+        self.write(Level.ERROR, text)
+
+    def exception(self, traceback: str) -> None:
+        """A traceback, in one entry."""
+        self.write(Level.ERROR, traceback.rstrip("\n"))
+
+    def begin(self, source: Path) -> None:
+        """A run of this memory begins. What was said before a file could be opened is not of this run."""
+        self._source = source
+        if self._file is None:
+            self._waiting = []
 
     def open(self, path: Path) -> None:
         """Begin to write the log file, with the lines said so far. Without one, say so and go on."""
-        if self._waiting is None:
+        if self._file is not None and self._file.path == path:
             return
-        waiting, self._waiting = self._waiting, None
+        self._close_file()
+        waiting, self._waiting = self._waiting or [], None
         try:
-            with rights.working_for(self._source, path):
-                self._file_sink = logger.add(
-                    str(path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
-                    level=self._level,
-                    format=_format,
-                    filter=_for_file,
-                    encoding="utf-8",
-                    opener=_open_private,
-                    catch=False,
-                )
-        except OSError as error:
-            self._say(Level.WARN, f"No log file {path} ({error.strerror}); going on without", to="console")
+            self._file = LogFile(path, self._source, _format, _for(_FILE))
+        except (OSError, NimadError) as error:
+            self._refuse(f"No log file {path} ({_reason(error)}); going on without")
             return
         for level, text in waiting:
-            self._say(level, text, to="file")
+            self._say(level, text, _FILE)
+        if self._file is not None:
+            self._refused = ""
 
     def close(self) -> None:
-        """Flush and close the log file."""
-        if self._file_sink is not None:
-            sink, self._file_sink = self._file_sink, None
-            with suppress(OSError):
-                logger.remove(sink)
+        """Flush and close the log file; another may be opened."""
+        self._close_file()
+        self._waiting = []
 
-    def _say(self, level: Level, text: str, *, to: str) -> None:
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _say(self, level: Level, text: str, *sinks: str) -> None:
+        if _LEVELS.index(level) < _LEVELS.index(self._level):
+            return
+        if _FILE in sinks and self._waiting is not None and self._file is None and len(self._waiting) < _BUFFERED:
+            self._waiting.append((level, text))
         try:
-            logger.bind(word=str(level), to=to).log(_LOGURU[level], "{}", text)
+            if self._file is not None:
+                self._file.follow()
+        except (OSError, NimadError) as error:
+            self._lose_file(error)
+        try:
+            logger.bind(word=str(level), to=sinks, fields=self.fields).log(_LOGURU[level], "{}", text)
         except OSError as error:  # a full disk under the log does not stop a migration
-            self.close()
-            if to != "console":
-                self._say(Level.WARN, f"The log file cannot be written any more ({error.strerror})", to="console")
+            self._lose_file(error)
+
+    def _lose_file(self, error: OSError | NimadError) -> None:
+        self._close_file()
+        self._refuse(f"The log file cannot be written any more ({_reason(error)})")
+
+    def _refuse(self, why: str) -> None:
+        """Say why there is no file, but not again at every run of a service."""
+        if why != self._refused:
+            self._refused = why
+            self._say(Level.WARN, why, _CONSOLE, _JOURNAL)
+
+
+def _reason(error: OSError | NimadError) -> str:
+    return str(error.strerror if isinstance(error, OSError) else error)
 
 
 def _format(_: "Record") -> str:
     return _TIME + " [{extra[word]}] {message}\n"
 
 
-def _for_console(record: "Record") -> bool:
-    return record["extra"].get("to") in ("console", "both")
-
-
-def _for_file(record: "Record") -> bool:
-    return record["extra"].get("to") in ("file", "both")
+def _for(sink: str) -> Callable[["Record"], bool]:
+    return lambda record: sink in record["extra"].get("to", ())
 
 
 def _plain(console: Callable[[str], None]) -> Callable[["Message"], None]:
     return lambda message: console(str(message).removesuffix("\n"))
 
 
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+def _entries(journal: Journal) -> Callable[["Message"], None]:
+    def send(message: "Message") -> None:
+        extra = message.record["extra"]
+        journal.send(Level(extra["word"]), message.record["message"], extra["fields"])
+
+    return send
 
 
 def say_error(text: str) -> None:
-    """One line on stderr, in the log's format."""
-    sys.stderr.write(f"{time.strftime('[%Y-%m-%d %H:%M:%S]')} [{Level.ERROR}] {text}\n")
+    """One line on stderr, in the log's format; an entry, where that is the journal."""
+    stamp = time.strftime("[%Y-%m-%d %H:%M:%S]")
+    _say_on_stderr(text, f"{stamp} [{Level.ERROR}] {text}\n")
+
+
+def say_traceback(text: str) -> None:
+    """A traceback on stderr, as it is; one entry, where that is the journal."""
+    _say_on_stderr(text.rstrip("\n"), text)
+
+
+def _say_on_stderr(text: str, stamped: str) -> None:
+    journal = Journal.of_streams((STDERR,))
+    if journal:
+        journal.send(Level.ERROR, text)
+    else:
+        sys.stderr.write(stamped)

@@ -1,0 +1,75 @@
+"""The log file: loguru writes it; here is whose it is, and that it is made anew when it was moved away."""
+
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loguru import logger
+
+from nimad import rights
+
+if TYPE_CHECKING:
+    from loguru import Record
+
+
+class LogFile:
+    """A sink of loguru's on a file that belongs to the owner of `source`.
+
+    loguru's own `watch` is not used: as root it would make a folder that is gone anew, with root's rights, and that
+    even when it closes.
+    """
+
+    def __init__(
+        self, path: Path, source: Path, line: Callable[["Record"], str], wanted: Callable[["Record"], bool]
+    ) -> None:
+        self.path = path
+        self._source, self._line, self._wanted = source, line, wanted
+        self._sink: int | None = None
+        self._made: tuple[int, int] | None = None  # device and inode
+        self._open()
+
+    def follow(self) -> None:
+        """Write a new file if ours was moved away or removed, as logrotate does."""
+        if self._is_there():
+            return
+        self.close()
+        self.path.parent.stat()  # raises: without its folder, the memory itself is gone
+        self._open()
+
+    def close(self) -> None:
+        if self._sink is not None:
+            sink, self._sink = self._sink, None
+            with suppress(OSError):
+                logger.remove(sink)
+
+    def _open(self) -> None:
+        with rights.working_for(self._source, self.path):
+            self._sink = logger.add(
+                str(self.path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
+                level=0,
+                format=self._line,
+                filter=self._wanted,
+                encoding="utf-8",
+                errors="backslashreplace",  # halves of characters, as in the name of a file
+                opener=self._opened,
+                catch=False,
+            )
+
+    def _opened(self, path: str, flags: int) -> int:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)  # a FIFO would hold us up
+        self._made = _identity(os.fstat(descriptor))
+        return descriptor
+
+    def _is_there(self) -> bool:
+        try:
+            return _identity(self.path.lstat()) == self._made
+        except FileNotFoundError:
+            return False
+        except OSError:  # a folder that was closed to us says nothing about the file
+            return True
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
