@@ -50,8 +50,12 @@ def is_closed(path: Path) -> bool:
 
 def has_log(path: Path) -> bool:
     """Whether the engine would replay something into the file when it opens it for writing."""
-    logs = [path.with_name(path.name + suffix) for suffix in LOG_SUFFIXES]
-    return any(log.exists() and log.stat().st_size for log in logs)
+    return any(log.stat().st_size for log in logs(path))
+
+
+def logs(path: Path) -> list[Path]:
+    """What stands beside an engine's file and would be replayed into it."""
+    return [log for suffix in LOG_SUFFIXES if (log := path.with_name(path.name + suffix)).exists()]
 
 
 def sync(path: Path) -> None:

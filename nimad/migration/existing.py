@@ -15,9 +15,9 @@ from nimad.migration.ends import Answer, Kind
 from nimad.migration.files import not_for_us
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
-from nimad.source.file import Identity
+from nimad.source.file import Identity, SourceFile
 from nimad.source.rows import json_row, read_ids
-from nimad.source.schema import TARGET_TABLES
+from nimad.source.schema import TARGET_TABLES, Schema
 from nimad.words import number_of, set_aside
 from nimad.worker.job import Task
 from nimad.worker.quarantine import entries
@@ -32,7 +32,7 @@ def finished(context: Context) -> str | None:
     Raises `CannotWriteError` when something else stands at the final name and `--replace` was not given.
     """
     target = context.files.target
-    if target.exists() and not context.files.staging.exists() and state.of_target(context.files):
+    if target.exists() and not context.files.staging.exists() and state.read(context.files).get("published"):
         publishing.tidy(context.files)  # the run that made it was killed right after the rename
     if context.settings.retry:
         return _nothing_to_retry(context)
@@ -173,7 +173,8 @@ def adopt(context: Context) -> None:
         )
     context.note_progress()
     context.redone = {entry["table"] for entry in entries(files.quarantining)}
-    context.isolated = _still_isolated(context)
+    if not context.settings.retry:
+        context.isolated = still_isolated(context.source, context.survey.schema, files.quarantining)
 
 
 #: What the line of a row has that took workers down.
@@ -184,18 +185,15 @@ def _is_isolated(entry: Mapping[str, Any]) -> bool:
     return entry.keys() >= _OF_ISOLATED and bool(entry["attempts"]) and isinstance(entry["id"], int)
 
 
-def _still_isolated(context: Context) -> dict[str, dict[int, tuple[str, int, str]]]:
-    """Rows that took workers down in the run before, and that nobody has changed since."""
+def still_isolated(source: SourceFile, schema: Schema, file: Path) -> dict[str, dict[int, tuple[str, int, str]]]:
+    """Rows that took workers down before, by the quarantine in `file`, and that nobody has changed since."""
     found: dict[str, dict[int, tuple[str, int, str]]] = {}
-    if context.settings.retry:
-        return found
-    for table in context.survey.schema.tables():
-        why = {
-            entry["id"]: entry
-            for entry in entries(context.files.quarantining)
-            if entry["table"] == table.name and _is_isolated(entry)
-        }
-        rows = context.source.read(lambda c, table=table, why=why: read_ids(c, table, sorted(why)))  # type: ignore[misc]
+    isolated = [entry for entry in entries(file) if _is_isolated(entry)]
+    for table in schema.tables():
+        why = {entry["id"]: entry for entry in isolated if entry["table"] == table.name}
+        if not why:
+            continue
+        rows = source.read(lambda c, table=table, why=why: read_ids(c, table, sorted(why)))  # type: ignore[misc]
         for position, key in enumerate(rows.keys):
             entry = why[key]  # one that somebody edited is theirs, and its row is tried again
             if json_row(rows.named(position)) == entry.get("row"):

@@ -60,6 +60,11 @@ class Files:
         return self._beside(".migrating.ledger")
 
     @property
+    def followed(self) -> Path:
+        """The ledger of the target that is there: by it late arrivals are found."""
+        return self._beside(".ledger")
+
+    @property
     def state(self) -> Path:
         return self._beside(".state.json")
 
@@ -86,7 +91,7 @@ class Files:
         engines = (
             piece for file in (self.staging, self.compacted, self.indexing, self.trial) for piece in pieces(file)
         )
-        return [*engines, *sqlite_pieces(self.salvaged), self.ledger, self.quarantining, self.lock]
+        return [*engines, *sqlite_pieces(self.salvaged), self.ledger, self.followed, self.quarantining, self.lock]
 
     def replaced(self) -> list[Path]:
         """Names that a new file is renamed to: what stood there is read, and never written to."""

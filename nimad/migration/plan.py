@@ -33,6 +33,8 @@ POOL_FLOOR = 128 * MIB
 POOL_SHARE = 2
 #: A pool that was too small is followed by one this many times as large, up to what the memory allows.
 POOL_STEP = 2
+#: The pool for working in a finished target, against its file.
+FILE_POOL_FACTOR = 2
 #: In batches, the pool has to hold the node group that a checkpoint rewrites, whatever the batch: this many times the
 #: rows' bytes in it.
 GROUP_FACTOR = 3.8
@@ -321,6 +323,25 @@ def _address_space(size: int, limit: int | None) -> int:
     while limit is not None and space > limit // ADDRESS_SPACE_SHARE:
         space //= 2
     return space
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the engine may take."""
+
+    pool_bytes: int
+    address_space_bytes: int
+    threads: int
+
+
+def limits_for(file: int, memory_limit: int | None = None) -> Limits:
+    """What the engine may take for a target of so many bytes that is there already."""
+    free = machine.available_memory() if memory_limit is None else memory_limit - SUPERVISOR
+    return Limits(
+        pool_bytes=max(POOL_FLOOR, min(file * FILE_POOL_FACTOR, free // POOL_SHARE)),
+        address_space_bytes=_address_space(file, machine.address_space()),
+        threads=min(machine.processors(), MAX_THREADS),
+    )
 
 
 def _existing(folder: Path) -> Path:

@@ -15,7 +15,7 @@ from nimad.migration import retry
 from nimad.migration.context import Context
 from nimad.migration.events import Published
 from nimad.migration.files import Files, free_name, move_aside
-from nimad.migration.state import names_of, stamp_of
+from nimad.migration.state import is_untouched, names_of
 from nimad.worker.job import Task
 
 _AT_FDCWD = -100
@@ -83,8 +83,8 @@ def _remove_links(files: Files, names: Sequence[str]) -> None:
 def check_untouched(context: Context, made: Mapping[str, Any]) -> None:
     """Raise `RefusedError` when somebody wrote to the target since the run that `made` it."""
     files = context.files
-    names = [files.target, *(files.target.with_name(name) for name in names_of(made))]
-    if made.get("file") != stamp_of(files.target) or not all(is_closed(name) for name in names):
+    names = [files.target.with_name(name) for name in names_of(made)]
+    if not is_untouched(files.target, made) or not all(is_closed(name) for name in names):
         raise RefusedError(
             f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
             f"make it all the same with: {command.migrate(context.settings, '--replace')}"
@@ -95,7 +95,8 @@ def tidy(files: Files) -> None:
     """What follows the rename; done by the next run when this one was killed in between."""
     if files.quarantining.exists():
         files.quarantining.replace(files.quarantine)
-    files.ledger.unlink(missing_ok=True)
+    if files.ledger.exists():
+        files.ledger.replace(files.followed)
     for piece in pieces(files.staging)[1:]:
         piece.unlink(missing_ok=True)  # empty, or the file would not have counted as closed
 
@@ -108,11 +109,14 @@ def _make_room(files: Files, before: Sequence[str], *, replace: bool) -> Path | 
     backup = files.backup(time.time())
     for path in dict.fromkeys([*files.links, *(files.target.with_name(name) for name in before)]):
         _clear(path, files.target, backup)
+    beside = {".quarantine.jsonl": files.quarantine, ".ledger": files.followed}
     if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine)):
+        files.followed.unlink(missing_ok=True)  # that of a target which somebody took away
         return None
     move_aside(files.target, backup)
-    if files.quarantine.exists():
-        files.quarantine.rename(backup.with_name(backup.name + ".quarantine.jsonl"))
+    for suffix, path in beside.items():
+        if path.exists():
+            path.rename(backup.with_name(backup.name + suffix))
     return backup
 
 

@@ -283,6 +283,7 @@ def _load_verify_publish(context: Context) -> Result:
     _say_late_arrivals(context)
     context.state.published = dict(context.counted)
     context.state.file = stamp_of(context.files.staging)
+    context.state.schema = context.survey.schema.to_json()
     with context.phase("publishing"):
         publishing.publish(context)
     return _finish(context)

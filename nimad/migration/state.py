@@ -12,6 +12,7 @@ from typing import Any
 
 from nimad._version import VERSION
 from nimad.config.settings import is_plain_name
+from nimad.disk import READ_SUFFIXES
 from nimad.migration.files import Files, replace_text
 from nimad.source.file import Identity
 
@@ -47,6 +48,7 @@ class State:
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that this run takes
     published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once verified
     file: Mapping[str, int] = field(default_factory=dict)  # of the target as it was published
+    schema: Mapping[str, Any] = field(default_factory=dict)  # what the source's columns became
     replaces: Mapping[str, Any] = field(default_factory=dict)  # the state of the target that is there meanwhile
     message: str = ""
 
@@ -78,6 +80,7 @@ class State:
             "bounds": dict(self.bounds),
             "published": dict(self.published),
             "file": dict(self.file),
+            "schema": dict(self.schema),
             "replaces": dict(self.replaces),
             "also": list(self.also),
             "indexed": self.indexed,
@@ -94,6 +97,17 @@ def stamp_of(path: Path) -> dict[str, int]:
     """What changes when somebody writes to a file."""
     status = path.stat()
     return {"inode": status.st_ino, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+
+
+def logs_of(path: Path) -> dict[str, dict[str, int]]:
+    """What the engine left beside a file that it would still read; empty for one that was closed."""
+    beside = {suffix: path.with_name(path.name + suffix) for suffix in READ_SUFFIXES}
+    return {suffix: stamp_of(log) for suffix, log in beside.items() if log.exists() and log.stat().st_size}
+
+
+def is_untouched(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether nobody wrote to a target since the run that `made` it, or since it was caught up."""
+    return bool(made.get("file") == stamp_of(path) and made.get("log", {}) == logs_of(path))
 
 
 def read(files: Files) -> dict[str, Any]:
@@ -122,9 +136,15 @@ def of_target(files: Files) -> dict[str, Any]:
 
 def note_names(files: Files, made: Mapping[str, Any]) -> None:
     """Note the further names that the target has now, for the run that is not asked for one of them any more."""
-    data, noted = read(files), {**made, "also": list(files.also)}
+    note(files, made, {"also": list(files.also)})
+
+
+def note(files: Files, made: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Note facts of the target that is there, whose state is `made`; return what its state is then."""
+    data, noted = read(files), {**made, **facts}
     data = noted if data == made else {**data, "replaces": noted}
     replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    return noted
 
 
 def names_of(data: Mapping[str, Any]) -> list[str]:

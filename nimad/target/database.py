@@ -1,13 +1,13 @@
 """The LadybugDB file: opened with explicit limits, closed in the right order, synced to disk."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad.disk import sync
+from nimad.disk import logs, sync
 from nimad.source.batch import Batch
 from nimad.source.schema import Kind
 from nimad.target import parameters
@@ -104,9 +104,24 @@ class Database:
 
         0.15.3 wrote an index that takes down whoever opens the file when there were many (9,770 nodes, 50 statements).
         """
-        self.run("BEGIN TRANSACTION")
+        with self.transaction():
+            self.run_each(statements)
+
+    def run_each(self, statements: Iterable[tuple[str, list[dict[str, Any]]]]) -> None:
+        """Run statements, each with the rows for its UNWIND."""
         for statement, rows in statements:
             self.run(statement, rows=rows)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is run in it, as far as the write-ahead log covers that: never a COPY."""
+        self.run("BEGIN TRANSACTION")
+        try:
+            yield
+        except BaseException:
+            with suppress(RuntimeError):  # what went wrong may have undone it already
+                self.run("ROLLBACK")
+            raise
         with self._complaints():
             self.run("COMMIT")
 
@@ -163,5 +178,6 @@ def open_database(engine: ModuleType, path: Path, limits: Limits, *, read_only: 
     finally:
         database.close()
     if not read_only:
-        sync(path)
+        for piece in (path, *logs(path)):
+            sync(piece)
         sync(path.parent)

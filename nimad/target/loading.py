@@ -21,14 +21,12 @@ from nimad.target.into import Into
 
 def load_nodes(database: Database, schema: Schema, judged: Judged) -> int:
     """Copy nodes, or turns without their links; return how many."""
-    return _copy(database, _into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
+    return _copy(database, into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
 
 
 def load_edges(database: Database, schema: Schema, judged: Judged) -> int:
     """Copy edges, both of whose ends are known to be there; return how many."""
-    properties = ["edge_id", *(column.target for column in judged.rows.table.columns)]
-    into = Into(t.EDGE_TABLE, properties, (t.NODE_TABLE, t.NODE_TABLE))
-    return _copy(database, into, batch.of_edges(judged, schema))
+    return _copy(database, into_edges(judged.rows.table), batch.of_edges(judged, schema))
 
 
 def load_links(database: Database, link: str, pairs: Sequence[tuple[int, int]]) -> int:
@@ -48,8 +46,13 @@ def _copy(database: Database, into: Into, rows: Batch) -> int:
     return rows.rows
 
 
-def _into_nodes(table: Table) -> Into:
+def into_nodes(table: Table) -> Into:
     return Into(TARGET_TABLES[table.name], ["id", *(column.target for column in table.columns)])
+
+
+def into_edges(table: Table) -> Into:
+    properties = ["edge_id", *(column.target for column in table.columns)]
+    return Into(t.EDGE_TABLE, properties, (t.NODE_TABLE, t.NODE_TABLE))
 
 
 def without(judged: Judged, keys: set[int]) -> Judged:
@@ -106,7 +109,7 @@ def update_nodes(database: Database, schema: Schema, judged: Judged) -> int:
     """Bring nodes that are there up to date, in one transaction that the write-ahead log covers."""
     if not len(judged.rows):
         return 0
-    database.update(_into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
+    database.update(into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
     return len(judged.rows)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from nimad.source.ranges import Range
 from nimad.source.schema import Schema
@@ -25,6 +26,8 @@ class Task(StrEnum):
     COMPACT = "compact"  # copy the target into a new file without holes
     INDEX = "index"  # make the vector index in a file, and ask it once
     SEARCH = "search"  # ask the target a question
+    CATCH_UP = "catch up"  # bring late arrivals into the published target
+    CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
 
 
 class Failure(StrEnum):
@@ -43,6 +46,26 @@ class Failure(StrEnum):
 
 #: By source table and id: why a row is not to be handed to the engine, how many workers it took down, and which engine.
 Isolated = Mapping[str, Mapping[int, tuple[str, int, str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Late:
+    """What a CATCH_UP looks for."""
+
+    thorough: bool = False  # compare every row with what is noted of it, and not just what is new or was recalled
+    since: int = 0  # the latest recall that was seen
+    again: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows to take whatever is noted of them
+    add_only: bool = False  # leave alone what is there
+    keep_log: bool = False  # leave the write-ahead log to the next one that opens the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Applied:
+    """What a CATCH_UP did, by source table and id."""
+
+    digests: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # rows that are there, as they were read
+    aliases: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the target's id, where it is another
+    removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +99,8 @@ class Job:
     text: str = ""  # the question of SEARCH
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0
+    late: Late | None = None
+    applied: Applied | None = None  # what CONFIRM looks for
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":")) + "\n"
@@ -90,6 +115,8 @@ class Job:
         data["isolated"] = {  # JSON knows no numbers as names, and no tuples
             table: {int(key): tuple(why) for key, why in rows.items()} for table, rows in data["isolated"].items()
         }
+        data["late"] = Late(**data["late"]) if data["late"] else None
+        data["applied"] = _applied(data["applied"]) if data["applied"] else None
         return cls(**data)
 
     def isolated_of(self, table: str) -> Mapping[int, tuple[str, int, str]]:
@@ -106,3 +133,11 @@ class Job:
 
     def target_path(self) -> Path:
         return Path(self.target)
+
+
+def _applied(data: Mapping[str, Mapping[str, Any]]) -> Applied:
+    numbered = {
+        name: {table: {int(key): value for key, value in rows.items()} for table, rows in data[name].items()}
+        for name in ("digests", "aliases")
+    }
+    return Applied(**numbered, removed=data["removed"])

@@ -55,12 +55,17 @@ def lines(path: Path) -> Iterator[bytes]:
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
     """The lines as what they say."""
-    for line in lines(path):
-        # A line that somebody edited is theirs; one that a failing disk filled may be nested beyond all measure.
-        with suppress(ValueError, RecursionError):
-            entry = json.loads(line)
-            if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys() and _is_named(entry):
-                yield entry
+    yield from (entry for line in lines(path) if (entry := entry_of(line)) is not None)
+
+
+def entry_of(line: bytes) -> dict[str, Any] | None:
+    """What one line says, if it is one of ours."""
+    # A line that somebody edited is theirs; one that a failing disk filled may be nested beyond all measure.
+    with suppress(ValueError, RecursionError):
+        entry = json.loads(line)
+        if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys() and _is_named(entry):
+            return entry
+    return None
 
 
 def _is_named(entry: dict[str, Any]) -> bool:

@@ -18,10 +18,11 @@ from nimad.source.rows import Judged, Reject, Rows
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
 from nimad.target import compacting, counting, loading, reading, vectors
 from nimad.target import schema as target_schema
-from nimad.target.database import Database, Limits, open_database
+from nimad.target.database import Database, open_database
 from nimad.target.engine import Engine, has_arrow
 from nimad.worker import ledger, quarantine, trial, verifying
 from nimad.worker.job import Failure, Job, Task
+from nimad.worker.limits import limits_of
 
 Facts = dict[str, Any]
 
@@ -52,10 +53,6 @@ def perform(job: Job, engine: tuple[ModuleType, Engine]) -> Facts:
 
 def _probe(_: Job, __: ModuleType) -> Facts:
     return {}
-
-
-def _limits(job: Job) -> Limits:
-    return Limits(job.pool_bytes, job.address_space_bytes, job.threads)
 
 
 def _convert(job: Job, _: ModuleType) -> Facts:
@@ -91,7 +88,7 @@ def _plain(value: Any) -> Any:
 
 def _count(job: Job, module: ModuleType) -> Facts:
     replays = job.writable and has_log(job.target_path())
-    with open_database(module, job.target_path(), _limits(job), read_only=not job.writable) as database:
+    with open_database(module, job.target_path(), limits_of(job), read_only=not job.writable) as database:
         if replays:
             database.checkpoint()
         if job.writable:
@@ -113,7 +110,7 @@ def _load(job: Job, module: ModuleType) -> Facts:
     """Put a range into the target: what is there already stays, the rest is copied."""
     judged = _read_judged(job)
     rejects = [*judged.rejects, *_strays(job)]
-    with open_database(module, job.target_path(), _limits(job)) as database:
+    with open_database(module, job.target_path(), limits_of(job)) as database:
         target_schema.create(database, job.needs())
         found = counting.count(database)
         previous = _held(database, job.previous)
@@ -233,7 +230,7 @@ def _strays(job: Job) -> list[Reject]:
 
 
 def _verify(job: Job, module: ModuleType) -> Facts:
-    with open_database(module, job.target_path(), _limits(job), read_only=True) as database:
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         found = verifying.verify(job, database)
         counts = counting.count(database)
         free, page = counting.page_use(database)
@@ -246,7 +243,7 @@ def _mend(job: Job, module: ModuleType) -> Facts:
     schema = job.needs()
     judged = _read_ids(job, schema)
     gone = sorted({*job.removed, *(set(job.ids) - set(judged.rows.keys))})
-    with open_database(module, job.target_path(), _limits(job)) as database:
+    with open_database(module, job.target_path(), limits_of(job)) as database:
         if job.table == NODES:
             loading.remove(database, target_schema.NODE_TABLE, gone)
             there = reading.keys(database, target_schema.NODE_TABLE, list(job.ids))
@@ -270,7 +267,7 @@ def _try(job: Job, module: ModuleType) -> Facts:
     judged = None
     if job.range or job.ids:
         judged = _read_judged(job) if job.range else _read_ids(job, job.needs())
-    with open_database(module, job.target_path(), _limits(job)) as database:
+    with open_database(module, job.target_path(), limits_of(job)) as database:
         trial.load(database, job.needs(), judged)
     return {}
 
@@ -280,21 +277,36 @@ def _write_isolated(job: Job, _: ModuleType) -> Facts:
 
 
 def _compact(job: Job, module: ModuleType) -> Facts:
-    counts = compacting.compact(module, job.target_path(), Path(job.copy_to), _limits(job))
+    counts = compacting.compact(module, job.target_path(), Path(job.copy_to), limits_of(job))
     return {"counts": _counts(counts)}
 
 
 def _index(job: Job, module: ModuleType) -> Facts:
-    return {"counts": _counts(vectors.build(module, job.target_path(), job.extension, _limits(job)))}
+    return {"counts": _counts(vectors.build(module, job.target_path(), job.extension, limits_of(job)))}
 
 
 def _search(job: Job, module: ModuleType) -> Facts:
     from nimad.target import searching
 
-    with open_database(module, job.target_path(), _limits(job), read_only=True) as database:
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         if job.like is not None:
             return searching.like(database, job.like, job.limit)
         return searching.text(database, job.text, job.limit)
+
+
+def _catch_up(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import catching_up
+
+    try:
+        return catching_up.catch_up(job, module)
+    except catching_up.OtherColumnsError as error:
+        raise JobError(Failure.SCHEMA, str(error)) from error
+
+
+def _confirm(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import confirming
+
+    return confirming.confirm(job, module)
 
 
 _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
@@ -309,4 +321,6 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.COMPACT: _compact,
     Task.INDEX: _index,
     Task.SEARCH: _search,
+    Task.CATCH_UP: _catch_up,
+    Task.CONFIRM: _confirm,
 }

@@ -1,0 +1,204 @@
+"""Catching up, as the supervisor sees it: one worker brings late arrivals, and one looks for them afterwards."""
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nimad.config import Settings
+from nimad.disk import READ_SUFFIXES, has_log, sync
+from nimad.errors import DifferenceError
+from nimad.migration import machine
+from nimad.migration.child import Workers
+from nimad.migration.ends import Action, Answer, Kind
+from nimad.migration.events import Listener, SetAside
+from nimad.migration.files import Files, free_name
+from nimad.migration.patience import Patience
+from nimad.migration.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
+from nimad.source.schema import Schema
+from nimad.worker.job import Applied, Isolated, Job, Late, Task
+
+#: Seconds before each try.
+DELAYS_S = (0.0, 1.0, 5.0)
+#: How often rows that are not found afterwards are brought again.
+ROUNDS = 3
+#: Rows that a message names.
+NAMED = 5
+
+#: Ends that may be those of a worker whom the target's log takes down.
+_MAYBE_THE_LOG = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.UNEXPECTED, Kind.HUNG)
+
+
+class LeftAloneError(Exception):
+    """Nothing was written, for a reason in words for people."""
+
+
+class _LogError(Exception):
+    """The target's log cannot be replayed."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(answer.message)
+        self.answer = answer
+
+
+@dataclass(frozen=True)
+class Done:
+    """What one catching-up came to; rows by source table and id."""
+
+    opened: bool  # whether the target was opened for writing
+    since: int
+    added: Mapping[str, set[int]]
+    changed: Mapping[str, set[int]]
+    removed: Mapping[str, set[int]]
+    settled: Mapping[str, set[int]]  # rows that were judged anew, by the lines of the quarantine that hold
+    rejected: frozenset[str]
+    counts: Mapping[str, int]  # rows by target table, as the process after it counted
+
+
+class Catching:
+    """One catching-up. The caller holds the target's lock."""
+
+    def __init__(
+        self, settings: Settings, files: Files, schema: Schema, workers: Workers, listener: Listener, isolated: Isolated
+    ) -> None:
+        self._settings, self._files, self._workers, self._listener = settings, files, workers, listener
+        self._patience = Patience()
+        self._pool_factor = 1
+        self._base = Job(
+            task=Task.CATCH_UP,
+            source=str(settings.source),
+            target=str(files.target),
+            schema=schema,
+            ledger=str(files.followed),
+            quarantine=str(files.quarantine),
+            chunk_rows=CHUNK_ROWS,
+            chunk_bytes=CHUNK_BYTES,
+            isolated=isolated,
+            extension=str(settings.vector_extension or ""),
+        )
+
+    def run(self, late: Late) -> Done:
+        """Catch up. Raises `LeftAloneError` when the target has to stay as it is."""
+        base = replace(self._base, ledger="") if late.add_only else self._base
+        found: dict[str, dict[str, set[int]]] = {name: {} for name in ("added", "changed", "removed", "settled")}
+        rejected: set[str] = set()
+        opened = False
+        for _ in range(ROUNDS):
+            late, facts = self._catch_up(base, late)
+            since = int(facts["since"])
+            if not facts["opened"]:
+                return Done(opened, since, **found, rejected=frozenset(rejected), counts={})
+            opened = True
+            _collect(found, facts)
+            rejected.update(facts["rejected"])
+            confirmed = self._do(replace(base, task=Task.CONFIRM, applied=Applied(**facts["applied"])))
+            _add(found["settled"], confirmed["confirmed"])
+            missing: Mapping[str, list[int]] = confirmed["missing"]
+            if not missing:
+                counts = {name: count["rows"] for name, count in confirmed["counts"].items()}
+                return Done(opened, since, **found, rejected=frozenset(rejected), counts=counts)
+            late = replace(late, again=missing)
+        named = [f"{table} id {key}" for table, keys in missing.items() for key in keys]
+        raise DifferenceError(
+            f"{self._files.target} does not keep {len(named)} rows ({', '.join(named[:NAMED])}); check the disk (dmesg)"
+        )
+
+    def _catch_up(self, base: Job, late: Late) -> tuple[Late, Mapping[str, Any]]:
+        """Have a worker catch up; with a thorough look where the target's log had to go."""
+        try:
+            facts = self._do(replace(base, late=late))
+        except _LogError as error:
+            self._set_log_aside(error.answer)
+            late = replace(late, thorough=True)
+            facts = self._do(replace(base, late=late))
+        if "refused" in facts:
+            raise LeftAloneError(self._refusal(facts))
+        return late, facts
+
+    def _refusal(self, facts: Mapping[str, Any]) -> str:
+        source, target = self._settings.source, self._files.target
+        if facts["refused"] == "shrunk":
+            return (
+                f"{source} has lost {facts['lost']} of the {facts['noted']} rows of {facts['table']} that are in "
+                f"{target}; nothing was removed, and nothing is before somebody looks"
+            )
+        if facts["refused"] == "damaged":
+            return f"pages of {source} are damaged ({facts['why']}), so {target} may hold the last copy of some rows"
+        return f"{target} has a vector index, and its extension cannot be loaded ({facts['why']})"
+
+    def _do(self, job: Job) -> Mapping[str, Any]:
+        """Do a job until it is done, or nothing is left to try."""
+        for following in (*DELAYS_S[1:], None):
+            answer = self._try(job)
+            if answer.ok:
+                return answer.facts
+            if answer.kind in (Kind.WAL_REPLAY, Kind.UNREADABLE) and has_log(self._files.target):
+                raise _LogError(answer)
+            action = answer.rule.action
+            if answer.kind in (Kind.LOCKED, Kind.SOURCE_BUSY) or action in (Action.STOP, Action.REPAIR):
+                break
+            if following is None:
+                break
+            if action is Action.LARGER_POOL:
+                self._pool_factor *= 2
+            if action is Action.SMALLER_BATCH:
+                job = replace(job, chunk_rows=max(1, job.chunk_rows // 2))
+            self._workers.pause(following)
+        if answer.kind in _MAYBE_THE_LOG and job.task is not Task.COUNT and has_log(self._files.target):
+            self._do_without(answer)
+        raise LeftAloneError(self._words(answer))
+
+    def _do_without(self, failed: Answer) -> None:
+        """Raise `_LogError` when it is the log that takes workers down."""
+        counting = replace(self._base, task=Task.COUNT, schema=None)
+        if self._try(counting).kind in _MAYBE_THE_LOG and self._try(counting).kind in _MAYBE_THE_LOG:
+            raise _LogError(failed)
+
+    def _try(self, job: Job) -> Answer:
+        taken = machine.space_taken(self._files.target)
+        limits = limits_for(taken * self._pool_factor, self._settings.memory_limit)
+        size = taken + self._settings.source.stat().st_size
+        limited = replace(
+            job,
+            pool_bytes=limits.pool_bytes,
+            address_space_bytes=limits.address_space_bytes,
+            threads=limits.threads,
+        )
+        answer = self._workers.do(limited, limit_s=self._patience.limit_s(size))
+        if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it
+            holder = machine.holder_of(self._files.target) or "unknown"
+            return replace(answer, message=f"{answer.message} (held by PID {holder})")
+        return answer
+
+    def _words(self, answer: Answer) -> str:
+        if answer.kind is Kind.LOCKED:
+            return f"{self._files.target} is open in another program ({answer.message})"
+        if answer.kind is Kind.SCHEMA:
+            return f"the columns of {self._settings.source} are not those of {self._files.target} ({answer.message})"
+        return f"{self._files.target} cannot be caught up: {answer.message}"
+
+    def _set_log_aside(self, answer: Answer) -> None:
+        """Give what the engine cannot replay another name. What was in it SQLite has, and it is brought again."""
+        target = self._files.target
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        moved = []
+        for suffix in READ_SUFFIXES:
+            log = target.with_name(target.name + suffix)
+            if os.path.lexists(log):
+                moved.append(log.rename(free_name(Path(f"{log}.{stamp}"))))
+        sync(target.parent)
+        self._listener(SetAside([str(path) for path in moved], answer.message, whole=False))
+
+
+def _collect(found: Mapping[str, dict[str, set[int]]], facts: Mapping[str, Any]) -> None:
+    for name in ("added", "changed"):
+        _add(found[name], facts[name])
+    _add(found["removed"], facts["applied"]["removed"])
+    _add(found["settled"], facts["aside"])
+
+
+def _add(sets: dict[str, set[int]], rows: Mapping[str, list[int]]) -> None:
+    for table, keys in rows.items():
+        sets.setdefault(table, set()).update(keys)

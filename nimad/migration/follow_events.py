@@ -1,0 +1,36 @@
+"""What happens to a published target that is kept up to date, as facts."""
+
+from dataclasses import dataclass
+
+from nimad.migration.events import Event
+
+
+@dataclass(frozen=True)
+class CaughtUp(Event):
+    """Late arrivals are in the target, and a later process found them there.
+
+    `added`, `changed`, `removed`: memories; `edges`, `turns`: added or changed; `nodes`: in the target now.
+    """
+
+    added: int
+    changed: int
+    removed: int
+    edges: int
+    turns: int
+    quarantined: int
+    nodes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class LeftAlone(Event):
+    """Late arrivals wait: nothing was written, for a reason that is new."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class HandedOver(Event):
+    """The target is the agent's from now on."""
+
+    target: str

@@ -1,0 +1,276 @@
+"""Following: a published target is kept up to date with its source until it is handed over to the agent."""
+
+import sqlite3
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from nimad import command, rights
+from nimad.config import Settings
+from nimad.errors import BatchFailedError, DifferenceError, NimadError, RefusedError, StoppedError
+from nimad.migration import engines, existing, follow_events, remembered, retry, state
+from nimad.migration.catching_up import Catching, Done, LeftAloneError
+from nimad.migration.child import Launch, Workers
+from nimad.migration.engines import Choice
+from nimad.migration.events import Listener
+from nimad.migration.files import Files, check_names, locked, replace_bytes
+from nimad.migration.tally import Tally
+from nimad.source.file import SourceFile, check_source
+from nimad.source.ranges import FIRST_KEY
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema, columns_of
+from nimad.source.survey import read_schema
+from nimad.worker.job import Job, Late, Task
+from nimad.worker.quarantine import entry_of, line_key, lines
+
+#: The first release whose log any program of the same release replays whatever it holds.
+_LOG_SINCE = (0, 20)
+#: Parts of a row that its quarantine tells of until the row is judged anew.
+_JUDGED = ("row", "embedding", *LINKS.values())
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """What a catching-up came to. `added`, `changed`, `removed`: memories; `edges`, `turns`: added or changed."""
+
+    added: int = 0
+    changed: int = 0
+    removed: int = 0
+    edges: int = 0
+    turns: int = 0
+    quarantined: int = 0  # lines of the quarantine that are new
+    nodes: int = 0  # in the target now
+    left_alone: str = ""  # why nothing was written, where something may have to be
+
+    @property
+    def anything(self) -> bool:
+        return any((self.added, self.changed, self.removed, self.edges, self.turns, self.quarantined))
+
+
+class Follower:
+    """Keeps one published target up to date. Nothing stays running between two calls."""
+
+    def __init__(self, settings: Settings, stop: threading.Event, listener: Listener) -> None:
+        self._settings, self._stop, self._listener = settings, stop, listener
+        self._choice: Choice | None = None
+        self._engine: Mapping[str, Any] = {}
+        self._schema: tuple[int, Schema] | None = None  # with SQLite's number of it
+        self._since: int | None = None  # the latest recall that was seen
+        self._said = ""
+
+    @property
+    def handed_over(self) -> bool:
+        """Whether the target is the agent's alone."""
+        return bool(state.of_target(self._files()).get("handed_over"))
+
+    def hand_over(self) -> None:
+        """Note that the target is the agent's alone from now on. Raises `RefusedError` while it is not closed by us."""
+        files = self._files()
+        with rights.working_for(self._settings.source, files.target), locked(files):
+            made = state.of_target(files)
+            if made.get("log") and made["log"] == state.logs_of(files.target):
+                raise RefusedError(f"{files.target} has a log of ours still; catch up for the last time first")
+            state.note(files, made, {"handed_over": _now()})
+        with rights.own():
+            self._listener(follow_events.HandedOver(str(files.target)))
+
+    def catch_up(self, *, thorough: bool = False, last: bool = False) -> CaughtUp:
+        """Bring to the target what is new or was recalled; `thorough`: and whatever else changed or went.
+
+        `last`: leave a closed file. Raises `StoppedError` once a stop is asked for, and `DifferenceError` when the
+        target does not keep what is written to it. Whatever else is in the way is told in `left_alone`.
+        """
+        began = time.monotonic()
+        try:
+            with rights.working_for(self._settings.source, self._settings.target):
+                done = self._catch_up(thorough=thorough, last=last)
+        except (LeftAloneError, RefusedError, BatchFailedError) as error:
+            return self._left_alone(str(error))
+        except (StoppedError, DifferenceError):
+            raise
+        except NimadError as error:
+            return self._left_alone(str(error))
+        except OSError as error:
+            return self._left_alone(f"{error.filename or self._settings.target}: {error.strerror or error}")
+        self._said = ""
+        if done.anything:
+            facts = {name: value for name, value in vars(done).items() if name != "left_alone"}
+            self._listener(follow_events.CaughtUp(**facts, seconds=round(time.monotonic() - began, 3)))
+        return done
+
+    def _left_alone(self, why: str) -> CaughtUp:
+        if why != self._said:
+            self._said = why
+            self._listener(follow_events.LeftAlone(why))
+        return CaughtUp(nodes=_nodes(state.of_target(self._files())), left_alone=why)
+
+    def _files(self) -> Files:
+        return Files(self._settings.target)
+
+    def _catch_up(self, *, thorough: bool, last: bool) -> CaughtUp:
+        files, settings = self._files(), self._settings
+        if not files.target.exists():
+            raise LeftAloneError(f"there is no {files.target}; make it with: {command.migrate(settings)}")
+        check_source(settings.source)
+        check_names(files, settings.source, settings.log_file)
+        choice = self._chosen(files)
+        with locked(files):
+            made = state.of_target(files)
+            self._check_origin(files, made)
+            workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module))
+            workers.early = False  # between two catchings-up no process is to wait, and take memory
+            self._check_engine(files, made, workers)
+            schema = self._columns(files, made)
+            if not _is_of(files, made):
+                files.followed.unlink(missing_ok=True)  # it tells of another target
+            late = Late(
+                thorough=thorough,
+                since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
+                add_only=last and not files.followed.exists(),
+                keep_log=not last and self._may_keep_log(choice, made),
+            )
+            source = SourceFile(settings.source, self._stop)
+            isolated = existing.still_isolated(source, schema, files.quarantine)
+            untouched, before = state.is_untouched(files.target, made), Tally.of(files.quarantine).entries
+            done = Catching(settings, files, schema, workers, self._listener, isolated).run(late)
+            self._since = done.since
+            if not done.opened:
+                return CaughtUp(nodes=_nodes(made))
+            _drop_settled(files, done)
+            quarantined = Tally.of(files.quarantine).entries - before
+            made = state.note(files, made, _facts(files, made, done, quarantined, untouched=untouched))
+            return _result(made, done, quarantined)
+
+    def _chosen(self, files: Files) -> Choice:
+        if self._choice is None:
+            choice = engines.choose(self._settings, self._settings.source, remembered.of(files.target), self._stop)
+            if choice.refusal:
+                raise LeftAloneError(choice.refusal)
+            self._choice = choice
+        return self._choice
+
+    def _check_origin(self, files: Files, made: Mapping[str, Any]) -> None:
+        """Raise when the target is handed over, or not of this source."""
+        if made.get("handed_over"):
+            raise LeftAloneError(f"{files.target} was handed over on {made['handed_over']}: it is the agent's alone")
+        anew = command.migrate(self._settings, "--replace")
+        maker, mine = state.identity_of(made), SourceFile(self._settings.source).identity()
+        if maker is None:
+            raise LeftAloneError(f"nothing tells from which source {files.target} was made; make one with: {anew}")
+        if maker != mine:
+            what = "was replaced by another file since" if maker.path == mine.path else f"is not {maker.path}, as then"
+            raise LeftAloneError(f"{mine.path} {what}; make a target of it with: {anew}")
+
+    def _check_engine(self, files: Files, made: Mapping[str, Any], workers: Workers) -> None:
+        """Raise when the engine would make the target one that the agent may be unable to open."""
+        if not self._engine:
+            probe = workers.do(Job(task=Task.PROBE))
+            if not probe.ok:
+                raise retry.error_of(probe)
+            self._engine = probe.facts["engine"]
+        version = int(made.get("versions", {}).get("engine", {}).get("storage_version", 0))
+        if version and version != self._engine["storage_version"]:
+            raise LeftAloneError(
+                f"{files.target} has storage version {version}, and {self._engine['name']} {self._engine['version']} "
+                f"would make it {self._engine['storage_version']}; name an interpreter with the engine that made it, "
+                "with --engine-python"
+            )
+
+    def _columns(self, files: Files, made: Mapping[str, Any]) -> Schema:
+        """What the source's columns became in the target. Raises when they are others now."""
+        source = SourceFile(self._settings.source, self._stop)
+        number = source.number("PRAGMA schema_version")
+        if self._schema is not None and self._schema[0] == number:
+            return self._schema[1]
+        if made.get("schema"):
+            schema = Schema.from_json(made["schema"])
+        else:
+            nodes_only = EDGES not in made.get("tables", (EDGES,))
+            schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
+        if moved := source.read(lambda c: _moved(c, schema)):
+            raise LeftAloneError(
+                f"the columns of {self._settings.source} changed since {files.target} was made ({moved}); make one "
+                f"that has them with: {command.migrate(self._settings, '--replace')}"
+            )
+        self._schema = number, schema
+        return schema
+
+    def _may_keep_log(self, choice: Choice, made: Mapping[str, Any]) -> bool:
+        """Whether every program that opens the target replays the log that we would leave, and finds it."""
+        numbers = tuple(int(part) for part in str(self._engine["version"]).split(".")[:2])
+        alike = all(reader.storage_version == self._engine["storage_version"] for reader in choice.readers)
+        return numbers >= _LOG_SINCE and alike and not state.names_of(made)
+
+
+def _nodes(made: Mapping[str, Any]) -> int:
+    return int(made.get("published", {}).get(TARGET_TABLES[NODES], 0))
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+
+
+def _is_of(files: Files, made: Mapping[str, Any]) -> bool:
+    """Whether the ledger is that of the target which is there, and not of one that was put in its place."""
+    inode = files.target.stat().st_ino
+    return inode in (made.get("file", {}).get("inode"), made.get("followed", {}).get("inode"))
+
+
+def _moved(connection: sqlite3.Connection, schema: Schema) -> str:
+    """Which columns came or went since the schema was read."""
+    moved = []
+    for table in schema.tables():
+        now = {name for name, _ in columns_of(connection, table.name)} - {table.key}
+        then = {*table.ends, *(column.name for column in table.columns)}
+        moved += [f"{table.name}.{name} came" for name in sorted(now - then)]
+        moved += [f"{table.name}.{name} went" for name in sorted(then - now)]
+    return ", ".join(moved)
+
+
+def _drop_settled(files: Files, done: Done) -> None:
+    """Take out of the quarantine what it says of rows that were judged anew since."""
+    before = list(lines(files.quarantine))
+    kept = [line for line in before if line_key(line) in done.rejected or not _is_settled(entry_of(line), done)]
+    if len(kept) < len(before):
+        replace_bytes(files.quarantine, kept)
+
+
+def _is_settled(entry: Mapping[str, Any] | None, done: Done) -> bool:
+    if entry is None or entry["part"] not in _JUDGED or not isinstance(entry["id"], int):
+        return False
+    return entry["id"] in done.settled.get(entry["table"], ())
+
+
+def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int, *, untouched: bool) -> dict[str, Any]:
+    """What the state file is to say of the target now."""
+    bounds = dict(made.get("bounds", {}))
+    for table, keys in done.settled.items():
+        if keys:
+            bounds[table] = max(*keys, bounds.get(table, FIRST_KEY))
+    stamp = state.stamp_of(files.target)
+    return {
+        "bounds": bounds,
+        "published": {**made.get("published", {}), **done.counts},
+        "quarantined": made.get("quarantined", 0) + quarantined,
+        "followed": {"at": _now(), "recalled": done.since, "inode": stamp["inode"]},
+        "log": state.logs_of(files.target),
+        # Where somebody else wrote to it, that has to remain to be seen.
+        **({"file": stamp} if untouched else {}),
+    }
+
+
+def _result(made: Mapping[str, Any], done: Done, quarantined: int) -> CaughtUp:
+    def count(sets: Mapping[str, set[int]], table: str) -> int:
+        return len(sets.get(table, ()))
+
+    both = {table: done.added.get(table, set()) | done.changed.get(table, set()) for table in (EDGES, TURNS)}
+    return CaughtUp(
+        added=count(done.added, NODES),
+        changed=count({NODES: done.changed.get(NODES, set()) - done.added.get(NODES, set())}, NODES),
+        removed=count(done.removed, NODES),
+        edges=count(both, EDGES),
+        turns=count(both, TURNS),
+        quarantined=max(0, quarantined),
+        nodes=_nodes(made),
+    )

@@ -1,0 +1,142 @@
+"""Catching up: late arrivals of the source, into a target that is published.
+
+The nodes, edges and turns of one moment go in together, in one transaction that the write-ahead log covers: a reader
+sees all of a turn or nothing. What is equal already is not written again, so doing it twice is harmless.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import zip_longest
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nimad.disk import has_log, logs
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.rows import Rows
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
+from nimad.target import counting, merging, vectors
+from nimad.target import schema as target_schema
+from nimad.target.database import Database, open_database
+from nimad.worker import candidates, ledger, quarantine
+from nimad.worker.candidates import Candidates, Keys, Notebook
+from nimad.worker.job import Job, Late
+from nimad.worker.ledger import Notes
+from nimad.worker.limits import limits_of
+from nimad.worker.merge import Merge
+
+#: Rows that may leave a table, and the share of it, without anybody having to ask.
+SHRUNK_ROWS, SHRUNK_SHARE = 10, 0.1
+#: Bytes of a log that is left to the next one who opens the file: replaying it takes that one some 50 ms.
+LOG_LIMIT = 2 * 1024**2
+
+Facts = dict[str, Any]
+
+
+class OtherColumnsError(Exception):
+    """The target's tables are not those that the source's rows need."""
+
+
+def catch_up(job: Job, module: ModuleType) -> Facts:
+    """Bring what is new, changed or gone to the target; without anything of it, the target is not even opened."""
+    asked, path = job.late or Late(), Path(job.ledger)
+    notes = ledger.read_notes(path) if job.ledger else {table: Notes() for table in TARGET_TABLES}
+    lacking = _lacking(job, module, notes) if asked.thorough and job.ledger else {}
+    found = candidates.search(job, notes, lacking)
+    if found.damage:
+        return {"refused": "damaged", "why": found.damage}
+    if shrunk := _shrunk(found, notes):
+        return {"refused": "shrunk", **shrunk}
+    if found.nothing and not found.strays and (asked.keep_log or not has_log(job.target_path())):
+        return {"opened": False, "since": found.since}
+    with open_database(module, job.target_path(), limits_of(job)) as database:
+        if differences := target_schema.differences(database, job.needs()):
+            raise OtherColumnsError("; ".join(differences))
+        indexed = merging.indexed(database)
+        if indexed:
+            try:
+                vectors.load(database, job.extension)
+            except RuntimeError as error:
+                database.leave_no_log()
+                return {"refused": "extension", "why": " ".join(str(error).split())}
+        merge = Merge(job, database, notes, indexed=indexed)
+        merge.rejects += found.strays
+        _apply(job, merge, found)
+        counts = counting.count(database)
+        _close(job, database, keep=asked.keep_log and not indexed)
+    rejected = quarantine.add(Path(job.quarantine), merge.rejects)
+    for table, aside in merge.aside.items():
+        if job.ledger:
+            ledger.note(path, table, Notes(aside=aside))
+    return {
+        "opened": True,
+        "since": found.since,
+        "rejected": rejected,
+        "aside": {table: sorted(rows) for table, rows in merge.aside.items()},
+        "counts": {name: asdict(count) for name, count in counts.items()},
+        **merge.to_json(),
+    }
+
+
+def _lacking(job: Job, module: ModuleType, notes: Notebook) -> Keys:
+    """Noted rows that the target does not have: the ledger is not believed over it."""
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        there = {table: merging.keys(database, target) for table, target in TARGET_TABLES.items()}
+    return {
+        table: {key for key in notes[table].digests if notes[table].aliases.get(key, key) not in there[table]}
+        for table in there
+    }
+
+
+def _shrunk(found: Candidates, notes: Notebook) -> Facts:
+    """Which table lost more of what was copied than an agent deletes in passing."""
+    for table, keys in found.gone.items():
+        noted = len(notes[table].digests)
+        if len(keys) > max(SHRUNK_ROWS, noted * SHRUNK_SHARE):
+            return {"table": table, "lost": len(keys), "noted": noted, "since": found.since}
+    return {}
+
+
+def _apply(job: Job, merge: Merge, found: Candidates) -> None:
+    gone = found.gone
+    for rows in _parts(job, found):
+        with merge.database.transaction():
+            merge.remove(gone)
+            if NODES in rows:
+                merge.nodes(rows[NODES])
+            if EDGES in rows:
+                merge.edges(rows[EDGES])
+            if TURNS in rows:
+                merge.turns(rows[TURNS])
+        gone = {}
+
+
+def _parts(job: Job, found: Candidates) -> Iterator[Mapping[str, Rows]]:
+    """The rows of each transaction: one where they fit, or else all nodes but the last ones before the rest."""
+    if found.rows is not None:
+        yield found.rows
+        return
+    source, size = SourceFile(job.source_path()), min(candidates.ROWS, job.chunk_rows)
+    cut = {name: [ids[at : at + size] for at in range(0, len(ids), size)] for name, ids in found.ids.items()}
+    nodes = cut.pop(NODES)
+    before, last = nodes[:-1], nodes[-1:]
+    parts = [{NODES: ids} for ids in before]
+    parts += [
+        {name: ids for name, ids in zip((NODES, EDGES, TURNS), each, strict=True) if ids}
+        for each in zip_longest(last, cut.get(EDGES, []), cut.get(TURNS, []))
+    ]
+    for part in parts:
+        yield source.read(
+            lambda c, part=part: {  # type: ignore[misc]
+                name: source_rows.read_ids(c, job.needs().table(name), ids) for name, ids in part.items()
+            }
+        )
+
+
+def _close(job: Job, database: Database, *, keep: bool) -> None:
+    """Leave the log where it may stay and is small; otherwise take it in."""
+    size = sum(log.stat().st_size for log in logs(job.target_path()))
+    if size and not (keep and size < LOG_LIMIT):
+        database.checkpoint()
+    database.leave_no_log()

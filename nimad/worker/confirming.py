@@ -1,0 +1,113 @@
+"""Confirming: what a catching-up says it did, looked for by a process that opened the target afterwards.
+
+Only what is found, every value of it, is noted in the ledger. What is not is a late arrival still.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.rows import Judged
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS
+from nimad.target import counting, loading, merging, reading
+from nimad.target.database import Database, open_database
+from nimad.worker import ledger
+from nimad.worker.candidates import ROWS
+from nimad.worker.job import Applied, Job
+from nimad.worker.ledger import Notes
+from nimad.worker.limits import limits_of
+
+
+@dataclass
+class _Found:
+    """By source table: rows that are there; that are not, or otherwise; that the source changed meanwhile."""
+
+    there: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    missing: dict[str, list[int]] = field(default_factory=dict)
+    moved: dict[str, list[int]] = field(default_factory=dict)
+    removed: dict[str, list[int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The target's ids of the source's nodes and turns, and which of the nodes are there."""
+
+    aliases: Mapping[str, Mapping[int, int]]
+    nodes: frozenset[int]
+
+    def of(self, table: str, key: int) -> int:
+        return self.aliases.get(table, {}).get(key, key)
+
+
+def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
+    """Look for every row of `job.applied`, and note in the ledger what is there."""
+    applied, path, found = job.applied or Applied(), Path(job.ledger), _Found()
+    notes = ledger.read_notes(path) if job.ledger else {}
+    aliases = {t: {**(notes[t].aliases if notes else {}), **applied.aliases.get(t, {})} for t in TARGET_TABLES}
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        there = merging.keys(database, TARGET_TABLES[NODES])
+        noted = {*(notes[NODES].digests if notes else ()), *applied.digests.get(NODES, ())}
+        known = _Known(aliases, frozenset(key for key in noted if aliases[NODES].get(key, key) in there))
+        ignored = {"embedding"} if merging.indexed(database) else set()
+        for table, rows in applied.digests.items():
+            keys = list(rows)
+            for start in range(0, len(keys), ROWS):
+                _look(job, database, table, keys[start : start + ROWS], known, ignored, found)
+        for table, listed in applied.removed.items():
+            left = merging.keys(database, TARGET_TABLES[table])
+            gone = [key for key in listed if known.of(table, key) not in left]
+            found.removed[table] = gone
+            found.missing.setdefault(table, []).extend(sorted(set(listed) - set(gone)))
+        counts = counting.count(database)
+    if job.ledger:
+        _write(path, found, aliases)
+    return {
+        "confirmed": {table: list(rows) for table, rows in found.there.items()},
+        "missing": {table: keys for table, keys in found.missing.items() if keys},
+        "moved": {table: keys for table, keys in found.moved.items() if keys},
+        "counts": {name: asdict(count) for name, count in counts.items()},
+    }
+
+
+def _write(path: Path, found: _Found, aliases: Mapping[str, Mapping[int, int]]) -> None:
+    for table in TARGET_TABLES:
+        rows = found.there.get(table, {})
+        named = {key: aliases[table][key] for key in rows if key in aliases[table]}
+        ledger.note(path, table, Notes(rows, named), found.removed.get(table, ()))
+
+
+def _look(
+    job: Job, database: Database, table: str, keys: Sequence[int], known: _Known, ignored: set[str], found: _Found
+) -> None:
+    expected = (job.applied or Applied()).digests[table]
+    source, schema = SourceFile(job.source_path()), job.needs()
+    rows = source.read(lambda c: source_rows.read_ids(c, schema.table(table), keys))
+    now = {key: source_rows.digest(row) for key, row in zip(rows.keys, rows.values, strict=True)}
+    still = {key for key in keys if key in now and now[key].hex() == expected[key]}
+    found.moved.setdefault(table, []).extend(key for key in keys if key not in still)
+    judged = source_rows.judge(rows.only([key in still for key in rows.keys]), schema, job.isolated_of(table))
+    ids = [known.of(table, key) for key in judged.rows.keys]
+    ends = []
+    if table == EDGES:
+        ends = [(known.of(NODES, a), known.of(NODES, b)) for a, b in zip(*judged.columns[:2], strict=True)]
+    unlike = merging.differing(database, schema, judged, ids, ends)
+    missing = {judged.rows.keys[position] for position, columns in unlike.items() if columns - ignored}
+    if table == TURNS:
+        missing |= _without_links(database, judged, known)
+    found.missing.setdefault(table, []).extend(sorted(missing))
+    found.there.setdefault(table, {}).update({key: now[key] for key in judged.rows.keys if key not in missing})
+
+
+def _without_links(database: Database, judged: Judged, known: _Known) -> set[int]:
+    """Turns that lack a link to a node which is there."""
+    pairs, _ = loading.link_pairs(judged, set(known.nodes))
+    ids = sorted(known.of(TURNS, key) for key in judged.rows.keys)
+    found: set[int] = set()
+    for kind in LINKS.values():
+        there = set(reading.links(database, kind, ids))
+        found |= {turn for turn, node in pairs[kind] if (known.of(TURNS, turn), known.of(NODES, node)) not in there}
+    return found

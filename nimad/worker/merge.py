@@ -1,0 +1,267 @@
+"""One merge: rows of the source put where the target has them, or is to have them, table by table."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from nimad.source import late
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.rows import Judged, Reject, Rows
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
+from nimad.target import loading, merging, reading
+from nimad.target import schema as t
+from nimad.target.database import Database
+from nimad.target.merging import Edge
+from nimad.worker.candidates import Notebook
+from nimad.worker.job import Job, Late
+from nimad.worker.naming import Names, Natural, Place
+
+#: Columns that a row is recognised by under another id; the target may have a text that was cut.
+_NATURAL: Mapping[str, tuple[str, ...]] = {NODES: ("turn_id", "layer"), TURNS: ("turn_id",)}
+_TAKEN = "its id {} is another {}'s in the target, and without a turn_id it would not be found under any other"
+_INDEXED = "the vector index lets no embedding that is there be changed; make a new target to have it"
+
+
+@dataclass
+class Merge:
+    """What a merge knows and has done, by source table. Everything happens in the caller's transactions."""
+
+    job: Job
+    database: Database
+    notes: Notebook
+    indexed: bool = False
+    rejects: list[Reject] = field(default_factory=list)
+    aside: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    digests: dict[str, dict[int, bytes]] = field(default_factory=dict)  # rows that are there now
+    removed: dict[str, set[int]] = field(default_factory=dict)
+    added: dict[str, set[int]] = field(default_factory=dict)
+    changed: dict[str, set[int]] = field(default_factory=dict)
+    _names: dict[str, Names] = field(default_factory=dict)
+    _edges_of_others: list[Edge] | None = None
+
+    @property
+    def schema(self) -> Schema:
+        return self.job.needs()
+
+    @property
+    def add_only(self) -> bool:
+        return (self.job.late or Late()).add_only
+
+    def to_json(self) -> dict[str, Any]:
+        aliases = {
+            table: {key: names.of(key) for key in self.digests.get(table, ()) if names.of(key) != key}
+            for table, names in self._names.items()
+        }
+        return {
+            "added": {table: sorted(keys) for table, keys in self.added.items()},
+            "changed": {table: sorted(keys) for table, keys in self.changed.items()},
+            "applied": {
+                "digests": {table: {k: d.hex() for k, d in rows.items()} for table, rows in self.digests.items()},
+                "aliases": aliases,
+                "removed": {table: sorted(keys) for table, keys in self.removed.items()},
+            },
+        }
+
+    def names(self, table: str) -> Names:
+        """By which ids the target knows the nodes, or the turns."""
+        if table not in self._names:
+            target, notes = TARGET_TABLES[table], self.notes[table]
+            there = merging.keys(self.database, target)
+            others = merging.naturals(self.database, target, there - notes.target_ids())
+            self._names[table] = Names(notes, there, others, len(_NATURAL[table]))
+        return self._names[table]
+
+    def remove(self, gone: Mapping[str, Sequence[int]]) -> None:
+        """Take out rows that left the source. Edges first: a node takes with it what hangs on it."""
+        for table in (EDGES, TURNS, NODES):
+            keys = gone.get(table, ())
+            if keys:
+                self._remove(table, keys)
+
+    def _remove(self, table: str, keys: Sequence[int]) -> None:
+        ids = list(keys)
+        if table in _NATURAL:
+            names = self.names(table)
+            ids = [names.of(key) for key in keys]
+            names.there.difference_update(ids)
+        merging.remove(self.database, TARGET_TABLES[table], ids)
+        self.removed.setdefault(table, set()).update(keys)
+
+    def nodes(self, rows: Rows) -> None:
+        judged, places = self._placed(rows)
+        unlike = self._put(judged, places, keep=("embedding",) if self.indexed else ())
+        if self.indexed:
+            self.rejects += [
+                source_rows.set_aside(judged.rows, position, "embedding", _INDEXED)
+                for position, columns in unlike.items()
+                if "embedding" in columns
+            ]
+
+    def edges(self, rows: Rows) -> None:
+        judged = self._judged(rows)
+        names = self.names(NODES)
+        ends = {end for column in judged.columns[:2] for end in column if names.knows(end)}
+        judged, dangling = loading.with_both_ends(judged, ends)
+        self._set_aside(rows, dangling)
+        drawn = [(names.of(a), names.of(b)) for a, b in zip(judged.columns[0], judged.columns[1], strict=True)]
+        keys = list(judged.rows.keys)
+        there = reading.keys(self.database, t.EDGE_TABLE, keys)
+        unlike = merging.differing(self.database, self.schema, judged, keys, drawn)
+        fresh = [position for position, key in enumerate(keys) if key not in there]
+        own = {(*drawn[p], self._relation(judged, p)): p for p in fresh}
+        adopted = [edge for edge in self._others() if (edge.start, edge.end, edge.relation) in own]
+        write = sorted(unlike)
+        if self.add_only:
+            taken = {own[edge.start, edge.end, edge.relation] for edge in adopted}
+            write = [position for position in fresh if position not in taken]
+        else:
+            adopted = self._one_each(adopted, [(*drawn[p], self._relation(judged, p)) for p in fresh])
+            merging.remove_edges(self.database, adopted)
+            merging.remove(self.database, t.EDGE_TABLE, [keys[p] for p in write if keys[p] in there])
+        chosen = loading.select(judged, [position in write for position in range(len(keys))])
+        merging.insert_edges(self.database, self.schema, chosen, [drawn[position] for position in write])
+        self._note(judged, [*write] if self.add_only else range(len(keys)))
+        self._count(EDGES, [keys[p] for p in write if p in fresh], [keys[p] for p in write if p not in fresh])
+
+    def turns(self, rows: Rows) -> None:
+        judged, places = self._placed(rows)
+        self._put(judged, places)
+        nodes, turns = self.names(NODES), self.names(TURNS)
+        known = {end for column in judged.columns[: len(rows.table.ends)] for end in column if nodes.knows(end)}
+        pairs, dangling = loading.link_pairs(judged, known)
+        self.rejects += dangling
+        ids = {turns.of(key): key for key in judged.rows.keys}
+        for kind in LINKS.values():
+            wanted = {(turns.of(turn), nodes.of(node)) for turn, node in pairs[kind]}
+            there = set(reading.links(self.database, kind, sorted(ids)))
+            ours = {} if self.add_only else self.notes[TURNS].digests
+            lost = sorted(pair for pair in there - wanted if ids[pair[0]] in ours)
+            merging.unlink(self.database, kind, lost)
+            merging.link(self.database, kind, sorted(wanted - there))
+            linked = {ids[turn] for turn, _ in [*lost, *(wanted - there)]}
+            self._count(TURNS, [], sorted(linked - self.added.get(TURNS, set())))
+
+    def _judged(self, rows: Rows) -> Judged:
+        judged = source_rows.judge(rows, self.schema, self.job.isolated_of(rows.table.name))
+        self._set_aside(rows, judged.rejects)
+        return judged
+
+    def _set_aside(self, rows: Rows, rejects: Sequence[Reject]) -> None:
+        """Note rows that have no place in the target. What is there of an earlier state of them stays."""
+        self.rejects += rejects
+        table = rows.table.name
+        whole = {reject.id for reject in rejects if reject.part == "row" and isinstance(reject.id, int)}
+        now = {row[0]: source_rows.digest(row) for row in rows.values if row[0] in whole}
+        self.aside.setdefault(table, {}).update(now)
+        if table == EDGES and (lost := [key for key in now if key in self.notes[EDGES].digests]):
+            self._remove(EDGES, lost)
+        elif table != EDGES:  # the ledger does not say longer than the target that it has them
+            names = self.names(table)
+            lost = [key for key in now if key in self.notes[table].digests and names.of(key) not in names.there]
+            self.removed.setdefault(table, set()).update(lost)
+
+    def _placed(self, rows: Rows) -> tuple[Judged, list[Place]]:
+        """The rows that have a place in the target, and which."""
+        judged = self._judged(rows)
+        names, table = self.names(rows.table.name), rows.table.name
+        naturals = _natural_keys(judged, _NATURAL[table])
+        claimed = self._claimed(table, names.rivals(naturals))
+        places = [
+            names.place(key, naturals[position], claimed, self._alike(judged, position, names))
+            for position, key in enumerate(judged.rows.keys)
+        ]
+        homeless = [position for position, place in enumerate(places) if place is None]
+        what = "memory" if table == NODES else "turn"
+        reasons = [
+            source_rows.set_aside(judged.rows, p, "row", _TAKEN.format(judged.rows.keys[p], what)) for p in homeless
+        ]
+        self._set_aside(rows, reasons)
+        return loading.select(judged, [place is not None for place in places]), [p for p in places if p is not None]
+
+    def _claimed(self, table: str, rivals: set[int]) -> set[int]:
+        """Rows of the target that the source has by their own id: they are nobody else's."""
+        if not rivals:
+            return set()
+        columns = _NATURAL[table]
+        source = SourceFile(self.job.source_path())
+        there = source.read(lambda c: late.columns(c, self.schema.table(table), columns, sorted(rivals)))
+        others = self.names(table).others
+        return {key for key, values in there.items() if others[key][: len(columns)] == values}
+
+    def _alike(self, judged: Judged, position: int, names: Names) -> Callable[[int], bool]:
+        """Whether a row of the target with the same id is this one, although no name says so.
+
+        Of one moment, and the target's text the beginning of the source's, which nima-core cuts.
+        """
+        table = judged.rows.table.name
+
+        def alike(key: int) -> bool:
+            (moment,) = _values(judged, position, ("timestamp",))
+            other = names.others[key]
+            if table == TURNS:
+                return (None, moment) == other
+            layer, text = _values(judged, position, ("layer", "text"))
+            if (layer, moment) != other[1:]:
+                return False
+            there = merging.text(self.database, key)
+            return there == text or (bool(there) and text is not None and text.startswith(there))
+
+        return alike
+
+    def _put(self, judged: Judged, places: Sequence[Place], keep: Sequence[str] = ()) -> dict[int, set[str]]:
+        """Add what is not there, and bring what is to the source's state; return what of it was otherwise, by row."""
+        table = judged.rows.table.name
+        ids = [place.id for place in places]
+        new = [not place.there for place in places]
+        merging.insert(self.database, self.schema, loading.select(judged, new), [p.id for p in places if not p.there])
+        unlike: dict[int, set[str]] = {}
+        if not self.add_only and not all(new):
+            unlike = merging.differing(self.database, self.schema, judged, ids)
+            unlike = {position: columns for position, columns in unlike.items() if not new[position]}
+            chosen = [position in unlike for position in range(len(ids))]
+            part = loading.select(judged, chosen)
+            merging.update(self.database, self.schema, part, [ids[position] for position in sorted(unlike)], keep)
+        fresh = [position for position, flag in enumerate(new) if flag]
+        self._note(judged, fresh if self.add_only else range(len(ids)))
+        keys = judged.rows.keys
+        self._count(table, [keys[position] for position in fresh], [keys[position] for position in unlike])
+        return unlike
+
+    def _others(self) -> list[Edge]:
+        if self._edges_of_others is None:
+            self._edges_of_others = merging.edges_of_others(self.database)
+        return self._edges_of_others
+
+    def _one_each(self, edges: Sequence[Edge], wanted: Sequence[tuple[int, int, Any]]) -> list[Edge]:
+        """For each edge of the source one that the agent drew between the same ends; it is not to be taken again."""
+        left, found = list(wanted), []
+        for edge in edges:
+            if (edge.start, edge.end, edge.relation) in left:
+                left.remove((edge.start, edge.end, edge.relation))
+                self._others().remove(edge)
+                found.append(edge)
+        return found
+
+    def _relation(self, judged: Judged, position: int) -> Any:
+        return _values(judged, position, ("relation",))[0]
+
+    def _note(self, judged: Judged, positions: Sequence[int]) -> None:
+        rows = judged.rows
+        noted = {rows.keys[p]: source_rows.digest(rows.values[p]) for p in positions}
+        self.digests.setdefault(rows.table.name, {}).update(noted)
+
+    def _count(self, table: str, added: Sequence[int], changed: Sequence[int]) -> None:
+        self.added.setdefault(table, set()).update(added)
+        self.changed.setdefault(table, set()).update(changed)
+
+
+def _values(judged: Judged, position: int, names: Sequence[str]) -> tuple[Any, ...]:
+    """Some of a row's values by their columns' names in the target; None for a column that the source lacks."""
+    table = judged.rows.table
+    at = {column.target: len(table.ends) + index for index, column in enumerate(table.columns)}
+    return tuple(judged.columns[at[name]][position] if name in at else None for name in names)
+
+
+def _natural_keys(judged: Judged, names: Sequence[str]) -> list[Natural]:
+    return [_values(judged, position, names) for position in range(len(judged.rows))]
