@@ -1,0 +1,295 @@
+"""`nimad run` as a service: what it tells systemd, when it works, and how it is stopped, reloaded and asked.
+
+A booted systemd has its turn in `tests/system/service.py`; here the protocol itself is listened to.
+"""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from services import WAIT_S, Service, service
+from support import assert_same, change, make_memory, node, read_target
+from test_console import nimad
+
+from nimad.sample import Sample, write_sample
+
+#: So many batches that something can happen in between.
+SLOWLY = "[batch]\nsize = 4\nfixed = true\n"
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("sample") / "graph.sqlite"
+    write_sample(path, Sample(nodes=60, dimension=8))
+    return path
+
+
+@pytest.fixture
+def memory(sample: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(sample, tmp_path))
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    return write(tmp_path / "nimad.toml", f'{SLOWLY}[service]\nafter = "exit"\n')
+
+
+def write(path: Path, text: str) -> Path:
+    """Put a file in place as editors do: whole, in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_text(text)
+    return temporary.rename(path)
+
+
+def openclaw(folder: Path, **database: Any) -> Path:
+    content = {"plugins": {"entries": {"nima-memory": {"database": database}}}}
+    return write(folder / ".openclaw" / "openclaw.json", json.dumps(content))
+
+
+def target_of(memory: Path) -> Path:
+    return memory.with_name("graph.ladybug")
+
+
+def test_it_is_ready_once_the_lock_is_taken_and_tells_how_far_it_is(memory: Path, slow: Path) -> None:
+    with service(memory.parent, "--config", slow) as running:
+        assert running.process.wait(WAIT_S) == 0
+        messages, statuses = running.messages, running.statuses
+    ready = next(index for index, text in enumerate(messages) if text.startswith("READY=1"))
+    first = next(index for index, text in enumerate(messages) if "Migrating nodes" in text)
+    assert ready < first
+    assert any(text.startswith("EXTEND_TIMEOUT_USEC=") for text in messages[:ready])
+    assert sum(text.startswith("READY=1") for text in messages) == 1
+    assert "Migrating nodes: batch 7, 28 of 60 (46 %), ETA " in "\n".join(statuses)
+    assert statuses[-1] == "Complete: 60 memories"
+    assert "Verifying every row" in statuses
+    assert_same(memory, target_of(memory))
+
+
+def test_a_worker_knows_nothing_of_systemd(memory: Path, slow: Path) -> None:
+    with service(memory.parent, "--config", slow) as running:
+        running.wait_for(lambda: bool(running.workers()))
+        (first, *_) = running.workers()
+        names = {entry.partition(b"=")[0] for entry in Path(f"/proc/{first}/environ").read_bytes().split(b"\0")}
+    assert not names & {b"NOTIFY_SOCKET", b"WATCHDOG_USEC", b"WATCHDOG_PID", b"JOURNAL_STREAM"}
+
+
+def test_stopped_in_the_middle_it_ends_well_and_goes_on_when_it_is_started_again(memory: Path, slow: Path) -> None:
+    with service(memory.parent, "--config", slow) as running:
+        running.wait_for_status("batch 3,")
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 10
+        assert any(text.startswith("STOPPING=1") for text in running.messages)
+    assert not target_of(memory).exists()
+    assert json.loads(target_of(memory).with_name("graph.ladybug.state.json").read_text())["phase"] == "interrupted"
+    with service(memory.parent, "--config", slow) as running:
+        assert running.process.wait(WAIT_S) == 0
+        assert "Going on with" in running.log
+    assert_same(memory, target_of(memory))
+
+
+def test_killed_in_the_middle_it_goes_on_and_leaves_no_worker(memory: Path, slow: Path) -> None:
+    with service(memory.parent, "--config", slow) as running:
+        running.wait_for_status("batch 3,")
+        workers = running.children()
+        running.process.kill()
+        running.process.wait()
+        deadline = time.monotonic() + 5
+        while any(Path(f"/proc/{pid}/cmdline").exists() for pid in workers):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    with service(memory.parent, "--config", slow) as running:
+        assert running.process.wait(WAIT_S) == 0
+    assert_same(memory, target_of(memory))
+
+
+def test_a_worker_within_its_time_is_a_sign_of_life(memory: Path, slow: Path) -> None:
+    with service(memory.parent, "--config", slow, watchdog_s=0.9) as running:
+        running.wait_for_status("batch 2,")
+        halted = running.children()
+        for pid in halted:
+            os.kill(pid, signal.SIGSTOP)
+        began = time.monotonic()
+        time.sleep(3)
+        beats = [moment for moment, text in running.told if text == "WATCHDOG=1" and moment > began]
+        assert len(beats) >= 8
+        for pid in halted:
+            os.kill(pid, signal.SIGKILL)
+        assert running.process.wait(WAIT_S) == 0
+    assert_same(memory, target_of(memory))
+
+
+def test_a_reload_takes_what_is_new_and_begins_again_where_it_was(memory: Path, tmp_path: Path) -> None:
+    config = write(tmp_path / "nimad.toml", f'{SLOWLY}[service]\nafter = "exit"\n')
+    with service(memory.parent, "--config", config) as running:
+        running.wait_for_status("batch 2,")
+        write(config, '[service]\nafter = "exit"\n')
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.wait(WAIT_S) == 0
+        reloading = next(index for index, text in enumerate(running.messages) if text.startswith("RELOADING=1"))
+        assert "MONOTONIC_USEC=" in running.messages[reloading]
+        assert any(text.startswith("READY=1") for text in running.messages[reloading:])
+        assert "read again: other values for batch_size, fixed_batch" in running.log
+        assert "Going on with" in running.log
+    assert_same(memory, target_of(memory))
+
+
+def test_a_reload_of_what_cannot_be_names_the_line_and_changes_nothing(memory: Path, tmp_path: Path) -> None:
+    config = write(tmp_path / "nimad.toml", f'{SLOWLY}[service]\nafter = "exit"\n')
+    with service(memory.parent, "--config", config) as running:
+        running.wait_for_status("batch 2,")
+        write(config, "[batch]\nsiez = 7\n")
+        running.process.send_signal(signal.SIGHUP)
+        assert running.process.wait(WAIT_S) == 0
+        assert f"{config}: unknown key 'siez' in [batch], line 2; did you mean 'size'?" in running.log
+        assert running.log.count("Starting migration") == 1
+    assert_same(memory, target_of(memory))
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        ("[service]\ntrigger = 'never'\n", 78, "trigger must be one of start, openclaw, not 'never'"),
+        ("[service]\nafter = 7\n", 78, "'after' in [service], line 2, must be text in quotes, not 7"),
+        ("[servcie]\n", 78, "unknown table [servcie], line 1; did you mean 'service'?"),
+    ],
+)
+def test_a_configuration_that_cannot_be_ends_it_with_one_line(
+    memory: Path, tmp_path: Path, text: str, code: int, said: str
+) -> None:
+    config = write(tmp_path / "nimad.toml", text)
+    with service(memory.parent, "--config", config) as running:
+        assert running.process.wait(WAIT_S) == code
+        assert said in running.log
+        assert running.log.count("\n") == 1
+        assert any(text.startswith("ERRNO=22\nSTATUS=") for text in running.messages)
+        assert not any("READY" in text for text in running.messages)
+
+
+def test_nobody_set_up_and_no_memory_is_one_line(tmp_path: Path) -> None:
+    done = nimad(tmp_path, "run")
+    assert done.code == 78
+    assert done.out.count("\n") + done.err.count("\n") == 1
+    assert "there is no memory at" in done.out + done.err
+    assert "sudo nimad setup --user NAME" in done.out + done.err
+
+
+def test_it_waits_until_openclaw_asks_and_the_memory_is_there(sample: Path, tmp_path: Path) -> None:
+    with service(tmp_path, "--trigger", "openclaw", "--after", "exit") as running:
+        running.wait_for_status(r'^Waiting for backend "ladybugdb" in openclaw.json$')
+        assert any(text.startswith("READY=1") for text in running.messages)
+        openclaw(tmp_path, backend="ladybugdb")
+        running.wait_for_status("^Waiting for auto_migrate in openclaw.json$")
+        path = openclaw(tmp_path, backend="ladybugdb", auto_migrate=True, migration_batch_size=20)
+        running.wait_for_status("^Waiting for a memory at")
+        write(path, "{ not JSON at all")
+        running.wait_for_status("^Waiting for openclaw.json to be corrected$")
+        openclaw(tmp_path, backend="ladybugdb", auto_migrate=True, migration_batch_size=20)
+        shutil.copy(sample, tmp_path / "incoming")
+        (tmp_path / "incoming").rename(tmp_path / "graph.sqlite")
+        assert running.process.wait(WAIT_S) == 0
+        assert "Batch size: 20 nodes" in running.log
+    assert_same(tmp_path / "graph.sqlite", tmp_path / "graph.ladybug")
+
+
+def test_a_source_in_a_folder_that_comes_later(sample: Path, tmp_path: Path) -> None:
+    openclaw(tmp_path, backend="ladybugdb", auto_migrate=True)
+    source = tmp_path / "later" / "still" / "graph.sqlite"
+    with service(tmp_path, "--trigger", "openclaw", "--after", "exit", "--source", source) as running:
+        running.wait_for_status("^Waiting for a memory at")
+        source.parent.mkdir(parents=True)
+        time.sleep(0.5)
+        shutil.copy(sample, source)
+        assert running.process.wait(WAIT_S) == 0
+    assert_same(source, target_of(source))
+
+
+def test_where_the_kernel_has_no_more_watches_it_looks_now_and_then(sample: Path, tmp_path: Path) -> None:
+    exhausted = ["unshare", "-Ur", "sh", "-c", 'echo 0 >/proc/sys/user/max_inotify_instances; exec "$@"', "sh"]
+    with service(tmp_path, "--trigger", "openclaw", "--after", "exit", prefix=exhausted) as running:
+        running.wait_for_status("^Waiting for")
+        shutil.copy(sample, tmp_path / "graph.sqlite")
+        openclaw(tmp_path, backend="ladybugdb", auto_migrate=True)
+        assert running.process.wait(WAIT_S) == 0
+    assert_same(tmp_path / "graph.sqlite", tmp_path / "graph.ladybug")
+
+
+def test_memories_that_come_late_are_added_until_openclaw_reads_the_target(memory: Path) -> None:
+    target = target_of(memory)
+    with service(memory.parent) as running:
+        running.wait_for_status("^Complete: 60 memories; watching for late ones$")
+        change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', 'late')")
+        running.wait_for_status("^Complete: 61 memories; watching for late ones$")
+        openclaw(memory.parent, backend="ladybugdb")
+        assert running.process.wait(WAIT_S) == 0
+    there = assert_same(memory, target)
+    assert there.nodes[1000]["text"] == "late"
+    before = target.read_bytes()
+    change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1001, 5, 'input', 'too late')")
+    with service(memory.parent) as running:
+        assert running.process.wait(WAIT_S) == 0
+    assert target.read_bytes() == before
+
+
+def test_by_openclaw_it_migrates_once_hands_over_and_again_when_the_target_is_deleted(memory: Path) -> None:
+    openclaw(memory.parent, backend="ladybugdb", auto_migrate=True)
+    target = target_of(memory)
+    with service(memory.parent, "--trigger", "openclaw") as running:
+        running.wait_for_status("^Handed over")
+        before = len(running.statuses)
+        assert target.exists()
+        target.unlink()
+        running.wait_for_status("^Handed over", after=before)
+        assert running.stop() == 0
+    assert_same(memory, target)
+
+
+def test_idle_it_is_small_and_wakes_for_nothing_but_the_watchdog(memory: Path) -> None:
+    with service(memory.parent, watchdog_s=6.0) as running:
+        running.wait_for_status("watching for late ones")
+        time.sleep(1)
+        before, began = switches(running), time.monotonic()
+        time.sleep(6)
+        woken = switches(running) - before
+        assert running.children() == []
+        assert memory_of(running.process.pid) < 40 * 1024
+        assert woken <= 2 * (time.monotonic() - began) / 2 + 4, "once for each sign of life"
+
+
+def switches(running: Service) -> int:
+    tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
+    lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]
+    return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
+
+
+def memory_of(pid: int) -> int:
+    """KiB in memory."""
+    line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS"))
+    return int(line.split()[1])
+
+
+def test_paused_while_it_follows_it_leaves_the_target_alone(memory: Path) -> None:
+    with service(memory.parent) as running:
+        running.wait_for_status("watching for late ones")
+        assert nimad(memory.parent, "pause", "--target", target_of(memory)).code == 0
+        running.wait_for_status("^Paused; go on with: ")
+        change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', 'late')")
+        time.sleep(1.5)
+        assert 1000 not in read_target(target_of(memory)).nodes
+        assert nimad(memory.parent, "resume", "--target", target_of(memory)).code == 0
+        running.wait_for_status("^Complete: 61 memories")
+    assert_same(memory, target_of(memory))
+
+
+def test_without_systemd_it_is_a_plain_program(tmp_path: Path) -> None:
+    memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)])
+    done = nimad(tmp_path, "run", "--source", memory, "--after", "exit")
+    assert done.code == 0
+    assert "Migration completed successfully!" in done.out
+    assert_same(memory, target_of(memory))
