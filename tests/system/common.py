@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -25,6 +26,15 @@ _MANYLINUX = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 _SOURCE_ONLY = ("sdnotify",)
 #: Of pyarrow, what nothing here loads: its tests, its C++ headers and the libraries of features not used.
 _UNUSED = ("pyarrow/tests", "pyarrow/include", "pyarrow/src")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended in a machine, and what it printed."""
+
+    status: int
+    output: str
+    seconds: float
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:

@@ -11,12 +11,11 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import common
-from common import run, say
+from common import Done, run, say
 
 SUITE, PYTHON = "bookworm", "3.11"
 _PACKAGES = "systemd,systemd-sysv,dbus,python3"
@@ -57,15 +56,6 @@ ExecStart=/bin/sh /usr/local/lib/agent
 [Install]
 WantedBy=multi-user.target
 """
-
-
-@dataclass(frozen=True)
-class Done:
-    """How a command ended, and what it printed."""
-
-    status: int
-    output: str
-    seconds: float
 
 
 def image(build: Path, source: Path, nodes: int) -> Path:
