@@ -110,7 +110,7 @@ class Container:
         with tempfile.TemporaryDirectory(dir=self._work) as work:
             common.place_nimad(source, Path(work))
             shutil.copytree(source / "systemd", Path(work, "systemd"))
-            with subprocess.Popen(["tar", "-C", work, "-c", "."], stdout=subprocess.PIPE) as tar:
+            with subprocess.Popen(["tar", "-C", work, "-c", "nimad", "systemd"], stdout=subprocess.PIPE) as tar:
                 self.run("mkdir -p /opt/source && tar -C /opt/source -xo", stdin=tar.stdout)
         self.run(
             "chown -R root: /opt/source && python3 -m compileall -q /opt/source/nimad\n"
