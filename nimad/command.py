@@ -24,6 +24,12 @@ def migrate(settings: "Settings", *more: str) -> str:
     return line("migrate", "--source", settings.source, "--target", settings.target, *config, *more)
 
 
+def program() -> list[str]:
+    """The words that start this program from anywhere and in any environment, as a service does."""
+    called = Path(sys.argv[0])
+    return [str(called.absolute())] if called.name == _NAME else [sys.executable, "-m", _NAME]
+
+
 def _program() -> list[str]:
     """The words that begin a command line, as this one began; from any folder, because the log keeps them."""
     called, found = Path(sys.argv[0]), which(_NAME)

@@ -38,7 +38,7 @@ _OVER_FILES = 0b11111 | 1 << 9 | 1 << 27
 
 
 @dataclass(frozen=True)
-class _Account:
+class Account:
     name: str
     uid: int
     gid: int
@@ -54,7 +54,7 @@ def become(user: str) -> None:
 
     Raises `UsageError` when there is no such user, and `NotAllowedError` when only root could do it.
     """
-    account = _account(user)
+    account = account_of(user)
     if set(os.getresuid()) == {account.uid}:
         return
     if os.geteuid() != _ROOT:
@@ -72,7 +72,7 @@ def become(user: str) -> None:
     _check_reach(account.name)
 
 
-def _account(user: str) -> _Account:
+def account_of(user: str) -> Account:
     try:
         entry = pwd.getpwnam(user)
     except KeyError:
@@ -81,11 +81,11 @@ def _account(user: str) -> _Account:
         try:
             entry = pwd.getpwuid(int(user))
         except KeyError:  # in a container, files often belong to a number that only the host has a name for
-            return _Account(user, int(user), int(user))
-    return _Account(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, known=True)
+            return Account(user, int(user), int(user))
+    return Account(entry.pw_name, entry.pw_uid, entry.pw_gid, entry.pw_dir, known=True)
 
 
-def _change(account: _Account) -> None:
+def _change(account: Account) -> None:
     if account.known:
         os.initgroups(account.name, account.gid)
     else:
@@ -98,7 +98,7 @@ def _change(account: _Account) -> None:
     _libc().prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 
-def _can_go_back(account: _Account) -> bool:
+def _can_go_back(account: Account) -> bool:
     if account.uid == _ROOT:
         return False
     try:
@@ -192,7 +192,7 @@ def of_owner(source: Path) -> dict[str, Any]:
     owner = source.stat().st_uid
     if os.geteuid() != _ROOT or owner == _ROOT:
         return {}
-    account = _account(str(owner))
+    account = account_of(str(owner))
     groups = os.getgrouplist(account.name, account.gid) if account.known else []
     return {"user": account.uid, "group": account.gid, "extra_groups": groups}
 
@@ -201,7 +201,7 @@ def home_of_owner(source: Path) -> Path:
     """The home of whoever the memory belongs to, as far as it is ours to act for her."""
     if not of_owner(source):
         return Path.home()
-    return Path(_account(str(source.stat().st_uid)).home)
+    return Path(account_of(str(source.stat().st_uid)).home)
 
 
 def may_run(program: Path, source: Path) -> bool:

@@ -14,6 +14,7 @@ from nimad.cli.quarantine import quarantine
 from nimad.cli.run import run
 from nimad.cli.sample import sample
 from nimad.cli.search import search
+from nimad.cli.setup import setup
 from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError
 from nimad.report.console import forget_stdout
@@ -35,6 +36,7 @@ cli.add_command(resume)
 cli.add_command(run)
 cli.add_command(sample)
 cli.add_command(search)
+cli.add_command(setup)
 
 
 def main() -> None:

@@ -1,0 +1,53 @@
+"""`nimad setup`."""
+
+from pathlib import Path
+
+import click
+
+from nimad import command
+from nimad.cli.options import file_option
+from nimad.errors import UsageError
+from nimad.rights import account_of
+from nimad.service.setup import NAME, Written, set_up
+from nimad.service.setup import undo as take_back
+
+
+@click.command()
+@click.option("--user", metavar="NAME", help="Whose memory the service migrates.")
+@file_option("--source", "Her SQLite memory.  [default: her ~/.nima/memory/graph.sqlite]")
+@click.option("--undo", is_flag=True, help="Take away what setup wrote.")
+@click.option("--root", type=click.Path(path_type=Path), default="/", hidden=True)
+def setup(*, user: str | None, source: Path | None, undo: bool, root: Path) -> None:
+    """Set the systemd service up for a user. As root.
+
+    It checks what the service will need, and writes whom it runs for into /etc/systemd/system.
+    """
+    if undo:
+        _say_undone(take_back(root))
+        return
+    if user is None:
+        raise UsageError("setup has to know whose memory it is: sudo nimad setup --user NAME")
+    _say_done(set_up(account_of(user), source, command.program(), root))
+
+
+def _say_done(written: Written) -> None:
+    for path in written.changed:
+        click.echo(f"Wrote {path}")
+    for path in written.removed:
+        click.echo(f"Removed {path}")
+    if not written.changed and not written.removed:
+        click.echo("Set up already; nothing was changed")
+    verb = "restart" if written.running else "enable --now"
+    click.echo(f"Go on with: sudo systemctl {verb} {NAME}")
+    click.echo(f"Watch it with: journalctl -fu {NAME}")
+
+
+def _say_undone(written: Written) -> None:
+    for path in written.removed:
+        click.echo(f"Removed {path}")
+    if not written.removed:
+        click.echo("Nothing that setup wrote is here; nothing was changed")
+    if written.running:
+        click.echo(f"{NAME} still runs, as it was set up; stop it with: sudo systemctl disable --now {NAME}")
+    elif written.enabled:
+        click.echo(f"{NAME} is still enabled; leave it out of the next start with: sudo systemctl disable {NAME}")

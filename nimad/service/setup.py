@@ -1,0 +1,303 @@
+"""Setting the service up for a user: whose memory the unit `nima-migrate` migrates, written down for systemd.
+
+The unit by itself may touch nothing. A drop-in beside it names the user and opens her home, read-only, and the folder
+of her memory. Where no package has brought the units, they come from ours, changed to start this very program.
+"""
+
+import grp
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import nimad
+from nimad.config import Settings, file, load
+from nimad.errors import CannotWriteError, ConfigurationError, NotAllowedError, UsageError
+from nimad.rights import Account
+
+NAME: Final = "nima-migrate"
+_UNIT: Final = f"{NAME}.service"
+#: How a file of ours begins: another one is neither replaced nor taken away.
+_MARK: Final = "# Written by «nimad setup»; «nimad setup --undo» takes it away.\n"
+_PACKAGED: Final = ("usr/lib/systemd/system", "lib/systemd/system")
+_DROP_IN: Final = Path(f"etc/systemd/system/{_UNIT}.d/10-setup.conf")
+#: In our package -> where an administrator's units lie.
+_UNITS: Final = {
+    _UNIT: Path("etc/systemd/system", _UNIT),
+    f"{NAME}@.service": Path(f"etc/systemd/system/{NAME}@.service"),
+    f"user/{_UNIT}": Path("etc/systemd/user", _UNIT),
+}
+#: What the units start as they are.
+_PACKAGED_PROGRAM: Final = "/usr/bin/nimad"
+#: Folders that the service finds empty, but for what is opened to it (ProtectHome=tmpfs, PrivateTmp=yes).
+HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - named to be avoided
+#: In a home, what no migration needs.
+_SECRETS: Final = (".ssh", ".gnupg")
+#: The first systemd whose delay between restarts can grow.
+_GROWING_DELAY: Final = 254
+_SYSTEM: Final = Path("/")
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a set-up made of the machine: the files that are new or changed, and those that are gone."""
+
+    changed: Sequence[Path]
+    removed: Sequence[Path]
+    running: bool = False
+    enabled: bool = False
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Whom the service runs for, and on which files."""
+
+    account: Account
+    settings: Settings
+    program: Sequence[str]
+    source_typed: bool
+
+    @property
+    def home(self) -> Path:
+        return Path(self.account.home)
+
+    def folders(self) -> list[Path]:
+        """The folders that are written to; the source's too, because readers of SQLite share a file beside it."""
+        files = (self.settings.source, self.settings.target, self.settings.log_file)
+        return sorted({Path(os.path.realpath(each.parent)) for each in files})
+
+
+def set_up(account: Account, source: Path | None, program: Sequence[str], root: Path = _SYSTEM) -> Written:
+    """Have the service migrate this user's memory; `program` are the words that start nimad.
+
+    `root` is a folder to be taken for the file system; then no systemd is told. Raises a `NimadError` that says what
+    stands against it, and has changed nothing then.
+    """
+    _check_machine(root)
+    if not account.known:
+        raise UsageError(f"--user: the system knows no name and no home of user {account.name}; name another")
+    plan = _Plan(account, _settings(account, source, root), program, source is not None)
+    _check_memory(plan)
+    _check_program(plan)
+    wanted = _wanted(plan, root)
+    before = _existing(root)
+    foreign = [path for path in wanted if path.exists() and path not in before]
+    if foreign:
+        raise CannotWriteError(f"{foreign[0]} was not written by nimad setup; move it away, then run this again")
+    try:
+        _bring_about(wanted, before)
+        if root == _SYSTEM:
+            _verify()
+    except BaseException:
+        _bring_about(before, wanted)
+        raise
+    _reload(root)
+    changed = [path for path, text in wanted.items() if before.get(path) != text]
+    return Written(changed, sorted(before.keys() - wanted.keys()), _says(root, "is-active"), _says(root, "is-enabled"))
+
+
+def undo(root: Path = _SYSTEM) -> Written:
+    """Take away what `set_up` wrote, and nothing else. A service that runs goes on."""
+    _check_machine(root)
+    enabled, before = _says(root, "is-enabled"), _existing(root)
+    _bring_about({}, before)
+    with suppress(OSError):  # somebody else's drop-ins are in it, or it was never there
+        (root / _DROP_IN).parent.rmdir()
+    _reload(root)
+    return Written([], sorted(before), _says(root, "is-active"), enabled)
+
+
+def _settings(account: Account, source: Path | None, root: Path) -> Settings:
+    """What holds for a run of hers: her home, the machine's settings file, none of our environment."""
+    config = root / file.DEFAULT_FILE.relative_to(_SYSTEM)
+    named = config if root != _SYSTEM and config.exists() else None
+    return load({"source": source}, {"HOME": account.home}, named)
+
+
+# Checks
+
+
+def _check_machine(root: Path) -> None:
+    if root != _SYSTEM:
+        return
+    if os.geteuid() != 0:
+        raise NotAllowedError("only root can set up a service of this machine; put sudo before the command")
+    if not Path("/run/systemd/system").is_dir():  # as sd_booted(3) asks
+        raise UsageError("this machine is not run by systemd, so it has no services of that kind; use: nimad migrate")
+
+
+def _check_memory(plan: _Plan) -> None:
+    source, name = plan.settings.source, plan.account.name
+    if not source.exists():
+        raise UsageError(f"{source}: {name} has no memory there; name it with --source FILE, or its owner with --user")
+    if not _may(plan.account, "-r", source):
+        raise NotAllowedError(f"{name} may not read {source}; name its owner with --user, who is {source.owner()}")
+    for folder in plan.folders():
+        if not folder.is_dir():
+            raise CannotWriteError(f"there is no folder {folder}; make it, as {name}, with: mkdir -p {folder}")
+        if not _may(plan.account, "-w", folder) or not _may(plan.account, "-x", folder):
+            raise NotAllowedError(f"{name} may not write in {folder}; allow it, or name its owner with --user")
+        if _hidden_in_tmp(folder):
+            raise UsageError(f"{folder} is emptied at times, and closed to the service; keep the memory elsewhere")
+    config = file.DEFAULT_FILE
+    if config.exists() and not _may(plan.account, "-r", config):
+        raise NotAllowedError(f"{name} may not read {config}; allow it with: chmod a+r {config}")
+
+
+def _check_program(plan: _Plan) -> None:
+    """Raise when she cannot run our program: its starter, the interpreter, its library and our own code."""
+    parts = [Path(plan.program[0]), Path(sys.executable), Path(os.__file__), Path(nimad.__file__)]
+    for part in (each for path in parts for each in (path, path.resolve())):
+        in_her_home = part.is_relative_to(plan.home) or part.is_relative_to(plan.home.resolve())
+        if not _may(plan.account, "-r", part) or (_is_hidden(part) and not in_her_home):
+            raise NotAllowedError(
+                f"{plan.account.name}'s service cannot reach {part}, a part of this program; install nimad where every "
+                "user may read it, such as /opt/nimad, and run setup from there"
+            )
+
+
+def _may(account: Account, access: str, path: Path) -> bool:
+    """Whether she may do to a file what test(1) calls `access`. Asked as her, in a process of its own."""
+    switch = {} if os.geteuid() == account.uid else _as_her(account)
+    done = subprocess.run(["test", access, str(path)], check=False, cwd="/", **switch)  # type: ignore[call-overload]
+    return bool(done.returncode == 0)
+
+
+def _as_her(account: Account) -> dict[str, object]:
+    groups = os.getgrouplist(account.name, account.gid)
+    return {"user": account.uid, "group": account.gid, "extra_groups": groups}
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in HIDDEN)
+
+
+def _hidden_in_tmp(path: Path) -> bool:
+    return any(path.is_relative_to(place) for place in HIDDEN if place.endswith("tmp"))
+
+
+# Files
+
+
+def _wanted(plan: _Plan, root: Path) -> dict[Path, str]:
+    """Every file of a set-up, with its text."""
+    packaged = any((root / place / _UNIT).exists() for place in _PACKAGED)
+    texts = {root / _DROP_IN: _MARK + _drop_in(plan, root, with_program=packaged)}
+    if not packaged:
+        folder = Path(nimad.__file__).parent / "units"
+        start = f"ExecStart={_words(plan.program)} run"
+        for name, place in _UNITS.items():
+            unit = (folder / name).read_text(encoding="utf-8")
+            texts[root / place] = _MARK + unit.replace(f"ExecStart={_PACKAGED_PROGRAM} run", start)
+    return texts
+
+
+def _drop_in(plan: _Plan, root: Path, *, with_program: bool) -> str:
+    account = plan.account
+    lines = ["[Unit]", *(f"RequiresMountsFor={_word(folder)}" for folder in plan.folders()), "", "[Service]"]
+    lines += ["DynamicUser=no", f"User={account.name}", f"Group={_group(account.gid)}"]
+    lines += ["Environment=", f"Environment={_word(f'HOME={account.home}')}"]
+    if plan.source_typed:
+        lines += [f"Environment={_word(f'NIMA_DB_PATH={plan.settings.source}')}"]
+    if with_program and list(plan.program) != [_PACKAGED_PROGRAM]:
+        lines += ["ExecStart=", f"ExecStart={_words(plan.program)} run"]
+    lines += ["", "# The home, to be read, and the folder of the memory, to be written to; all other homes are empty."]
+    lines += ["ProtectHome=tmpfs", f"BindReadOnlyPaths={_bind(plan.home)}"]
+    lines += [f"InaccessiblePaths=-{_word(plan.home / name)}" for name in _SECRETS]
+    lines += [_opened(folder, plan) for folder in plan.folders()]
+    if _systemd_version(root) >= _GROWING_DELAY:
+        lines += ["", "# From 5 s on, each restart comes later than the one before.", "RestartSteps=6"]
+        lines += ["RestartMaxDelaySec=10min"]
+    return "\n".join(lines) + "\n"
+
+
+def _opened(folder: Path, plan: _Plan) -> str:
+    """The line that lets the service write in a folder, which has no symbolic links in its name."""
+    home = plan.home.resolve()
+    if folder.is_relative_to(home):
+        return f"ReadWritePaths={_word(plan.home / folder.relative_to(home))}"
+    return f"BindPaths={_bind(folder)}" if _is_hidden(folder) else f"ReadWritePaths={_word(folder)}"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _words(words: Sequence[str]) -> str:
+    """A command line for systemd, which would take a `$` for a variable."""
+    return " ".join(_word(word.replace("$", "$$")) for word in words)
+
+
+def _bind(path: Path) -> str:
+    """A path for BindPaths=, in which a colon parts the source from the destination."""
+    return _word(str(path).replace("\\", "\\\\").replace(":", "\\:"))
+
+
+def _word(text: object) -> str:
+    """One word of a unit file (systemd.syntax(7)), quoted where it has to be."""
+    plain = str(text).replace("%", "%%")
+    if not set(plain) & set(" \t\"'\\;#"):
+        return plain
+    return '"' + plain.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _existing(root: Path) -> dict[Path, str]:
+    """The files there that a set-up wrote, with their texts."""
+    places = [root / place for place in (_DROP_IN, *_UNITS.values())]
+    texts = {path: path.read_text(encoding="utf-8", errors="replace") for path in places if path.is_file()}
+    return {path: text for path, text in texts.items() if text.startswith(_MARK)}
+
+
+def _bring_about(wanted: Mapping[Path, str], before: Mapping[Path, str]) -> None:
+    for path in before.keys() - wanted.keys():
+        path.unlink(missing_ok=True)
+    for path, text in wanted.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            part = path.with_name(f".{path.name}.part")  # not a name that systemd reads
+            part.write_text(text, encoding="utf-8")
+            part.chmod(0o644)
+            part.rename(path)
+        except OSError as error:
+            raise CannotWriteError(f"{path} cannot be written ({error.strerror}); make that possible") from error
+
+
+# systemd
+
+
+def _verify() -> None:
+    """Raise when systemd sees a mistake in what was written: nothing is loaded by this."""
+    done = _systemd("systemd-analyze", "verify", _UNIT)
+    said = [line for line in done.stderr.splitlines() if NAME in line]
+    if done.returncode or said:
+        what = (said or done.stderr.splitlines() or ["no reason was given"])[0]
+        raise ConfigurationError(f"systemd does not accept the unit, so nothing was changed: {what}")
+
+
+def _reload(root: Path) -> None:
+    if root == _SYSTEM and (done := _systemd("systemctl", "daemon-reload")).returncode:
+        raise CannotWriteError(f"systemd could not be told ({done.stderr.strip()}); type: systemctl daemon-reload")
+
+
+def _says(root: Path, verb: str) -> bool:
+    return root == _SYSTEM and _systemd("systemctl", "--quiet", verb, _UNIT).returncode == 0
+
+
+def _systemd_version(root: Path) -> int:
+    """The machine's, as a whole number; 0 where there is none."""
+    words = _systemd("systemctl", "--version").stdout.split() if root == _SYSTEM else []
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
+
+
+def _systemd(*command: str) -> "subprocess.CompletedProcess[str]":
+    try:
+        return subprocess.run(command, check=False, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+    except FileNotFoundError:
+        raise UsageError(f"there is no {command[0]} here; install the package systemd") from None
