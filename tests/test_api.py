@@ -81,7 +81,8 @@ def test_everything_arrived_and_only_what_belongs_is_left(ran: Run) -> None:
     source = ran.target.with_name("graph.sqlite")
     assert_same(source, ran.target)
     # No log: lines are the command's business.
-    assert files_of(source.parent) == {"graph.sqlite", "graph.ladybug", "graph.ladybug.state.json"}
+    beside = {"graph.ladybug.state.json", "graph.ladybug.ledger"}
+    assert files_of(source.parent) == {"graph.sqlite", "graph.ladybug", *beside}
 
 
 def test_the_call_of_the_docstring(memory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

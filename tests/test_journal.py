@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from journald import Journald
 
 from nimad.report.journal import Journal
-from nimad.report.lines import Level
+from nimad.report.level import Level
 
 
 @pytest.fixture

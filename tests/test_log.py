@@ -15,7 +15,7 @@ from support import make_memory, node
 
 from nimad.migration import events as e
 from nimad.migration.result import Outcome, Result
-from nimad.report.lines import Level
+from nimad.report.level import Level
 from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
 

@@ -22,7 +22,7 @@ from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
 from nimad.report.console import Console, write
 from nimad.report.journal import STDERR, STDOUT, Journal
-from nimad.report.lines import Level
+from nimad.report.level import Level
 from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
 from nimad.report.log import Log, say_error
 from nimad.rights import become

@@ -18,7 +18,7 @@ from nimad.errors import ExitCode, NimadError
 from nimad.migration.events import Event
 from nimad.report.console import write
 from nimad.report.journal import Journal
-from nimad.report.lines import Level
+from nimad.report.level import Level
 from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
 from nimad.report.status import status

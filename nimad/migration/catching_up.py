@@ -10,7 +10,7 @@ from typing import Any
 from nimad.config import Settings
 from nimad.disk import READ_SUFFIXES, has_log, sync
 from nimad.errors import DifferenceError
-from nimad.migration import machine
+from nimad.migration import machine, retry
 from nimad.migration.child import Workers
 from nimad.migration.ends import Action, Answer, Kind
 from nimad.migration.events import Listener, SetAside
@@ -29,6 +29,19 @@ NAMED = 5
 
 #: Ends that may be those of a worker whom the target's log takes down.
 _MAYBE_THE_LOG = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.UNEXPECTED, Kind.HUNG)
+
+
+def engine_of(workers: Workers) -> Mapping[str, Any]:
+    """The engine that the workers use. Raises the error that belongs to the last failure when none can be used."""
+    for following in (*DELAYS_S[1:], None):
+        answer = workers.do(Job(task=Task.PROBE))
+        if answer.ok:
+            engine: Mapping[str, Any] = answer.facts["engine"]
+            return engine
+        if following is None or answer.rule.action is not Action.RETRY:
+            break
+        workers.pause(following)
+    raise retry.error_of(answer)
 
 
 class LeftAloneError(Exception):
@@ -160,13 +173,7 @@ class Catching:
         taken = machine.space_taken(self._files.target)
         limits = limits_for(taken * self._pool_factor, self._settings.memory_limit)
         size = taken + self._settings.source.stat().st_size
-        limited = replace(
-            job,
-            pool_bytes=limits.pool_bytes,
-            address_space_bytes=limits.address_space_bytes,
-            threads=limits.threads,
-        )
-        answer = self._workers.do(limited, limit_s=self._patience.limit_s(size))
+        answer = self._workers.do(job.within(limits), limit_s=self._patience.limit_s(size))
         if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it
             holder = machine.holder_of(self._files.target) or "unknown"
             return replace(answer, message=f"{answer.message} (held by PID {holder})")

@@ -10,8 +10,8 @@ from typing import Any
 from nimad import command, rights
 from nimad.config import Settings
 from nimad.errors import BatchFailedError, DifferenceError, NimadError, RefusedError, StoppedError
-from nimad.migration import engines, existing, follow_events, remembered, retry, state
-from nimad.migration.catching_up import Catching, Done, LeftAloneError
+from nimad.migration import engines, existing, follow_events, remembered, state
+from nimad.migration.catching_up import Catching, Done, LeftAloneError, engine_of
 from nimad.migration.child import Launch, Workers
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
@@ -21,7 +21,7 @@ from nimad.source.file import SourceFile, check_source
 from nimad.source.ranges import FIRST_KEY
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema, columns_of
 from nimad.source.survey import read_schema
-from nimad.worker.job import Job, Late, Task
+from nimad.worker.job import Late
 from nimad.worker.quarantine import entry_of, line_key, lines
 
 #: The first release whose log any program of the same release replays whatever it holds.
@@ -165,10 +165,7 @@ class Follower:
     def _check_engine(self, files: Files, made: Mapping[str, Any], workers: Workers) -> None:
         """Raise when the engine would make the target one that the agent may be unable to open."""
         if not self._engine:
-            probe = workers.do(Job(task=Task.PROBE))
-            if not probe.ok:
-                raise retry.error_of(probe)
-            self._engine = probe.facts["engine"]
+            self._engine = engine_of(workers)
         version = int(made.get("versions", {}).get("engine", {}).get("storage_version", 0))
         if version and version != self._engine["storage_version"]:
             raise LeftAloneError(
@@ -232,8 +229,12 @@ def _drop_settled(files: Files, done: Done) -> None:
     """Take out of the quarantine what it says of rows that were judged anew since."""
     before = list(lines(files.quarantine))
     kept = [line for line in before if line_key(line) in done.rejected or not _is_settled(entry_of(line), done)]
-    if len(kept) < len(before):
+    if len(kept) == len(before):
+        return
+    if kept:
         replace_bytes(files.quarantine, kept)
+    else:
+        files.quarantine.unlink()
 
 
 def _is_settled(entry: Mapping[str, Any] | None, done: Done) -> bool:

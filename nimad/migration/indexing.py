@@ -21,12 +21,10 @@ from nimad.migration import engines, machine, readers, remembered, retry, state,
 from nimad.migration.child import Launch, Workers
 from nimad.migration.ends import Answer
 from nimad.migration.files import Files, check_names, locked, replace_text
-from nimad.migration.plan import ADDRESS_SPACE_FLOOR, MAX_THREADS, POOL_FLOOR, POOL_SHARE
+from nimad.migration.plan import limits_for
 from nimad.migration.remembered import Remembered
 from nimad.worker.job import Job, Task
 
-#: The pool for making an index, against the file; within half of the memory that is free.
-_POOL_FACTOR = 2
 #: Seconds that making an index may take for each MB of the file, and at least.
 _SECONDS_PER_MB, _LEAST_S = 10, 600.0
 
@@ -47,17 +45,28 @@ def index(settings: Settings, stop: threading.Event | None = None) -> Path:
         choice = engines.choose(settings, target, before, stop)
         if choice.refusal:
             raise EngineError(choice.refusal)
-        with (
-            locked(files),
-            _held(files, before) as held,
-            Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do,
-        ):
-            engine = _check(settings, choice, before, do)
-            try:
-                _build(files, held, settings, choice, do)
-                return _swap(files, engine)
-            finally:
-                discard(files.indexing)
+        with locked(files), Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do:
+            _take_in_log(files, do)
+            with _held(files, before) as held:
+                engine = _check(settings, choice, before, do)
+                try:
+                    _build(files, held, settings, choice, do)
+                    return _swap(files, engine)
+                finally:
+                    discard(files.indexing)
+
+
+def _take_in_log(files: Files, workers: Workers) -> None:
+    """Take in the log that late arrivals left. Anybody else's is for them to take in."""
+    made, logs = state.of_target(files), state.logs_of(files.target)
+    if not logs or made.get("log") != logs:
+        return
+    untouched = state.is_untouched(files.target, made)
+    job = Job(task=Task.COUNT, target=str(files.target), writable=True)
+    answer = workers.do(job.within(limits_for(machine.space_taken(files.target))))
+    if answer.ok:
+        file = {"file": state.stamp_of(files.target)} if untouched else {}
+        state.note(files, made, {"log": state.logs_of(files.target), **file})
 
 
 @contextmanager
@@ -114,14 +123,8 @@ def _build(files: Files, held: IO[bytes], settings: Settings, choice: engines.Ch
         copy.chmod(files.target.stat().st_mode)
         shutil.copyfileobj(held, file)  # opening and closing the target once more would give up the lock
     size = machine.space_taken(copy)
-    job = Job(
-        task=Task.COUNT,
-        target=str(copy),
-        pool_bytes=max(POOL_FLOOR, min(size * _POOL_FACTOR, machine.available_memory() // POOL_SHARE)),
-        address_space_bytes=ADDRESS_SPACE_FLOOR,
-        threads=min(machine.processors(), MAX_THREADS),
-        extension=str(settings.vector_extension or ""),
-    )
+    job = Job(task=Task.COUNT, target=str(copy), extension=str(settings.vector_extension or ""))
+    job = job.within(limits_for(size))
     counted = _done(workers.do(job), files)
     made = _done(workers.do(replace(job, task=Task.INDEX), limit_s=max(_LEAST_S, size / 1e6 * _SECONDS_PER_MB)), files)
     if made.facts["counts"] != counted.facts["counts"] or not is_closed(copy):

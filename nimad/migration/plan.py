@@ -13,6 +13,7 @@ from nimad.errors import CannotWriteError, RefusedError
 from nimad.migration import machine
 from nimad.source.schema import NODES
 from nimad.source.survey import Survey
+from nimad.worker.job import Limits
 
 MIB = 1024**2
 GIB = 1024**3
@@ -33,8 +34,8 @@ POOL_FLOOR = 128 * MIB
 POOL_SHARE = 2
 #: A pool that was too small is followed by one this many times as large, up to what the memory allows.
 POOL_STEP = 2
-#: The pool for working in a finished target, against its file.
-FILE_POOL_FACTOR = 2
+#: The pool for working in a finished target, against its file: a checkpoint of one with holes takes 2.5 times that.
+FILE_POOL_FACTOR = 4
 #: In batches, the pool has to hold the node group that a checkpoint rewrites, whatever the batch: this many times the
 #: rows' bytes in it.
 GROUP_FACTOR = 3.8
@@ -323,15 +324,6 @@ def _address_space(size: int, limit: int | None) -> int:
     while limit is not None and space > limit // ADDRESS_SPACE_SHARE:
         space //= 2
     return space
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What the engine may take."""
-
-    pool_bytes: int
-    address_space_bytes: int
-    threads: int
 
 
 def limits_for(file: int, memory_limit: int | None = None) -> Limits:

@@ -109,14 +109,12 @@ def _make_room(files: Files, before: Sequence[str], *, replace: bool) -> Path | 
     backup = files.backup(time.time())
     for path in dict.fromkeys([*files.links, *(files.target.with_name(name) for name in before)]):
         _clear(path, files.target, backup)
-    beside = {".quarantine.jsonl": files.quarantine, ".ledger": files.followed}
+    files.followed.unlink(missing_ok=True)  # nothing arrives in a backup, and no other target is what it tells of
     if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine)):
-        files.followed.unlink(missing_ok=True)  # that of a target which somebody took away
         return None
     move_aside(files.target, backup)
-    for suffix, path in beside.items():
-        if path.exists():
-            path.rename(backup.with_name(backup.name + suffix))
+    if files.quarantine.exists():
+        files.quarantine.rename(backup.with_name(backup.name + ".quarantine.jsonl"))
     return backup
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from nimad.report.lines import Level
+from nimad.report.level import Level
 
 SOCKET = Path("/run/systemd/journal/socket")
 IDENTIFIER = "nimad"

@@ -5,12 +5,10 @@ from typing import Any
 
 from nimad.migration import events as e
 from nimad.migration.result import Result
-from nimad.report import service_lines
-from nimad.report.levels import Level, Lines
+from nimad.report import follow_lines, service_lines
+from nimad.report.level import Level, Lines
 from nimad.source.ranges import shown
 from nimad.words import set_aside
-
-__all__ = ["Level", "heading", "lines"]
 
 RULE = "=" * 60
 TITLE = "NIMA Memory Migration: SQLite → LadybugDB"
@@ -29,7 +27,7 @@ def heading(event: e.Event) -> str | None:
 
 def lines(event: e.Event) -> Lines:
     """The lines for an event, with their levels; none for an event that needs no words."""
-    words = _WORDS.get(type(event)) or service_lines.WORDS.get(type(event))
+    words = _WORDS.get(type(event))
     return words(event) if words else iter(())
 
 
@@ -352,4 +350,6 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.DryRun: _dry_run,
     e.NothingToDo: _nothing_to_do,
     e.Finished: _finished,
+    **follow_lines.WORDS,
+    **service_lines.WORDS,
 }

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from nimad.migration import events as e
 from nimad.report.console import Console, write
-from nimad.report.lines import Level, heading, lines
+from nimad.report.level import Level
+from nimad.report.lines import heading, lines
 from nimad.report.log import Log
 from nimad.report.position import Position, passes
 

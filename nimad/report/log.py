@@ -10,7 +10,7 @@ from loguru import logger
 
 from nimad.errors import NimadError
 from nimad.report.journal import STDERR, Journal
-from nimad.report.lines import Level
+from nimad.report.level import Level
 from nimad.report.logfile import LogFile
 
 if TYPE_CHECKING:

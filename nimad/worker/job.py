@@ -5,7 +5,7 @@ Standard library only: both sides read this, and neither may need the other's pa
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,15 @@ class Applied:
     removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What the engine may take, as in `Job`."""
+
+    pool_bytes: int
+    address_space_bytes: int
+    threads: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Job:
     """Everything a worker needs to know. Paths are absolute; sizes in bytes."""
@@ -101,6 +110,11 @@ class Job:
     limit: int = 0
     late: Late | None = None
     applied: Applied | None = None  # what CONFIRM looks for
+
+    def within(self, limits: Limits) -> "Job":
+        """The same job, with what the engine may take."""
+        pool, space = limits.pool_bytes, limits.address_space_bytes
+        return replace(self, pool_bytes=pool, address_space_bytes=space, threads=limits.threads)
 
     def to_line(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":")) + "\n"

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """As it stands in the log."""
+    """How much a line matters, as it stands in the log."""
 
     DEBUG = "DEBUG"
     INFO = "INFO"

@@ -1,0 +1,39 @@
+"""The words for what happens to a target that is kept up to date."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from nimad.migration import follow_events as e
+from nimad.migration.events import Event
+from nimad.report.level import Level, Lines
+from nimad.words import number_of
+
+
+def _caught_up(event: e.CaughtUp) -> Lines:
+    counts = {
+        "added": event.added,
+        "brought up to date": event.changed,
+        "taken out": event.removed,
+    }
+    memories = [f"{number_of(count, 'memory', 'memories')} {what}" for what, count in counts.items() if count]
+    others = [number_of(event.edges, "edge", "edges")] if event.edges else []
+    others += [number_of(event.turns, "turn", "turns")] if event.turns else []
+    what = ", ".join([*memories, *others]) or "nothing that has a place in the target"
+    yield Level.INFO, f"Caught up: {what}; {number_of(event.nodes, 'memory', 'memories')} now ({event.seconds:.1f}s)"
+    if event.quarantined:
+        yield Level.WARN, f"Quarantined: {number_of(event.quarantined, 'late row or part', 'late rows or parts')}"
+
+
+def _left_alone(event: e.LeftAlone) -> Lines:
+    yield Level.WARN, f"Late arrivals wait: {event.why}"
+
+
+def _handed_over(event: e.HandedOver) -> Lines:
+    yield Level.INFO, f"Handed over: {event.target} is the agent's alone from now on"
+
+
+WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
+    e.CaughtUp: _caught_up,
+    e.LeftAlone: _left_alone,
+    e.HandedOver: _handed_over,
+}

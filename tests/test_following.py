@@ -1,0 +1,567 @@
+"""A published target is kept up to date: what the agent writes to SQLite afterwards arrives, once, in whole turns."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import ladybug
+import pytest
+from support import (
+    ENGINE_LIMITS,
+    Memory,
+    assert_same,
+    change,
+    edge,
+    insert,
+    make_memory,
+    migrate,
+    node,
+    read_quarantine,
+    read_target,
+    turn,
+    vector,
+)
+from torture import beside, state_of, target_of
+
+import nimad
+from nimad.errors import RefusedError
+from nimad.migration.events import Event, NothingToDo
+from nimad.migration.files import Files, locked
+from nimad.migration.follow_events import CaughtUp as Arrived
+from nimad.migration.follow_events import HandedOver, LeftAlone
+from nimad.migration.following import CaughtUp, Follower
+
+#: Memories of the source at first, three a turn.
+NODES = 60
+LAYERS = ("input", "contemplation", "output")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a memory and its target."""
+    source = make_memory(
+        tmp_path_factory.mktemp("made") / "graph.sqlite",
+        nodes=[
+            node(
+                key,
+                layer=LAYERS[(key - 1) % 3],
+                turn_id=f"turn_{1 + (key - 1) // 3}",
+                embedding=vector(key, 1, 2, 3),
+                last_accessed=1_000 + key,
+                strength=0.5,
+            )
+            for key in range(1, NODES + 1)
+        ],
+        edges=[edge(key, key, key + 1) for key in range(1, NODES, 3)],
+        turns=[turn(1 + key // 3, key, key + 1, key + 2) for key in range(1, NODES, 3)],
+    )
+    migrate(source, reader_python=Path("none"))
+    return source.parent
+
+
+@pytest.fixture
+def source(made: Path, tmp_path: Path) -> Path:
+    """The memory and its target, as if they had been made here."""
+    for path in made.iterdir():
+        shutil.copy(path, tmp_path / path.name)
+    copy, target = tmp_path / "graph.sqlite", tmp_path / "graph.ladybug"
+    state = state_of(target)
+    status = target.stat()
+    state["source"] = {"path": str(copy), "inode": copy.stat().st_ino}
+    state["file"] = {"inode": status.st_ino, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    beside(target, ".state.json").write_text(json.dumps(state))
+    return copy
+
+
+class Following:
+    """A follower, and what it said."""
+
+    def __init__(self, source: Path, **settings: Any) -> None:
+        self.events: list[Event] = []
+        self.source, self.target = source, target_of(source)
+        asked = nimad.Settings(source=source, reader_python=Path("none"), **settings)
+        self._follower = Follower(asked, threading.Event(), self.events.append)
+
+    def __call__(self, **options: bool) -> CaughtUp:
+        return self._follower.catch_up(**options)
+
+    def hand_over(self) -> None:
+        self._follower.hand_over()
+
+    @property
+    def handed_over(self) -> bool:
+        return self._follower.handed_over
+
+    def all(self, kind: type[Event]) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+
+@pytest.fixture
+def follow(source: Path) -> Following:
+    return Following(source)
+
+
+def new_turn(source: Path, number: int, *, first: int | None = None, **values: Any) -> list[int]:
+    """The agent says something: three nodes, two edges and a turn, in one transaction."""
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("BEGIN")
+        last = connection.execute("SELECT max(id) FROM memory_nodes").fetchone()[0]
+        start = last + 1 if first is None else first
+        ids = [start, start + 1, start + 2]
+        text = f"a long text of turn {number} " * 20
+        insert(
+            connection,
+            "memory_nodes",
+            [
+                node(key, layer=layer, turn_id=f"turn_{number}", text=text + layer, embedding=vector(key, 4, 5, 6))
+                | values
+                for key, layer in zip(ids, LAYERS, strict=True)
+            ],
+        )
+        insert(
+            connection,
+            "memory_edges",
+            [{k: v for k, v in edge(0, a, b).items() if k != "id"} for a, b in pairwise(ids)],
+        )
+        insert(connection, "memory_turns", [turn(number, *ids)])
+        connection.execute("COMMIT")
+    return ids
+
+
+@contextmanager
+def agent(target: Path) -> Iterator[Any]:
+    """The agent's own program, which has the target open for writing."""
+    with (
+        closing(ladybug.Database(str(target), **ENGINE_LIMITS)) as database,
+        closing(ladybug.Connection(database)) as connection,
+    ):
+        yield connection
+
+
+def written_by_agent(target: Path, number: int, ids: Sequence[int], *, cut: int = 100) -> None:
+    """What nima-core writes of a turn: texts cut, edges without a key, under ids of its own."""
+    text = f"a long text of turn {number} " * 20
+    with agent(target) as connection:
+        for key, layer in zip(ids, LAYERS, strict=True):
+            connection.execute(
+                "CREATE (:MemoryNode {id: $id, layer: $layer, turn_id: $turn, text: $text, timestamp: 1700000000000})",
+                {"id": key, "layer": layer, "turn": f"turn_{number}", "text": (text + layer)[:cut]},
+            )
+        for a, b in pairwise(ids):
+            connection.execute(
+                f"MATCH (a:MemoryNode), (b:MemoryNode) WHERE a.id = {a} AND b.id = {b} "
+                "CREATE (a)-[:relates_to {relation: 'triggered', weight: 1.0}]->(b)"
+            )
+        connection.execute(f"CREATE (:Turn {{id: {ids[0]}, turn_id: 'turn_{number}', timestamp: 1700000000000}})")
+        for kind, key in zip(("input", "contemplation", "output"), ids, strict=True):
+            connection.execute(
+                f"MATCH (t:Turn), (n:MemoryNode) WHERE t.id = {ids[0]} AND n.id = {key} CREATE (t)-[:has_{kind}]->(n)"
+            )
+
+
+def contents(memory: Memory) -> tuple[Any, ...]:
+    """What a memory says, whatever its ids are."""
+    name = {key: (row["turn_id"], row["layer"], row["text"]) for key, row in memory.nodes.items()}
+    turns = {key: row["turn_id"] for key, row in memory.turns.items()}
+    return (
+        sorted(name.values(), key=repr),
+        sorted((name[row["source_id"]], name[row["target_id"]], row["edge_id"]) for row in memory.edges.values()),
+        {kind: sorted((turns[a], name[b]) for a, b in pairs) for kind, pairs in memory.links.items()},
+    )
+
+
+def pieces(target: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in target.parent.iterdir() if path.name.startswith(target.name)}
+
+
+# What arrives
+
+
+def test_nothing_new_leaves_every_byte_alone(follow: Following) -> None:
+    before = pieces(follow.target)
+    assert follow() == CaughtUp(nodes=NODES)
+    assert follow(thorough=True) == CaughtUp(nodes=NODES)
+    assert pieces(follow.target) == before
+    assert follow.events == []
+
+
+def test_a_new_turn_arrives(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    before = follow.target.read_bytes()
+    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    assert_same(follow.source, follow.target)
+    assert follow.target.read_bytes() == before, "what a card would have to write is in the log"
+    assert beside(follow.target, ".wal").stat().st_size < 40_000
+    assert [event.nodes for event in follow.all(Arrived)] == [NODES + 3]  # type: ignore[attr-defined]
+    assert follow() == CaughtUp(nodes=NODES + 3)
+
+
+def test_many_rows_take_several_transactions(follow: Following) -> None:
+    with closing(sqlite3.connect(follow.source)) as connection:
+        insert(connection, "memory_nodes", [node(key) for key in range(1_000, 2_300)])
+        insert(connection, "memory_edges", [edge(key, key, key + 1) for key in range(1_000, 2_200)])
+        connection.commit()
+    assert follow() == CaughtUp(added=1_300, edges=1_200, nodes=NODES + 1_300)
+    assert_same(follow.source, follow.target)
+
+
+def test_a_recall_arrives_at_once(follow: Following) -> None:
+    follow()
+    change(follow.source, "UPDATE memory_nodes SET strength = 0.9, last_accessed = 5000 WHERE id = 7")
+    assert follow() == CaughtUp(changed=1, nodes=NODES)
+    assert_same(follow.source, follow.target)
+
+
+def test_an_answer_is_linked_once_its_turn_knows_it(follow: Following) -> None:
+    ids = new_turn(follow.source, 100)
+    change(follow.source, "UPDATE memory_turns SET output_node_id = NULL WHERE turn_id = 'turn_100'")
+    follow()
+    change(follow.source, f"UPDATE memory_turns SET output_node_id = {ids[2]} WHERE turn_id = 'turn_100'")
+    assert follow().turns == 1
+    assert_same(follow.source, follow.target)
+    change(follow.source, f"UPDATE memory_turns SET output_node_id = {ids[1]} WHERE turn_id = 'turn_100'")
+    assert follow().turns == 1
+    assert_same(follow.source, follow.target)
+
+
+def test_an_edit_is_found_by_a_thorough_look(follow: Following) -> None:
+    follow()
+    change(follow.source, "UPDATE memory_nodes SET text = 'another' WHERE id = 3")
+    change(follow.source, "UPDATE memory_edges SET weight = 0.125, target_id = 9 WHERE id = 4")
+    assert follow() == CaughtUp(nodes=NODES)
+    assert follow(thorough=True) == CaughtUp(changed=1, edges=1, nodes=NODES)
+    assert_same(follow.source, follow.target)
+
+
+def test_a_row_below_the_highest_id_is_found_by_a_thorough_look(follow: Following) -> None:
+    new_turn(follow.source, 100, first=500)
+    follow()
+    new_turn(follow.source, 101, first=200)
+    assert follow(thorough=True).added == 3
+    assert_same(follow.source, follow.target)
+
+
+def test_a_node_that_comes_after_what_hangs_on_it_is_joined_to_it(follow: Following) -> None:
+    with closing(sqlite3.connect(follow.source)) as connection:
+        insert(connection, "memory_edges", [edge(900, 1, 777)])
+        insert(connection, "memory_turns", [turn(900, 1, 777)])
+        connection.commit()
+    assert follow().quarantined == 2
+    assert state_of(follow.target)["quarantined"] == 2
+    change(follow.source, "INSERT INTO memory_nodes (id, text) VALUES (777, 'late')")
+    assert follow() == CaughtUp(added=1, edges=1, turns=1, nodes=NODES + 1)
+    assert_same(follow.source, follow.target)
+    assert read_quarantine(follow.target) == []
+    assert state_of(follow.target)["quarantined"] == 0
+
+
+def test_what_is_deleted_goes_too(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    change(follow.source, "DELETE FROM memory_turns WHERE id = 2")
+    change(follow.source, "DELETE FROM memory_edges WHERE source_id = 4 OR target_id = 4")
+    change(follow.source, "DELETE FROM memory_nodes WHERE id = 4")
+    assert follow(thorough=True).removed == 1
+    assert_same(follow.source, follow.target)
+    assert follow(thorough=True) == CaughtUp(nodes=NODES + 2)
+
+
+def test_a_source_that_lost_much_takes_nothing_with_it(follow: Following) -> None:
+    change(follow.source, "DELETE FROM memory_nodes WHERE id > 20")
+    before = pieces(follow.target)
+    done = follow(thorough=True)
+    assert "has lost 40 of the 60 rows of memory_nodes" in done.left_alone
+    assert "nothing was removed" in done.left_alone
+    follow(thorough=True)
+    assert len(follow.all(LeftAlone)) == 1, "a reason is told once"
+    assert pieces(follow.target) == before
+
+
+def test_an_embedding_of_another_length_is_quarantined(follow: Following) -> None:
+    change(follow.source, "INSERT INTO memory_nodes (id, text, embedding) VALUES (70, 'x', ?)", vector(1, 2))
+    assert follow() == CaughtUp(added=1, quarantined=1, nodes=NODES + 1)
+    (entry,) = read_quarantine(follow.target)
+    assert (entry["table"], entry["id"], entry["part"]) == ("memory_nodes", 70, "embedding")
+    assert follow(thorough=True) == CaughtUp(nodes=NODES + 1)
+    change(follow.source, "UPDATE memory_nodes SET embedding = ? WHERE id = 70", vector(1, 2, 3, 4))
+    assert follow(thorough=True).changed == 1
+    assert read_quarantine(follow.target) == []
+    assert_same(follow.source, follow.target)
+
+
+def test_a_row_that_cannot_be_is_quarantined_once(follow: Following) -> None:
+    change(follow.source, "INSERT INTO memory_nodes (id, timestamp, text) VALUES (70, 'noon', 'x')")
+    assert follow() == CaughtUp(quarantined=1, nodes=NODES)
+    before = pieces(follow.target)
+    assert follow() == CaughtUp(nodes=NODES)
+    assert follow(thorough=True) == CaughtUp(nodes=NODES)
+    assert pieces(follow.target) == before, "it is not looked at again until it changes"
+    change(follow.source, "UPDATE memory_nodes SET timestamp = 5 WHERE id = 70")
+    assert follow(thorough=True) == CaughtUp(added=1, nodes=NODES + 1)
+    assert read_quarantine(follow.target) == []
+    assert_same(follow.source, follow.target)
+
+
+# What the agent wrote to the target itself
+
+
+@pytest.mark.parametrize("shift", [0, 1, 50], ids=["same ids", "ids that overlap", "other ids"])
+def test_what_the_agent_wrote_to_both_is_there_once_and_whole(follow: Following, shift: int) -> None:
+    ids = new_turn(follow.source, 100)
+    written_by_agent(follow.target, 100, [key + shift for key in ids])
+    follow()
+    there = read_target(follow.target)
+    with sqlite3.connect(follow.source) as connection:
+        texts = [row[0] for row in connection.execute("SELECT text FROM memory_nodes WHERE turn_id = 'turn_100'")]
+    mine = [row for row in there.nodes.values() if row["turn_id"] == "turn_100"]
+    assert sorted(row["text"] for row in mine) == sorted(texts), "its text is whole"
+    assert len(there.nodes) == NODES + 3
+    assert len(there.turns) == NODES // 3 + 1
+    assert len(there.edges) == NODES // 3 + 2, "no edge is there twice, and each has its key"
+    change(follow.source, f"UPDATE memory_nodes SET text = 'edited', last_accessed = 9000 WHERE id = {ids[0]}")
+    assert follow().changed == 1
+    new_turn(follow.source, 101)
+    follow(thorough=True)
+    expected = contents(read_like_target(follow.source))
+    assert contents(read_target(follow.target)) == expected
+    assert follow(thorough=True) == CaughtUp(nodes=NODES + 6)
+
+
+def read_like_target(source: Path) -> Memory:
+    """The source migrated anew, elsewhere."""
+    target = source.with_name("anew.ladybug")
+    migrate(source, target=target, reader_python=Path("none"))
+    return read_target(target)
+
+
+def test_an_id_that_the_agent_took_for_another_memory_is_left_to_it(follow: Following) -> None:
+    written_by_agent(follow.target, 555, [NODES + 1, NODES + 2, NODES + 3])
+    ids = new_turn(follow.source, 100)
+    assert ids == [NODES + 1, NODES + 2, NODES + 3]
+    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 6)
+    there = ask(
+        follow.target, "MATCH (n:MemoryNode) WHERE n.turn_id = 'turn_100' RETURN n.id, n.layer ORDER BY n.id DESC"
+    )
+    assert there == [[-1, "input"], [-2, "contemplation"], [-3, "output"]]
+    edges = "MATCH (a)-[r:relates_to]->(b) WHERE a.id < 0 RETURN a.id, b.id ORDER BY a.id DESC"
+    assert ask(follow.target, edges) == [[-1, -2], [-2, -3]]
+    links = "MATCH (t:Turn {turn_id: 'turn_100'})-[:has_output]->(n) RETURN n.id"
+    assert ask(follow.target, links) == [[-3]]
+    change(follow.source, f"UPDATE memory_nodes SET text = 'edited' WHERE id = {ids[1]}")
+    assert follow(thorough=True).changed == 1
+    assert ask(follow.target, "MATCH (n:MemoryNode {id: -2}) RETURN n.text") == [["edited"]]
+    beside(follow.target, ".ledger").unlink()
+    assert follow(thorough=True).added == 0, "it is found by its turn and layer"
+
+
+def test_a_memory_without_a_turn_whose_id_is_taken_is_quarantined(follow: Following) -> None:
+    written_by_agent(follow.target, 555, [NODES + 1, NODES + 2, NODES + 3])
+    change(follow.source, "INSERT INTO memory_nodes (id, text) VALUES (61, 'nobody knows my turn')")
+    assert follow() == CaughtUp(quarantined=1, nodes=NODES + 3)
+    (entry,) = read_quarantine(follow.target)
+    assert "its id 61 is another memory's in the target" in entry["reason"]
+
+
+def ask(target: Path, cypher: str) -> list[list[Any]]:
+    with (
+        closing(ladybug.Database(str(target), read_only=True, **ENGINE_LIMITS)) as database,
+        closing(ladybug.Connection(database)) as connection,
+    ):
+        rows: list[list[Any]] = connection.execute(cypher).get_all()
+    return rows
+
+
+# Ledgers and logs
+
+
+def test_a_ledger_that_is_gone_is_made_anew(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    change(follow.source, "UPDATE memory_nodes SET text = 'edited' WHERE id = 3")
+    beside(follow.target, ".ledger").unlink()
+    assert follow() == CaughtUp(added=3, changed=1, edges=2, turns=1, nodes=NODES + 3)
+    assert_same(follow.source, follow.target)
+    before = pieces(follow.target)
+    assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert pieces(follow.target) == before
+
+
+def test_without_a_ledger_the_last_look_changes_nothing_that_is_there(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    change(follow.source, "UPDATE memory_nodes SET text = 'edited' WHERE id = 3")
+    beside(follow.target, ".ledger").unlink()
+    assert follow(last=True) == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    there = read_target(follow.target)
+    assert there.nodes[3]["text"] == "memory 3"
+    assert not beside(follow.target, ".ledger").exists()
+    assert not beside(follow.target, ".wal").exists()
+
+
+def test_a_ledger_of_another_target_is_not_believed(follow: Following, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copy(follow.target, old)
+    new_turn(follow.source, 100)
+    follow(last=True)
+    old.replace(follow.target)  # somebody puts a backup in its place
+    assert follow().added == 3
+    assert_same(follow.source, follow.target)
+
+
+def test_a_log_that_is_torn_is_set_aside_and_all_is_brought_again(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    log = beside(follow.target, ".wal")
+    log.write_bytes(log.read_bytes()[:-700] + b"garbage" * 300)
+    new_turn(follow.source, 101)
+    assert follow().added == 6
+    assert_same(follow.source, follow.target)
+    assert len(list(follow.target.parent.glob("graph.ladybug.wal.*"))) == 1
+
+
+def test_the_ledger_is_not_believed_over_the_target(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    beside(follow.target, ".wal").unlink()
+    assert follow() == CaughtUp(nodes=NODES + 3), "nothing tells a quick look"
+    assert follow(thorough=True).added == 3
+    assert_same(follow.source, follow.target)
+
+
+# Who else is there
+
+
+def test_a_target_that_is_open_elsewhere_is_left_alone_until_it_is_closed(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    program = (
+        "import sys, ladybug\n"
+        f"d = ladybug.Database({str(follow.target)!r}, **{ENGINE_LIMITS!r})\n"
+        "print('open', flush=True)\nsys.stdin.readline()\nd.close()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        done = follow()
+        assert f"PID {other.pid}" in done.left_alone, done.left_alone
+        other.communicate(b"\n")
+    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    assert_same(follow.source, follow.target)
+
+
+def test_a_source_that_was_replaced_is_not_followed(follow: Following) -> None:
+    copy = follow.source.with_name("copy")
+    shutil.copy(follow.source, copy)
+    copy.replace(follow.source)
+    done = follow()
+    assert "was replaced by another file since" in done.left_alone
+    assert "--replace" in done.left_alone
+
+
+def test_a_column_that_came_is_told_of(follow: Following) -> None:
+    change(follow.source, "ALTER TABLE memory_nodes ADD COLUMN mood TEXT")
+    assert "memory_nodes.mood came" in follow().left_alone
+
+
+def test_a_target_that_is_gone_is_not_made(follow: Following) -> None:
+    follow.target.unlink()
+    assert "there is no" in follow().left_alone
+    assert not follow.target.exists()
+
+
+def test_a_run_that_goes_on_is_waited_for(follow: Following) -> None:
+    with locked(Files(follow.target)):
+        assert "is already working on this target" in follow().left_alone
+
+
+def test_a_reader_sees_whole_turns_meanwhile(follow: Following) -> None:
+    seen: list[list[int]] = []
+    over = threading.Event()
+
+    def read() -> None:
+        while not over.is_set():
+            try:
+                nodes, turns = (
+                    ask(follow.target, f"MATCH (n:{t}) RETURN count(*)")[0][0] for t in ("MemoryNode", "Turn")
+                )
+            except RuntimeError as error:
+                assert "lock" in str(error).lower(), error  # noqa: PT017
+            else:
+                seen.append([nodes, turns])
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for number in range(100, 106):
+            new_turn(follow.source, number)
+            while follow().left_alone:
+                pass
+    finally:
+        over.set()
+        reader.join()
+    assert_same(follow.source, follow.target)
+    assert seen
+    assert all(nodes % 3 == 0 for nodes, _ in seen)
+
+
+# The end
+
+
+def test_a_target_that_was_handed_over_is_never_written_to(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    with pytest.raises(RefusedError, match="catch up for the last time"):
+        follow.hand_over()
+    follow(last=True)
+    assert not beside(follow.target, ".wal").exists()
+    follow.hand_over()
+    assert follow.handed_over
+    assert len(follow.all(HandedOver)) == 1
+    before = pieces(follow.target)
+    new_turn(follow.source, 101)
+    assert "was handed over on" in follow().left_alone
+    assert "was handed over on" in Following(follow.source)(last=True, thorough=True).left_alone
+    assert pieces(follow.target) == before
+
+
+def test_a_run_says_how_much_is_in_a_target_that_was_followed(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    done = migrate(follow.source, reader_python=Path("none"))
+    assert done.only(NothingToDo).why == f"{follow.target} is complete: {NODES + 3} memories"
+
+
+def test_what_is_in_quarantine_can_be_tried_again_on_a_target_that_was_followed(follow: Following) -> None:
+    change(follow.source, "INSERT INTO memory_nodes (id, timestamp, text) VALUES (70, 'noon', 'x')")
+    new_turn(follow.source, 100, first=80)
+    follow()
+    assert beside(follow.target, ".wal").exists(), "a log of our own is nobody's writing"
+    change(follow.source, "UPDATE memory_nodes SET timestamp = 5 WHERE id = 70")
+    run = migrate(follow.source, retry=True, reader_python=Path("none"))
+    assert run.result.quarantined == 0
+    assert_same(follow.source, follow.target)
+    (backup,) = follow.target.parent.glob("graph.ladybug.backup-????????-??????")
+    assert beside(backup, ".wal").exists()
+    new_turn(follow.source, 101)
+    assert follow().added == 3
+    assert_same(follow.source, follow.target)
+
+
+def test_what_somebody_wrote_to_a_followed_target_still_shows(follow: Following) -> None:
+    written_by_agent(follow.target, 555, [500, 501, 502])
+    new_turn(follow.source, 100)
+    follow()
+    with pytest.raises(RefusedError, match="was written to since it was made"):
+        migrate(follow.source, retry=True, reader_python=Path("none"))
+
+
+def test_the_ledger_of_a_target_that_is_taken_away_goes_with_it(source: Path) -> None:
+    target_of(source).unlink()
+    run = migrate(source, reader_python=Path("none"))
+    assert_same(source, run.target)
+    assert Following(source)(thorough=True) == CaughtUp(nodes=NODES)
