@@ -14,7 +14,7 @@ from nimad.source.schema import EDGES, NODES, TARGET_TABLES, Kind, Schema
 from nimad.target import loading, parameters, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
-from nimad.target.into import Into
+from nimad.target.into import Into, quoted
 
 #: Ids that are listed in a query; for more, all rows are read.
 _LISTED = 1_000
@@ -99,10 +99,15 @@ def differing(
 
 
 def _side(database: Database, schema: Schema, judged: Judged, ids: Sequence[int]) -> reading.Columns:
-    table = judged.rows.table.name
-    if table == EDGES:
+    """The rows by key, one by one: a condition would have every row read, and its embedding with it."""
+    table = judged.rows.table
+    if table.name == EDGES:
         return reading.edges(database, schema, ids)
-    return (reading.nodes if table == NODES else reading.turns)(database, schema, ids)
+    wanted = ", ".join(["n.id", *(f"n.{quoted(column.target)}" for column in table.columns)])
+    kinds = [Kind.INT64, *(column.kind for column in table.columns)]
+    listed = ", ".join(map(str, ids))
+    match = f"UNWIND [{listed}] AS key MATCH (n:{TARGET_TABLES[table.name]}) WHERE n.id = key"
+    return database.columns(f"{match} RETURN {wanted}", kinds) if ids else [[] for _ in kinds]
 
 
 def _same(kind: Kind, wanted: Any, got: Any) -> bool:
