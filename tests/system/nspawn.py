@@ -24,7 +24,7 @@ PYTHONS = {"bookworm": "3.11", "trixie": "3.13"}
 _PACKAGES = "systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,python3,procps"
 #: People who have an account there, and the home of the one whose home is not in /home.
 PEOPLE, ELSEWHERE = ("pi", "maya", "jonas"), ("astrid", "/srv/homes/astrid")
-_BOOT_S, _HALT_S, _POLL_S = 60.0, 30.0, 0.02
+_BOOT_S, _HALT_S, _COMMAND_S, _POLL_S = 60.0, 30.0, 100.0, 0.02
 
 #: nimad in a virtual environment whose packages lie outside of it, because pip would want a network.
 _PROGRAM = """\
@@ -70,6 +70,10 @@ def image(build: Path, source: Path, suite: str) -> Path:
     run("chroot", root, "/usr/bin/env", "-i", *_ENVIRONMENT, "sh", "-c", script)
     common.built(folder, parts)
     return root
+
+
+class NotSo(Exception):  # noqa: N818 - what was found is named in its own words
+    """Something in the container is not as it should be."""
 
 
 class Container:
@@ -124,7 +128,7 @@ class Container:
         """What a shell script, run by root in the container, prints. One that fails is an error."""
         done = self.attempt(script, stdin)
         if done.status:
-            raise SystemExit(f"ended with {done.status}: {script}\n{done.output}")
+            raise NotSo(f"ended with {done.status}: {script}\n{done.output}")
         return done.output
 
     def attempt(self, script: str, stdin: object = None) -> Done:
@@ -133,7 +137,7 @@ class Container:
         enter = ["nsenter", "-t", str(self._leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
         began = time.monotonic()
         done = subprocess.run(
-            [*enter, "env", "-i", *_ENVIRONMENT, "sh", "-c", script],
+            ["timeout", str(_COMMAND_S), *enter, "env", "-i", *_ENVIRONMENT, "sh", "-c", script],
             stdin=subprocess.DEVNULL if stdin is None else stdin,  # type: ignore[call-overload]
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
