@@ -287,6 +287,14 @@ def test_paused_while_it_follows_it_leaves_the_target_alone(memory: Path) -> Non
     assert_same(memory, target_of(memory))
 
 
+def test_started_while_paused_it_is_ready_so_that_nobody_waits_for_its_start(memory: Path, slow: Path) -> None:
+    assert nimad(memory.parent, "pause", "--target", target_of(memory)).code == 0
+    with service(memory.parent, "--config", slow) as running:
+        running.wait_for_message("READY=1")
+        running.wait_for_status("^Paused; go on with: ")
+        assert not target_of(memory).exists()
+
+
 def test_without_systemd_it_is_a_plain_program(tmp_path: Path) -> None:
     memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)])
     done = nimad(tmp_path, "run", "--source", memory, "--after", "exit")

@@ -8,7 +8,7 @@ from nimad.config import OpenClaw, Settings
 from nimad.config.openclaw import LADYBUG
 from nimad.config.places import DEFAULT
 from nimad.errors import ConfigurationError, ExitCode, NimadError, RefusedError
-from nimad.migration.events import Event, Listener, NothingToDo, Started
+from nimad.migration.events import Event, Listener, NothingToDo, Paused, Started
 from nimad.migration.following import Follower
 from nimad.migration.run import migrate
 from nimad.service import events
@@ -23,7 +23,7 @@ POSTPONED_S = (60.0, 300.0, 900.0, 3_600.0)
 _AT_ONCE = {"log_level", "origins", "config_file"}
 
 #: What shows that the start is over: the lock is taken, or there is nothing to take it for.
-_READY = (Started, NothingToDo, events.Waiting, events.Watching, events.Postponed)
+_READY = (Started, NothingToDo, Paused, events.Waiting, events.Watching, events.Postponed)
 
 
 class Daemon:
