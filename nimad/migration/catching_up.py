@@ -98,37 +98,39 @@ class Catching:
         found: dict[str, dict[str, set[int]]] = {name: {} for name in ("added", "changed", "removed", "settled")}
         rejected: set[str] = set()
         opened = False
+        missing: Mapping[str, list[int]] = {}
         for _ in range(ROUNDS):
-            late, facts = self._catch_up(base, late)
-            since = int(facts["since"])
-            if not facts["opened"]:
-                return Done(opened, since, **found, rejected=frozenset(rejected), counts={})
-            opened = True
-            _collect(found, facts)
-            rejected.update(facts["rejected"])
-            confirmed = self._do(replace(base, task=Task.CONFIRM, applied=Applied(**facts["applied"])))
+            try:
+                facts = self._caught_up(replace(base, late=late))
+                since = int(facts["since"])
+                if not facts["opened"]:
+                    return Done(opened, since, **found, rejected=frozenset(rejected), counts={})
+                opened = True
+                _collect(found, facts)
+                rejected.update(facts["rejected"])
+                confirmed = self._do(replace(base, task=Task.CONFIRM, applied=Applied(**facts["applied"])))
+            except _LogError as error:
+                self._set_log_aside(error.answer)
+                late, missing = replace(late, thorough=True, keep_log=False), {}
+                continue
             _add(found["settled"], confirmed["confirmed"])
-            missing: Mapping[str, list[int]] = confirmed["missing"]
+            missing = confirmed["missing"]
             if not missing:
                 counts = {name: count["rows"] for name, count in confirmed["counts"].items()}
                 return Done(opened, since, **found, rejected=frozenset(rejected), counts=counts)
             late = replace(late, again=missing)
+        if not missing:
+            raise LeftAloneError(f"{self._files.target} cannot be caught up: the engine does not read its own log")
         named = [f"{table} id {key}" for table, keys in missing.items() for key in keys]
         raise DifferenceError(
             f"{self._files.target} does not keep {len(named)} rows ({', '.join(named[:NAMED])}); check the disk (dmesg)"
         )
 
-    def _catch_up(self, base: Job, late: Late) -> tuple[Late, Mapping[str, Any]]:
-        """Have a worker catch up; with a thorough look where the target's log had to go."""
-        try:
-            facts = self._do(replace(base, late=late))
-        except _LogError as error:
-            self._set_log_aside(error.answer)
-            late = replace(late, thorough=True)
-            facts = self._do(replace(base, late=late))
+    def _caught_up(self, job: Job) -> Mapping[str, Any]:
+        facts = self._do(job)
         if "refused" in facts:
             raise LeftAloneError(self._refusal(facts))
-        return late, facts
+        return facts
 
     def _refusal(self, facts: Mapping[str, Any]) -> str:
         source, target = self._settings.source, self._files.target

@@ -101,15 +101,16 @@ def _shrunk(found: Candidates, notes: Notebook) -> Facts:
 def _apply(job: Job, merge: Merge, found: Candidates) -> None:
     gone = found.gone
     for rows in _parts(job, found):
-        with merge.database.transaction():
-            merge.remove(gone)
-            if NODES in rows:
-                merge.nodes(rows[NODES])
-            if EDGES in rows:
-                merge.edges(rows[EDGES])
-            if TURNS in rows:
-                merge.turns(rows[TURNS])
+        merge.remove(gone)
+        if NODES in rows:
+            merge.nodes(rows[NODES])
+        if EDGES in rows:
+            merge.edges(rows[EDGES])
+        if TURNS in rows:
+            merge.turns(rows[TURNS])
         gone = {}
+        with merge.database.transaction():
+            merge.write()
 
 
 def _parts(job: Job, found: Candidates) -> Iterator[Mapping[str, Rows]]:

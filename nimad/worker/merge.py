@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from nimad.source import late
@@ -25,7 +26,11 @@ _INDEXED = "the vector index lets no embedding that is there be changed; make a 
 
 @dataclass
 class Merge:
-    """What a merge knows and has done, by source table. Everything happens in the caller's transactions."""
+    """What a merge knows and does, by source table.
+
+    First everything is looked up, then `write` does it, with what is removed first: at a row that was added in the same
+    transaction, 0.15.3 finds the links of another.
+    """
 
     job: Job
     database: Database
@@ -39,6 +44,8 @@ class Merge:
     changed: dict[str, set[int]] = field(default_factory=dict)
     _names: dict[str, Names] = field(default_factory=dict)
     _edges_of_others: list[Edge] | None = None
+    _removals: list[Callable[[], None]] = field(default_factory=list)
+    _writes: list[Callable[[], None]] = field(default_factory=list)
 
     @property
     def schema(self) -> Schema:
@@ -72,6 +79,16 @@ class Merge:
             self._names[table] = Names(notes, there, others, len(_NATURAL[table]))
         return self._names[table]
 
+    def write(self) -> None:
+        """Do what was found to be necessary. To be called in a transaction."""
+        for write in (*self._removals, *self._writes):
+            write()
+        self._removals, self._writes, self._edges_of_others = [], [], None
+
+    def _later(self, statement: Callable[..., None], *arguments: Any) -> None:
+        removes = statement in (merging.remove, merging.remove_edges, merging.unlink)
+        (self._removals if removes else self._writes).append(partial(statement, self.database, *arguments))
+
     def remove(self, gone: Mapping[str, Sequence[int]]) -> None:
         """Take out rows that left the source. Edges first: a node takes with it what hangs on it."""
         for table in (EDGES, TURNS, NODES):
@@ -85,7 +102,7 @@ class Merge:
             names = self.names(table)
             ids = [names.of(key) for key in keys]
             names.there.difference_update(ids)
-        merging.remove(self.database, TARGET_TABLES[table], ids)
+        self._later(merging.remove, TARGET_TABLES[table], ids)
         self.removed.setdefault(table, set()).update(keys)
 
     def nodes(self, rows: Rows) -> None:
@@ -117,10 +134,10 @@ class Merge:
             write = [position for position in fresh if position not in taken]
         else:
             adopted = self._one_each(adopted, [(*drawn[p], self._relation(judged, p)) for p in fresh])
-            merging.remove_edges(self.database, adopted)
-            merging.remove(self.database, t.EDGE_TABLE, [keys[p] for p in write if keys[p] in there])
+            self._later(merging.remove_edges, adopted)
+            self._later(merging.remove, t.EDGE_TABLE, [keys[p] for p in write if keys[p] in there])
         chosen = loading.select(judged, [position in write for position in range(len(keys))])
-        merging.insert_edges(self.database, self.schema, chosen, [drawn[position] for position in write])
+        self._later(merging.insert_edges, self.schema, chosen, [drawn[position] for position in write])
         self._note(judged, [*write] if self.add_only else range(len(keys)))
         self._count(EDGES, [keys[p] for p in write if p in fresh], [keys[p] for p in write if p not in fresh])
 
@@ -137,8 +154,8 @@ class Merge:
             there = set(reading.links(self.database, kind, sorted(ids)))
             ours = {} if self.add_only else self.notes[TURNS].digests
             lost = sorted(pair for pair in there - wanted if ids[pair[0]] in ours)
-            merging.unlink(self.database, kind, lost)
-            merging.link(self.database, kind, sorted(wanted - there))
+            self._later(merging.unlink, kind, lost)
+            self._later(merging.link, kind, sorted(wanted - there))
             linked = {ids[turn] for turn, _ in [*lost, *(wanted - there)]}
             self._count(TURNS, [], sorted(linked - self.added.get(TURNS, set())))
 
@@ -214,14 +231,14 @@ class Merge:
         table = judged.rows.table.name
         ids = [place.id for place in places]
         new = [not place.there for place in places]
-        merging.insert(self.database, self.schema, loading.select(judged, new), [p.id for p in places if not p.there])
+        self._later(merging.insert, self.schema, loading.select(judged, new), [p.id for p in places if not p.there])
         unlike: dict[int, set[str]] = {}
         if not self.add_only and not all(new):
             unlike = merging.differing(self.database, self.schema, judged, ids)
             unlike = {position: columns for position, columns in unlike.items() if not new[position]}
             chosen = [position in unlike for position in range(len(ids))]
             part = loading.select(judged, chosen)
-            merging.update(self.database, self.schema, part, [ids[position] for position in sorted(unlike)], keep)
+            self._later(merging.update, self.schema, part, [ids[position] for position in sorted(unlike)], keep)
         fresh = [position for position, flag in enumerate(new) if flag]
         self._note(judged, fresh if self.add_only else range(len(ids)))
         keys = judged.rows.keys
