@@ -96,6 +96,10 @@ class RefusedError(StoppedError):
     """The run would stop at the same place again: something else has to change first."""
 
 
+class LockedError(RefusedError):
+    """Another run works on the same target; once it has ended, this one would go on."""
+
+
 class BatchFailedError(StoppedError):
     """A batch failed in every attempt."""
 

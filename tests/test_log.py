@@ -18,6 +18,7 @@ from nimad.migration.result import Outcome, Result
 from nimad.report.level import Level
 from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
+from nimad.service import events as s
 
 STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
 #: Some user other than root, whom the system need not know.
@@ -145,7 +146,7 @@ def test_each_run_has_an_id_of_its_own_and_what_is_between_has_none(journald: Jo
     listener = ServiceListener(log)
     listener(e.Analyzing(str(source)))
     log.error("The source is closed to us")
-    listener.enter("following")
+    listener(s.Followed(str(source), str(log_of(source))))
     log.write(Level.INFO, "Waiting for the memory to change")
     listener(e.Analyzing(str(source)))
     first, of_first, between, second = journald.entries

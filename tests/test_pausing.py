@@ -15,7 +15,7 @@ from test_console import command, environment, nimad
 from nimad.migration.child import Child, Launch
 from nimad.worker.job import Job, Task
 
-WAIT_S = 30.0
+WAIT_S = 60.0
 
 
 @pytest.fixture
@@ -32,12 +32,12 @@ def wait_for(what: Callable[[], bool]) -> None:
 
 def begin(memory: Path, *words: str) -> "subprocess.Popen[bytes]":
     run = command("migrate", "--source", memory, "--reader-python", "none", *words)
-    return subprocess.Popen(run, env=environment(memory.parent), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with said_by(memory).open("wb") as output:
+        return subprocess.Popen(run, env=environment(memory.parent), stdout=output, stderr=subprocess.STDOUT)
 
 
-def log_of(memory: Path) -> str:
-    path = memory.with_name("migration.log")
-    return path.read_text() if path.exists() else ""
+def said_by(memory: Path) -> Path:
+    return memory.with_name("said")
 
 
 def test_a_paused_run_begins_nothing_until_it_is_resumed(memory: Path) -> None:
@@ -47,7 +47,8 @@ def test_a_paused_run_begins_nothing_until_it_is_resumed(memory: Path) -> None:
     assert f"Paused: {target}" in paused.out
     assert f"resume --target {target}" in paused.out
     with begin(memory) as run:
-        time.sleep(2.0)
+        wait_for(lambda: "Paused; go on with: " in said_by(memory).read_text())
+        time.sleep(1.0)
         assert run.poll() is None
         assert not target.with_name("graph.ladybug.migrating").exists()
         resumed = nimad(memory.parent, "resume", "--target", target)
@@ -59,13 +60,13 @@ def test_a_paused_run_begins_nothing_until_it_is_resumed(memory: Path) -> None:
 
 def test_a_run_is_paused_between_two_batches_and_has_no_worker_meanwhile(memory: Path) -> None:
     target = memory.with_name("graph.ladybug")
-    with begin(memory, "--fixed-batch", "1") as run:
-        wait_for(lambda: "Batch 3/" in log_of(memory))
+    with begin(memory, "--fixed-batch", "6") as run:
+        wait_for(lambda: "Batch 3/" in said_by(memory).read_text())
         assert nimad(memory.parent, "pause", "--target", target).code == 0
-        wait_for(lambda: "Paused; go on with: " in log_of(memory))
-        before = log_of(memory)
+        wait_for(lambda: "Paused; go on with: " in said_by(memory).read_text())
+        before = said_by(memory).read_text()
         time.sleep(2.0)
-        assert log_of(memory) == before
+        assert said_by(memory).read_text() == before
         children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
         assert children == []
         assert nimad(memory.parent, "resume", "--target", target).code == 0
@@ -78,9 +79,9 @@ def test_a_paused_run_can_be_stopped_and_the_next_one_waits_too(memory: Path) ->
     nimad(memory.parent, "pause", "--target", target)
     for _ in range(2):
         with begin(memory) as run:
-            time.sleep(1.5)
+            wait_for(lambda: "Paused; go on with: " in said_by(memory).read_text())
             run.send_signal(signal.SIGTERM)
-            assert run.wait(5) == 75
+            assert run.wait(WAIT_S) == 75
     assert not target.exists()
 
 

@@ -11,30 +11,35 @@ from nimad.config import load
 from nimad.migration import pausing
 from nimad.migration.files import Files
 
+_source_option = file_option("--source", "The SQLite memory, where its target is beside it.")
 _target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
 _config_option = file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 
 
 @click.command()
+@_source_option
 @_target_option
 @_config_option
-def pause(target: Path | None, config: Path | None) -> None:
+def pause(source: Path | None, target: Path | None, config: Path | None) -> None:
     """Hold a migration, the service's too, until `nimad resume`. It outlasts a restart."""
-    files = _files(target, config)
+    files = _files(source, target, config)
     new = pausing.pause(files)
     click.echo(f"{'Paused' if new else 'Paused already'}: {files.target}. A batch under way ends, nothing more begins.")
+    if not any(os.path.lexists(path) for path in (files.target, files.staging, files.state)):
+        click.echo("No migration has begun there. If another one was meant, name it with --source or --target.")
     click.echo(f"Go on with: {command.line('resume', '--target', files.target)}")
 
 
 @click.command()
+@_source_option
 @_target_option
 @_config_option
-def resume(target: Path | None, config: Path | None) -> None:
+def resume(source: Path | None, target: Path | None, config: Path | None) -> None:
     """End what `nimad pause` began."""
-    files = _files(target, config)
+    files = _files(source, target, config)
     was_paused = pausing.resume(files)
     click.echo(f"{'Going on' if was_paused else 'It was not paused'}: {files.target}")
 
 
-def _files(target: Path | None, config: Path | None) -> Files:
-    return Files(load({"target": target}, os.environ, config).target)
+def _files(source: Path | None, target: Path | None, config: Path | None) -> Files:
+    return Files(load({"source": source, "target": target}, os.environ, config).target)

@@ -53,14 +53,14 @@ def run(config: Path | None, user: str | None, **options: Any) -> None:
     SIGTERM stops it, and everything counted is kept. SIGHUP has it read its configuration again.
     """
     manager = Manager()
-    if user is not None:
-        become(user)
 
-    def settings(asked_by_openclaw: bool) -> Settings:
-        return load({**options, "auto": asked_by_openclaw or None}, os.environ, config)
+    def settings() -> Settings:
+        return load(options, os.environ, config)
 
     try:
-        first = settings(asked_by_openclaw=False)
+        if user is not None:
+            become(user)
+        first = settings()
     except NimadError as error:
         manager.failed(str(error), _ERRNO[error.exit_code])
         raise
@@ -73,7 +73,7 @@ def run(config: Path | None, user: str | None, **options: Any) -> None:
     sys.exit(int(code))
 
 
-def _serve(settings: Callable[[bool], Settings], manager: Manager, log: Log) -> ExitCode:
+def _serve(settings: Callable[[], Settings], manager: Manager, log: Log) -> ExitCode:
     words = ServiceListener(log)
 
     def listener(event: Event) -> None:

@@ -98,7 +98,8 @@ class Context:
 
     def do(self, job: Job) -> Answer:
         """Do a job in a fresh worker, with the pool that is needed now and within the time that it may take."""
-        pausing.hold(self.files, self.workers, self.listener)
+        if not self.settings.dry_run:
+            pausing.hold(self.files, self.workers, self.listener)
         self.check_source()
         file = machine.space_taken(Path(job.target)) if job.target else 0
         work = file + (job.range.bytes if job.range else 0)

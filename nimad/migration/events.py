@@ -273,9 +273,10 @@ class DryRun(Event):
 
 @dataclass(frozen=True)
 class NothingToDo(Event):
-    """The run ends at once, for a good reason."""
+    """The run ends at once, for a good reason. `late`: rows of the source that the target does not have."""
 
     why: str
+    late: int = 0
 
 
 @dataclass(frozen=True)

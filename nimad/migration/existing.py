@@ -12,6 +12,7 @@ from nimad.errors import CannotWriteError, EngineError, RefusedError
 from nimad.migration import origin, publishing, repair, retry, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
+from nimad.migration.events import NothingToDo
 from nimad.migration.files import not_for_us
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
@@ -26,8 +27,8 @@ from nimad.worker.quarantine import entries
 _IN_USE = ("lock", "recovery is pending")
 
 
-def finished(context: Context) -> str | None:
-    """Why there is nothing to do, when the target is complete already.
+def finished(context: Context) -> NothingToDo | None:
+    """That there is nothing to do, when the target is complete already.
 
     Raises `CannotWriteError` when something else stands at the final name and `--replace` was not given.
     """
@@ -35,7 +36,8 @@ def finished(context: Context) -> str | None:
     if target.exists() and not context.files.staging.exists() and state.read(context.files).get("published"):
         publishing.tidy(context.files)  # the run that made it was killed right after the rename
     if context.settings.retry:
-        return _nothing_to_retry(context)
+        why = _nothing_to_retry(context)
+        return NothingToDo(why) if why else None
     if not os.path.lexists(target):
         return None
     if context.settings.replace:
@@ -53,7 +55,7 @@ def finished(context: Context) -> str | None:
     if answer.kind is Kind.STORAGE_VERSION:
         _check_readers(context, made)
     if not answer.ok and maker is not None and any(word in answer.message.lower() for word in _IN_USE):
-        return f"{target} is complete, and another program has it open ({answer.message})"
+        return NothingToDo(f"{target} is complete, and another program has it open ({answer.message})")
     if answer.kind is Kind.NOT_ALLOWED:
         raise not_for_us(target, answer.message)
     if not answer.ok:
@@ -87,7 +89,7 @@ def _check_replaceable(context: Context, made: Mapping[str, Any], what: Path) ->
     origin.check_replaceable(context.settings, state.identity_of(made), context.survey.identity, what)
 
 
-def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
+def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> NothingToDo:
     """That the target is complete: by the word of the run that made it, or by comparing every row."""
     target = context.files.target
     counted = {name: count["rows"] for name, count in answer.facts["counts"].items()}
@@ -105,15 +107,15 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> str:
     publishing.link(context.files, before)
     if made and made.get("also", []) != list(context.files.also):
         state.note_names(context.files, made)
-    late = _late(context, made)
-    tail = f"; {late} more reached the source since, make a new target with --replace" if late else ""
+    tail = ""
     file = context.files.quarantine
     tally = Tally.of(file, made)
     if tally.entries:
         tail += f"; {set_aside(tally.rows, tally.parts, tally.ranges)} are in {file}"
     if lacking := tally.lacking_in(file, target):
         tail += f"; {lacking}"
-    return f"{target} is complete: {number_of(counted['MemoryNode'], 'memory', 'memories')}{tail}"
+    what = f"{target} is complete: {number_of(counted['MemoryNode'], 'memory', 'memories')}{tail}"
+    return NothingToDo(what, _late(context, made))
 
 
 def _check_readers(context: Context, made: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nimad import rights
 from nimad.disk import export_folder, pieces, sqlite_pieces, sync
-from nimad.errors import CannotWriteError, NotAllowedError, RefusedError
+from nimad.errors import CannotWriteError, LockedError, NotAllowedError
 
 
 @dataclass(frozen=True)
@@ -259,7 +259,7 @@ def _take(path: Path) -> int:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
             os.close(descriptor)
-            raise RefusedError(
+            raise LockedError(
                 f"another nimad (PID {holder}) is already working on this target; let it finish, or stop it with: "
                 f"kill {holder}"
             ) from None

@@ -119,7 +119,7 @@ class Follower:
         with locked(files):
             made = state.of_target(files)
             self._check_origin(files, made)
-            workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module))
+            workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, settings.priority))
             workers.early = False  # between two catchings-up no process is to wait, and take memory
             self._check_engine(files, made, workers)
             schema = self._columns(files, made)

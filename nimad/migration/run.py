@@ -140,8 +140,8 @@ def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers,
         files.discard_temporaries()
         try:
             context = _prepare(settings, choice, files, copy, workers, listener)
-            if why := existing.finished(context):
-                listener(events.NothingToDo(why))
+            if nothing := existing.finished(context):
+                listener(nothing)
                 return _nothing_done(context)
             return _write(context)
         finally:

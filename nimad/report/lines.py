@@ -268,7 +268,8 @@ def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:
 
 
 def _nothing_to_do(event: e.NothingToDo) -> Lines:
-    yield Level.INFO, f"Nothing to do: {event.why}"
+    late = f"; {event.late} more reached the source since, make a new target with --replace" if event.late else ""
+    yield Level.INFO, f"Nothing to do: {event.why}{late}"
 
 
 def _finished(event: e.Finished) -> Lines:

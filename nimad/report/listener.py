@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 from nimad.migration import events as e
+from nimad.migration import follow_events as f
 from nimad.report.console import Console, write
 from nimad.report.level import Level
 from nimad.report.lines import heading, lines
 from nimad.report.log import Log
 from nimad.report.position import Position, passes
+from nimad.service import events as s
 
 
 class PeopleListener:
@@ -43,8 +45,13 @@ class ServiceListener:
 
     def __init__(self, log: Log) -> None:
         self._log, self._position = log, Position()
+        self._file: Path | None = None  # while a target is followed
 
     def __call__(self, event: e.Event) -> None:
+        if isinstance(event, s.Followed):
+            self._follow(event)
+        elif isinstance(event, f.CaughtUp) and self._file is not None:
+            self._log.open(self._file)  # tried again where it was lost
         position = self._position.after(event)
         self._log.fields = position.fields()
         _keep_log(self._log, event)
@@ -54,10 +61,12 @@ class ServiceListener:
         else:
             self._position = position
 
-    def enter(self, phase: str) -> None:
-        """What comes now is of no run, such as following the memory between two."""
-        self._position = Position(phase=phase)
-        self._log.fields = self._position.fields()
+    def _follow(self, event: s.Followed) -> None:
+        """What comes now is of no run, and the log file goes on from the one before, if there was one."""
+        self._position = Position(phase="following")
+        self._file = Path(event.log_file)
+        self._log.begin(Path(event.source))
+        self._log.open(self._file)
 
 
 def _log_lines(log: Log, event: e.Event) -> None:

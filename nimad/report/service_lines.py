@@ -13,6 +13,10 @@ def _waiting(event: s.Waiting) -> Lines:
     yield Level.INFO, f"Waiting for {event.what}: {event.why}"
 
 
+def _target_gone(event: s.TargetGone) -> Lines:
+    yield Level.WARN, f"{event.target} is gone: somebody took it away. Migrate again by starting the service anew"
+
+
 def _watching(event: s.Watching) -> Lines:
     how = "looking now and then" if event.polls else "watching"
     yield Level.DEBUG, f"{number_of(event.memories, 'memory', 'memories')} are in the target; {how} for late ones"
@@ -37,6 +41,7 @@ def _stopping(_: s.Stopping) -> Lines:
 
 WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
     s.Waiting: _waiting,
+    s.TargetGone: _target_gone,
     s.Watching: _watching,
     s.Postponed: _postponed,
     s.Reloaded: _reloaded,

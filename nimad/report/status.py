@@ -60,6 +60,7 @@ _WORDS: Mapping[type[e.Event], Callable[[Any], str]] = {
     f.LeftAlone: lambda event: f"Complete; late arrivals wait: {event.why}",
     f.HandedOver: lambda event: f"Handed over: {event.target} is the agent's",
     s.Waiting: lambda event: f"Waiting for {event.what}",
+    s.TargetGone: lambda event: f"{event.target} is gone",
     s.Watching: _watching,
     s.Postponed: lambda event: f"{event.message}; trying again in {duration(event.delay_s)}",
     s.Stopping: lambda _: "Stopping: everything counted is kept",

@@ -2,28 +2,42 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
-from nimad.config import OpenClaw, Settings
+from nimad import rights
+from nimad.config import Settings
 from nimad.config.openclaw import LADYBUG
 from nimad.config.places import DEFAULT
-from nimad.errors import ConfigurationError, ExitCode, NimadError, RefusedError
-from nimad.migration.events import Event, Listener, NothingToDo, Paused, Started
+from nimad.errors import (
+    ConfigurationError,
+    DiskError,
+    ExitCode,
+    LockedError,
+    NimadError,
+    RefusedError,
+    SourceError,
+    StoppedError,
+)
+from nimad.migration.events import Event, LateArrivals, Listener, NothingToDo, Paused, Started
+from nimad.migration.follow_events import HandedOver
 from nimad.migration.following import Follower
+from nimad.migration.memory import check_memory
+from nimad.migration.result import Result
 from nimad.migration.run import migrate
 from nimad.service import events
-from nimad.service.following import Following
+from nimad.service.following import End, Following, wait_for_more
 from nimad.service.heart import Heart, heeding
 from nimad.service.manager import Manager
+from nimad.service.openclaw import Watched
 from nimad.service.watching import Watch
 
 #: Seconds until a run that stopped is tried again, the last of them for each further time.
 POSTPONED_S = (60.0, 300.0, 900.0, 3_600.0)
 #: Settings that hold at once; for any other, what goes on is begun again, and goes on from what is counted.
-_AT_ONCE = {"log_level", "origins", "config_file"}
+_AT_ONCE = {"log_level"}
 
 #: What shows that the start is over: the lock is taken, or there is nothing to take it for.
-_READY = (Started, NothingToDo, Paused, events.Waiting, events.Watching, events.Postponed)
+_READY = (Started, NothingToDo, Paused, HandedOver, events.Waiting, events.Watching, events.Postponed)
 
 
 class Daemon:
@@ -32,7 +46,7 @@ class Daemon:
     Parameters
     ----------
     load:
-        Gives the settings as they are now; with True, those for a migration that OpenClaw's file asks for.
+        Gives the settings as they are now.
     manager:
         Who is told how the service is.
     listener:
@@ -44,7 +58,7 @@ class Daemon:
 
     def __init__(
         self,
-        load: Callable[[bool], Settings],
+        load: Callable[[], Settings],
         manager: Manager,
         listener: Listener,
         on_reload: Callable[[Settings], None],
@@ -53,91 +67,88 @@ class Daemon:
         self._heart = Heart(self._beat, manager.interval_s)
         self._reload_asked = self._begin_again = self._told_stopping = False
         self._postponed = 0
-        self._settings = load(False)
+        self._settings = self._running = load()
 
     def run(self) -> ExitCode:
         """Work until told to stop, or until there is nothing left to do. Raises `NimadError` for what people mend."""
         with heeding(self._heart, self._ask_reload):
-            _check_set_up(self._settings)
             while not self._heart.stopped:
-                self._begin_again = False
-                code = self._once(self._settings)
+                self._running, self._begin_again = self._settings, False
+                code = self._once(self._running)
                 if code is not None:
                     return code
         return ExitCode.COMPLETE
 
     def _once(self, settings: Settings) -> ExitCode | None:
         """Migrate when it is time, and follow; the exit code once nothing is left to do."""
-        if settings.trigger == "openclaw":
-            asked = self._wait_until_asked(settings)
-            if asked is None:
-                return None
-            settings = asked
-        if not self._migrate(settings):
+        follower = Follower(settings, self._heart, self._heard)
+        if settings.target.exists() and follower.handed_over:  # whatever it holds by now is the agent's
+            self._heard(HandedOver(str(settings.target)))
+            return self._rest(settings, ExitCode.COMPLETE)
+        _check_set_up(settings)
+        asked = settings if settings.trigger == "start" else self._wait_until_asked(settings)
+        result = None if asked is None else self._migrate(asked)
+        if asked is None or result is None:
             return None
         if settings.after == "exit":
-            return ExitCode.COMPLETE
-        follower = Follower(settings, self._heart, self._heard)
-        handed_over = Following(settings, follower, self._heart, self._heard).until_handed_over()
-        if not handed_over or self._heart.is_set():
-            return None if settings.trigger == "openclaw" or self._heart.is_set() else ExitCode.COMPLETE
-        if settings.trigger == "openclaw":
-            self._wait_until_gone(settings)
+            return result.exit_code
+        follower = Follower(asked, self._heart, self._heard)
+        end = Following(asked, follower, self._heart, self._heard).until_handed_over()
+        if end is End.INTERRUPTED:
             return None
-        return ExitCode.COMPLETE
+        if end is End.GONE:
+            self._heard(events.TargetGone(str(asked.target)))
+            return ExitCode.COMPLETE if settings.trigger == "start" else None
+        return self._rest(settings, result.exit_code)
+
+    def _rest(self, settings: Settings, code: ExitCode) -> ExitCode | None:
+        """What is left once the target is the agent's: under OpenClaw's trigger, that somebody takes it away."""
+        if settings.trigger == "start":
+            return code
+        with Watch([], [settings.target], self._heart.ring) as watch:
+            while not self._heart.is_set() and settings.target.exists():
+                wait_for_more(self._heart, watch)
+        return None
 
     # Before a run
 
     def _wait_until_asked(self, settings: Settings) -> Settings | None:
         """Wait for OpenClaw's file and the memory; the settings of the run, or None when something else came first."""
-        said: events.Waiting | None = None
+        openclaw, said = Watched(settings), None
         with Watch([settings.openclaw_file, settings.source], [], self._heart.ring) as watch:
             while not self._heart.is_set():
-                asked, waiting = self._look(settings)
+                waiting = _lacking(openclaw) or self._lacks_memory(settings)
                 if waiting is None:
-                    return asked
+                    return openclaw.asked()
                 if waiting != said:
                     self._heard(waiting)
                 said = waiting
-                self._heart.listen()
-                while watch.rearm():
-                    pass
+                wait_for_more(self._heart, watch)
         return None
 
-    def _look(self, settings: Settings) -> tuple[Settings | None, events.Waiting | None]:
+    def _lacks_memory(self, settings: Settings) -> events.Waiting | None:
+        """What is to be waited for where the memory is not there yet, or just being made."""
         try:
-            asked = self._load(True)
-        except ConfigurationError as error:  # somebody may be writing it just now
-            return None, events.Waiting(f"{settings.openclaw_file.name} to be corrected", str(error))
-        if asked.openclaw is not None and (why := asked.openclaw.why_not):
-            return None, events.Waiting(f"{_lacking(asked.openclaw)} in {settings.openclaw_file.name}", why)
-        if not asked.source.exists():
-            return None, events.Waiting(f"a memory at {asked.source}", "there is none yet")
-        return asked, None
-
-    def _wait_until_gone(self, settings: Settings) -> None:
-        """Wait until somebody takes the target away, which is how OpenClaw's people ask for another migration."""
-        with Watch([], [settings.target], self._heart.ring) as watch:
-            while not self._heart.is_set() and settings.target.exists():
-                self._heart.listen()
-                while watch.rearm():
-                    pass
+            check_memory(settings.source, self._heart)
+        except (SourceError, StoppedError) as error:
+            return events.Waiting(f"a memory at {settings.source}", str(error))
+        return None
 
     # The run
 
-    def _migrate(self, settings: Settings) -> bool:
-        """Whether the target is complete. A run that stopped for what may pass is tried again later."""
+    def _migrate(self, settings: Settings) -> Result | None:
+        """Migrate; None where that stopped for what may pass, and is to be tried again."""
         try:
-            migrate(settings, self._heard, self._heart)
+            result = migrate(settings, self._heard, self._heart)
         except NimadError as error:
             if self._heart.is_set():
-                return False
-            if isinstance(error, RefusedError) or error.exit_code is not ExitCode.INTERRUPTED:
+                return None
+            if not _may_pass(error):
                 raise
             self._postpone(error)
-            return False
+            return None
         self._postponed = 0
-        return True
+        return result
 
     def _postpone(self, error: NimadError) -> None:
         delay = POSTPONED_S[min(self._postponed, len(POSTPONED_S) - 1)]
@@ -148,7 +159,10 @@ class Daemon:
     # What comes from outside
 
     def _heard(self, event: Event) -> None:
-        self._listener(event)
+        follows = self._running.after == "follow"  # then what comes late is added, and no reason to begin anew
+        if follows and isinstance(event, LateArrivals):
+            return
+        self._listener(replace(event, late=0) if follows and isinstance(event, NothingToDo) else event)
         if isinstance(event, _READY):
             self._manager.become_ready()
 
@@ -161,7 +175,8 @@ class Daemon:
             if not self._told_stopping:
                 self._told_stopping = True
                 self._manager.stopping("Stopping: everything counted is kept")
-                self._listener(events.Stopping())
+                with rights.own():
+                    self._listener(events.Stopping())
         elif self._reload_asked:
             self._reload_asked = False
             self._reload()
@@ -169,28 +184,41 @@ class Daemon:
         return self._begin_again
 
     def _reload(self) -> None:
-        with self._manager.reload():
+        with self._manager.reload(), rights.own():
             try:
-                fresh = self._load(False)
+                fresh = self._load()
             except NimadError as error:
                 self._listener(events.ReloadRefused(str(error)))
                 return
-            before, self._settings = self._settings, fresh
-            changed = tuple(each.name for each in fields(fresh) if _differs(each.name, before, fresh))
+            changed, self._settings = _differing(self._settings, fresh), fresh
             self._on_reload(fresh)
-            self._listener(events.Reloaded(changed))
-            self._begin_again = bool(set(changed) - _AT_ONCE)
+            self._listener(events.Reloaded(tuple(sorted(changed))))
+            self._begin_again = bool(_differing(self._running, fresh) - _AT_ONCE)
 
 
-def _differs(name: str, one: Settings, other: Settings) -> bool:
-    return name != "origins" and bool(getattr(one, name) != getattr(other, name))
+def _differing(one: Settings, other: Settings) -> set[str]:
+    return {each.name for each in fields(one) if each.compare and getattr(one, each.name) != getattr(other, each.name)}
 
 
-def _lacking(openclaw: OpenClaw) -> str:
-    """The key of OpenClaw's file that does not ask for a migration."""
-    if not openclaw.enabled:
-        return "enabled"
-    return "auto_migrate" if openclaw.backend == LADYBUG else f'backend "{LADYBUG}"'
+def _may_pass(error: NimadError) -> bool:
+    """Whether to try again by and by: want of memory or disk, a locked source, another run of somebody's."""
+    if isinstance(error, RefusedError):
+        return isinstance(error, LockedError)
+    return isinstance(error, DiskError) or error.exit_code is ExitCode.INTERRUPTED
+
+
+def _lacking(openclaw: Watched) -> events.Waiting | None:
+    """What OpenClaw's file lacks, for a migration to be asked for."""
+    try:
+        content = openclaw.content()
+        openclaw.asked()
+    except NimadError as error:  # somebody may be writing it just now
+        return events.Waiting("openclaw.json to be corrected", str(error))
+    why = content.why_not
+    if why is None:
+        return None
+    key = "auto_migrate" if content.backend == LADYBUG else f'backend "{LADYBUG}"'
+    return events.Waiting(f"{key if content.enabled else 'enabled'} in {content.path.name}", why)
 
 
 def _check_set_up(settings: Settings) -> None:

@@ -14,6 +14,21 @@ class Waiting(Event):
 
 
 @dataclass(frozen=True)
+class Followed(Event):
+    """From now on the complete target is kept in step with the source."""
+
+    source: str
+    log_file: str
+
+
+@dataclass(frozen=True)
+class TargetGone(Event):
+    """Somebody took the target away."""
+
+    target: str
+
+
+@dataclass(frozen=True)
 class Watching(Event):
     """The target is complete, and SQLite is watched for memories that come late. `polls`: by looking now and then."""
 

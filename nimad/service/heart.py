@@ -53,14 +53,19 @@ class Heart(threading.Event):
             self.listen(None if deadline is None else deadline - time.monotonic())
         return self.is_set()
 
-    def listen(self, timeout: float | None = None) -> bool:
-        """Wait for one ring, at most so many seconds; whether it was rung. Wakes for nothing but signs of life."""
+    def listen(self, timeout: float | None = None, look: Callable[[], bool] | None = None) -> bool:
+        """Wait for one ring, at most so many seconds; whether it was rung. Wakes for nothing but signs of life.
+
+        With each of these it may `look` for itself: true is as good as a ring.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while not self.is_set():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             times = [seconds for seconds in (left, self._interval_s) if seconds is not None]
             if select.select([self._read], [], [], min(times, default=None))[0]:
                 self._drain()
+                return True
+            if look is not None and look():
                 return True
             if left is not None and time.monotonic() >= (deadline or 0.0):
                 return False

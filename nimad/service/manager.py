@@ -24,7 +24,7 @@ class Manager:
         self.interval_s = within_us / 1e6 / _SIGNS if within_us and for_us else None
         for name in ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"):  # none of a child's business
             os.environ.pop(name, None)
-        self._is_ready = False
+        self._is_ready = self._is_ending = False
         self._status = ""
         self._beaten = self._extended = float("-inf")
 
@@ -35,13 +35,13 @@ class Manager:
 
     def become_ready(self) -> None:
         """As `ready`, but said once."""
-        if not self._is_ready:
+        if not self._is_ready and not self._is_ending:
             self.ready()
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
         text = " ".join(text.split())
-        if text != self._status:
+        if text != self._status and not self._is_ending:
             self._status = text
             self._tell(f"STATUS={text}")
 
@@ -65,7 +65,7 @@ class Manager:
 
     def stopping(self, text: str) -> None:
         """The service is about to end; it may take as long as a worker takes to end well."""
-        self._is_ready = False
+        self._is_ready, self._is_ending = False, True
         self._status = " ".join(text.split())
         self._tell(f"STOPPING=1\nSTATUS={self._status}\nEXTEND_TIMEOUT_USEC={_EXTENSION_S * 1_000_000}")
 
@@ -76,4 +76,4 @@ class Manager:
 
     def _tell(self, state: str) -> None:
         # sdnotify encodes as Latin-1 and is silent about what that lacks; systemd expects UTF-8.
-        self._notifier.notify(state.encode().decode("latin-1"))
+        self._notifier.notify(state.encode(errors="backslashreplace").decode("latin-1"))

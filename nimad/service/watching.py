@@ -1,7 +1,9 @@
 """Watching files by way of their folders: a file may be replaced, be missing, or come later with its folder."""
 
 import os
+import re
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +16,12 @@ if TYPE_CHECKING:
 #: Seconds between looks where the kernel cannot tell of changes.
 POLL_S = 5.0
 #: File systems on which inotify does not see what other machines, or the host, write.
-_SILENT = ("nfs", "cifs", "smb", "fuse", "9p", "hostfs", "vboxsf", "prl_fs", "afs", "ceph")
+_SILENT = (
+    *("nfs", "cifs", "smb", "fuse", "9p", "virtiofs", "hostfs", "vboxsf", "vmhgfs", "prl_fs", "drvfs", "davfs"),
+    *("afs", "ceph", "lustre", "beegfs", "gfs2", "ocfs2", "autofs"),
+)
+#: How often folders are looked at until they stay the same.
+_LOOKS = 5
 #: What somebody does who only reads, as we do ourselves.
 _READING = ("opened", "closed_no_write")
 #: What takes a name away, or puts another file there.
@@ -45,10 +52,10 @@ class Watch:
     """Rings for as long as it is open, when one of the files changes. `rearm` after each ring: folders come and go."""
 
     def __init__(self, changing: Iterable[Path], coming: Iterable[Path], ring: Callable[[], None]) -> None:
-        self._wanted = Wanted(_names(changing), _names(coming))
-        self._ring = ring
+        self._changing, self._coming, self._ring = tuple(changing), tuple(coming), ring
+        self._wanted = Wanted(_names(self._changing), _names(self._coming))
         self._observer: BaseObserver | None = None
-        self._folders: dict[str, int] = {}
+        self._folders: dict[str, tuple[int, int]] = {}
         self.polls = False
 
     def __enter__(self) -> Self:
@@ -62,12 +69,18 @@ class Watch:
 
     def rearm(self) -> bool:
         """Watch the folders that are there now, or the nearest above one that is not; whether they are others."""
-        nearest = set(map(_nearest, self._paths()))
-        # Each with the one above it, from which a folder may be moved away.
-        folders = {str(folder): folder.stat().st_ino for each in nearest for folder in (each, each.parent)}
-        if folders == self._folders:
+        for times in range(_LOOKS):  # what comes between a look and a watch is seen by the next look
+            if not self._rearm():
+                return times > 0
+        return True
+
+    def _rearm(self) -> bool:
+        wanted = Wanted(_names(self._changing), _names(self._coming))  # links lead elsewhere in time
+        folders = _folders(map(Path, wanted.changing | wanted.coming))
+        if (folders, wanted) == (self._folders, self._wanted) and self._is_whole():
             return False
         self._close()
+        self._wanted = wanted
         self._folders = folders
         self.polls = any(map(_is_silent, folders))
         if not self.polls:
@@ -79,8 +92,9 @@ class Watch:
             self._observer = self._observe(polling=True)
         return True
 
-    def _paths(self) -> Iterable[Path]:
-        return map(Path, self._wanted.changing | self._wanted.coming)
+    def _is_whole(self) -> bool:
+        """Whether each folder is still watched: a watch goes with its folder, and the next one may have its number."""
+        return self._observer is not None and all(emitter.is_alive() for emitter in self._observer.emitters)
 
     def _observe(self, *, polling: bool) -> "BaseObserver":
         observer = _observer(polling=polling)
@@ -137,9 +151,19 @@ def _names(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(str(each) for path in paths for each in (path, path.resolve()))
 
 
-def _nearest(path: Path) -> Path:
-    """The folder of a file, or the nearest above it that is there."""
-    return next(folder for folder in path.parents if folder.is_dir())
+def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
+    """The nearest folder of each file that is there, and the one above it, from which it may be moved away."""
+    found = {}
+    for path in paths:
+        for folder in path.parents:
+            with suppress(OSError):  # gone between two looks, or closed to us
+                if not folder.is_dir():
+                    continue
+                for each in (folder, folder.parent):
+                    status = each.stat()
+                    found[str(each)] = status.st_dev, status.st_ino
+                break
+    return found
 
 
 def _is_silent(folder: str) -> bool:
@@ -149,6 +173,16 @@ def _is_silent(folder: str) -> bool:
     except OSError:
         return False
     mounts = (line.split()[1:3] for line in lines)
-    around = [(place, kind) for place, kind in mounts if f"{folder}/".startswith(f"{place.rstrip('/')}/")]
-    _, kind = max(around, key=lambda mount: len(mount[0]), default=("", ""))
+    found = [(_unescaped(place).rstrip("/"), kind) for place, kind in mounts]
+    around = [(len(place), number, kind) for number, (place, kind) in enumerate(found) if _is_in(folder, place)]
+    _, _, kind = max(around, default=(0, 0, ""))  # of several at one place, the last one is what is seen
     return kind.startswith(_SILENT)
+
+
+def _is_in(folder: str, place: str) -> bool:
+    return f"{folder}/".startswith(f"{place}/")
+
+
+def _unescaped(place: str) -> str:
+    """A path as it is, where the kernel writes some signs as octal numbers."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)

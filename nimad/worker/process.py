@@ -17,7 +17,8 @@ _UMASK = 0o077
 #: idle class, and of the disk, by ioprio_set(2), whose number glibc does not know.
 LOW = "low"
 _NICEST = 19
-_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "armv7l": 314, "armv6l": 314}
+#: By machine and bytes of a pointer: a 64-bit kernel may run 32-bit programs, whose calls have other numbers.
+_IOPRIO_SET = {("x86_64", 8): 251, ("aarch64", 8): 30, ("aarch64", 4): 314, ("armv7l", 4): 314, ("armv6l", 4): 314}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
 
@@ -42,7 +43,7 @@ def _yield_to_others(libc: ctypes.CDLL) -> None:
         os.setpriority(os.PRIO_PROCESS, 0, _NICEST)
     with suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
-    if (number := _IOPRIO_SET.get(os.uname().machine)) is not None:
+    if (number := _IOPRIO_SET.get((os.uname().machine, ctypes.sizeof(ctypes.c_void_p)))) is not None:
         libc.syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
 
 
