@@ -32,12 +32,14 @@ from support import (
 from torture import beside, state_of, target_of
 
 import nimad
-from nimad.errors import RefusedError
+from nimad.errors import EngineError, RefusedError
 from nimad.migration.events import Event, NothingToDo
 from nimad.migration.files import Files, locked
 from nimad.migration.follow_events import CaughtUp as Arrived
 from nimad.migration.follow_events import HandedOver, LeftAlone
 from nimad.migration.following import CaughtUp, Follower
+from nimad.migration.indexing import index
+from nimad.migration.state import is_untouched
 
 #: Memories of the source at first, three a turn.
 NODES = 60
@@ -549,6 +551,18 @@ def test_what_is_in_quarantine_can_be_tried_again_on_a_target_that_was_followed(
     assert beside(backup, ".wal").exists()
     new_turn(follow.source, 101)
     assert follow().added == 3
+    assert_same(follow.source, follow.target)
+
+
+def test_an_index_takes_in_the_log_that_late_arrivals_left(follow: Following, tmp_path: Path) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    asked = nimad.Settings(source=follow.source, reader_python=Path("none"), vector_extension=tmp_path / "none")
+    with pytest.raises(EngineError, match="no vector index"):
+        index(asked)
+    assert not beside(follow.target, ".wal").exists()
+    state = state_of(follow.target)
+    assert is_untouched(follow.target, state), "nobody else has written to it"
     assert_same(follow.source, follow.target)
 
 

@@ -158,6 +158,7 @@ def test_a_target_that_cannot_get_an_index_stays_as_it_was(source: Path, tmp_pat
     assert (target.read_bytes(), target.stat().st_ino) == before
     assert sorted(path.name for path in target.parent.glob("graph.ladybug*")) == [
         "graph.ladybug",
+        "graph.ladybug.ledger",
         "graph.ladybug.state.json",
     ]
 
