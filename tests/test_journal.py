@@ -124,6 +124,13 @@ def test_a_socket_that_nobody_reads_is_as_none(journald: Journald, tmp_path: Pat
     assert journald.entries == []
 
 
+def test_the_last_word_goes_by_the_stream_of_which_the_journal_knows_whose_it_is(
+    journald: Journald, tmp_path: Path, stream: int
+) -> None:
+    Journal(stream, journald.path).send_last(Level.ERROR, "there is no memory")
+    assert (tmp_path / "stream").read_text() == "<3>there is no memory\n"
+
+
 def test_where_neither_takes_it_the_run_goes_on(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
         Journal(full.fileno(), tmp_path / "none").send(Level.ERROR, "lost")

@@ -21,10 +21,10 @@ from nimad.migration import events as e
 from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
 from nimad.report.console import Console, write
-from nimad.report.journal import STDERR, STDOUT, Journal
+from nimad.report.journal import STDOUT, Journal
 from nimad.report.level import Level
 from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
-from nimad.report.log import Log, say_error
+from nimad.report.log import Log
 from nimad.rights import become
 
 
@@ -140,9 +140,7 @@ def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
         text = f"{text}. Go on with: {_again()}"
     if as_json:
         _say_failed(error, text)
-    log.keep(Level.ERROR, text)
-    if not (log.journal and Journal.of_streams((STDERR,))):  # it has this now
-        say_error(text)
+    log.last(text)
 
 
 def _say_where_to_look(result: Result, settings: Settings, log: Log, *, as_json: bool) -> None:

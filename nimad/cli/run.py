@@ -18,7 +18,6 @@ from nimad.errors import ExitCode, NimadError
 from nimad.migration.events import Event
 from nimad.report.console import write
 from nimad.report.journal import Journal
-from nimad.report.level import Level
 from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
 from nimad.report.status import status
@@ -85,7 +84,7 @@ def _serve(settings: Callable[[], Settings], manager: Manager, log: Log) -> Exit
         return Daemon(settings, manager, listener, lambda fresh: log.set_level(fresh.log_level)).run()
     except NimadError as error:
         manager.failed(str(error), _ERRNO[error.exit_code])
-        log.write(Level.ERROR, str(error))
+        log.last(str(error))
         return error.exit_code
     except Exception as error:  # a service has nobody to see a traceback but the journal
         manager.failed(f"a bug of nimad {__version__}: {error!r}", errno.EFAULT)

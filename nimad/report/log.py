@@ -65,6 +65,14 @@ class Log:
         """An error, in one entry."""
         self.write(Level.ERROR, text)
 
+    def last(self, text: str) -> None:
+        """The error that ends this process: in the file, in the journal, and on stderr where that is another place."""
+        self._say(Level.ERROR, text, _FILE)
+        if self.journal:
+            self.journal.send_last(Level.ERROR, text)
+        if not (self.journal and Journal.of_streams((STDERR,))):
+            say_error(text)
+
     def exception(self, traceback: str) -> None:
         """A traceback, in one entry."""
         self.write(Level.ERROR, traceback.rstrip("\n"))
@@ -152,19 +160,16 @@ def _entries(journal: Journal) -> Callable[["Message"], None]:
 
 
 def say_error(text: str) -> None:
-    """One line on stderr, in the log's format; an entry, where that is the journal."""
-    stamp = time.strftime("[%Y-%m-%d %H:%M:%S]")
-    _say_on_stderr(text, f"{stamp} [{Level.ERROR}] {text}\n")
+    """One line on stderr, in the log's format; the last word of a process, where that is the journal."""
+    if journal := Journal.of_streams((STDERR,)):
+        journal.send_last(Level.ERROR, text)
+    else:
+        sys.stderr.write(f"{time.strftime('[%Y-%m-%d %H:%M:%S]')} [{Level.ERROR}] {text}\n")
 
 
 def say_traceback(text: str) -> None:
     """A traceback on stderr, as it is; one entry, where that is the journal."""
-    _say_on_stderr(text.rstrip("\n"), text)
-
-
-def _say_on_stderr(text: str, stamped: str) -> None:
-    journal = Journal.of_streams((STDERR,))
-    if journal:
-        journal.send(Level.ERROR, text)
+    if journal := Journal.of_streams((STDERR,)):
+        journal.send(Level.ERROR, text.rstrip("\n"))
     else:
-        sys.stderr.write(stamped)
+        sys.stderr.write(text)
