@@ -77,7 +77,7 @@ def test_without_a_package_it_installs_the_units_to_start_this_program(root: Pat
     }
     for text in units.values():
         assert f"\nExecStart={sys.executable} -m nimad run\n" in text
-        assert "ExecReload=/bin/kill" in text
+        assert "ExecReload=/bin/sh" in text
     assert not any(line.startswith("ExecStart") for line in lines(root))
 
 
