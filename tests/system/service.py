@@ -78,7 +78,7 @@ class Service:
     box: Container
     unit: str = UNIT
     user: str = USER
-    cursor: str = ""  # the end of the journal when the scenario began
+    began: str = ""  # the moment at which the scenario did, in seconds of the machine's clock
 
     @property
     def home(self) -> str:
@@ -146,8 +146,9 @@ class Service:
 
     def lines(self, *options: str) -> str:
         """What the journal has of the unit since the scenario began."""
-        since = f"--after-cursor={shlex.quote(self.cursor)}"
-        return self.box.run(f"journalctl --quiet {since} -o cat -u {self.unit} {shlex.join(options)}; :")
+        # Not by a cursor: with further matches, that of systemd 252 leaves out the first entry after it.
+        chosen = f"--since=@{self.began} -u {self.unit} {shlex.join(options)}"
+        return self.box.run(f"journalctl --sync; journalctl --quiet -o cat {chosen}; :")
 
     def wait(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
@@ -242,6 +243,19 @@ def set_up_without_a_package(service: Service) -> None:
     check(gone.status != 0, "undo leaves no unit", gone.output)
     box.run("cp /opt/source/systemd/*.service /usr/lib/systemd/system/ && systemctl daemon-reload")
     box.run("cp /opt/source/systemd/user/*.service /usr/lib/systemd/user/")
+
+
+def set_up_from_a_home(service: Service) -> None:
+    """As after `pip install` into her own home, which the service sees as well."""
+    box, place = service.box, f"{service.home}/.local/nimad"
+    box.run("nimad setup --undo")
+    service.as_user(
+        f"mkdir -p {place} && cp -r /opt/nimad/. {place} && sed -i '1s|.*|#!{place}/bin/python|' {place}/bin/nimad"
+    )
+    box.run(f"{place}/bin/nimad setup --user {USER} && systemctl start {UNIT}")
+    running = box.run(f"tr '\\0' ' ' </proc/{service.pid}/cmdline")
+    check(f"{place}/bin/nimad run" in running, "the service runs that program", running)
+    service.wait_until_complete()
 
 
 def set_up_refused(service: Service) -> None:
@@ -472,7 +486,7 @@ def accepted(service: Service) -> None:
 
 
 SCENARIOS: Sequence[Callable[[Service], None]] = (
-    *(not_set_up, set_up_and_undone, set_up_without_a_package, set_up_refused, accepted, hardened),
+    *(not_set_up, set_up_and_undone, set_up_without_a_package, set_up_from_a_home, set_up_refused, accepted, hardened),
     *(start_to_complete, stop_and_start, killed, hung, a_long_run_is_no_hang, reloaded, misconfigured),
     *(asked_by_openclaw, late_arrivals, handed_over, paused, two_users, a_users_own),
 )
@@ -497,8 +511,7 @@ def begin(service: Service) -> None:
     )
     service.make_memory()
     box.run(f"nimad setup --user {USER}")
-    said = box.run("journalctl --sync; journalctl -n 1 --show-cursor -o cat")
-    service.cursor = said.rpartition("-- cursor: ")[2].strip()
+    service.began = box.run("date +%s.%6N").strip()
     service.drop_in("RestartSec=1\n")
 
 
