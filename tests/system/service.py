@@ -10,6 +10,7 @@ that is set up for the user pi. Exit status 0 only if all of them went well.
 import json
 import re
 import shlex
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -515,34 +516,48 @@ def begin(service: Service) -> None:
     service.drop_in("RestartSec=1\n")
 
 
-def play(service: Service, scenario: Callable[[Service], None]) -> bool:
+def play(suite: str, service: Service, scenario: Callable[[Service], None]) -> bool:
     began = time.monotonic()
     try:
         begin(service)
         scenario(service)
     except NotSo as problem:
-        say(f"NOT   {scenario.__name__} ({time.monotonic() - began:.1f} s): {problem}")
+        say(f"NOT {suite}: {scenario.__name__} ({time.monotonic() - began:.1f} s): {problem}")
         return False
-    say(f"ok    {scenario.__name__} ({time.monotonic() - began:.1f} s)")
+    say(f"ok  {suite}: {scenario.__name__} ({time.monotonic() - began:.1f} s)")
     return True
 
 
 def main() -> int:
     parser = common.arguments(__doc__)
-    parser.add_argument("--suite", choices=nspawn.PYTHONS, action="append", help="Debian's release  [both]")
+    parser.add_argument("--suite", choices=nspawn.PYTHONS, help="Debian's release  [both]")
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="by name  [all]")
     options = common.parse(parser)
+    suites = [options.suite] if options.suite else list(nspawn.PYTHONS)
+    roots = {suite: nspawn.image(options.build, options.source, suite) for suite in suites}
+    if len(suites) > 1:
+        return side_by_side(suites)
     chosen = [each for each in SCENARIOS if not options.scenario or each.__name__ in options.scenario]
-    failed = 0
-    for suite in options.suite or nspawn.PYTHONS:
-        root = nspawn.image(options.build, options.source, suite)
-        began = time.monotonic()
-        with Container(root) as box:
-            furnish(box, options.source, options.nodes or NODES)
-            say(f"{suite}: {box.run('systemctl --version').splitlines()[0]}")
-            failed += sum(not play(Service(box), scenario) for scenario in chosen)
-        say(f"{suite}: {len(chosen)} scenarios in {time.monotonic() - began:.0f} s")
+    (suite,) = suites
+    began = time.monotonic()
+    with Container(roots[suite]) as box:
+        furnish(box, options.source, options.nodes or NODES)
+        say(f"{suite}: {box.run('systemctl --version').splitlines()[0]}")
+        failed = sum(not play(suite, Service(box), scenario) for scenario in chosen)
+    say(f"{suite}: {len(chosen) - failed} of {len(chosen)} scenarios went well in {time.monotonic() - began:.0f} s")
     return 1 if failed or not chosen else 0
+
+
+def side_by_side(suites: Sequence[str]) -> int:
+    """Each in a process of its own, because most of the time of a scenario is waiting."""
+    command = [sys.executable, *sys.argv]
+    running = [subprocess.Popen([*command, "--suite", suite]) for suite in suites]
+    try:
+        return max(process.wait() for process in running)
+    finally:
+        for process in running:
+            process.terminate()
+            process.wait()
 
 
 if __name__ == "__main__":
