@@ -1,0 +1,121 @@
+#!/usr/bin/env python3
+"""Let the kernel end a worker of the service for want of memory: the same process goes on, and completes.
+
+    python3 tests/system/service_memory.py [--nodes N] [--mem M]
+
+As root. In a machine of its own kernel (User-Mode Linux), where MemoryMax= is carried out. The limit falls below what a
+worker has while it works, and rises again once the kernel has acted. Exit status 0 only if all is as it should be.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+
+import common
+import uml
+from common import say
+
+NODES, MEM_MIB = 400, 1_024
+#: Of MemoryMax=, in MiB: enough for a plan, too little for a worker at work, and enough for the daemon in any case.
+ENOUGH, SHORT = 600, 80
+#: Seconds until what is waited for has to have come; Python starts in seconds there.
+PATIENCE_S, POLL_S = 240.0, 0.2
+
+_SET_UP = f"""
+set -e
+useradd --create-home pi
+install -d -o pi -g pi /home/pi/.nima /home/pi/.nima/memory
+install -o pi -g pi /srv/graph.sqlite /home/pi/.nima/memory/graph.sqlite
+export PYTHONPATH=/opt/nimad:/opt/wheels
+python3 -m nimad setup --user pi
+cat >/etc/systemd/system/nima-migrate.service.d/90-test.conf <<'END'
+[Service]
+Environment=PYTHONPATH=/opt/nimad:/opt/wheels PYTHONDONTWRITEBYTECODE=1
+MemoryHigh=infinity
+MemoryMax={ENOUGH}M
+MemorySwapMax=0
+END
+mkdir -p /etc/nima
+printf '[batch]\\nsize = 200\\nfixed = true\\n' >/etc/nima/nimad.toml
+systemctl daemon-reload
+systemctl start nima-migrate
+"""
+_SHOW = "systemctl show --value -p {} nima-migrate"
+_GROUP = "/sys/fs/cgroup/system.slice/nima-migrate.service"
+_LIMIT = "systemctl set-property --runtime nima-migrate MemoryMax={}M"
+
+
+class Service:
+    """The service in the machine."""
+
+    def __init__(self, machine: uml.Machine) -> None:
+        self._machine = machine
+        self.run(_SET_UP)
+
+    def run(self, script: str) -> str:
+        done = self._machine.run(script)
+        if done.status:
+            raise SystemExit(f"ended with {done.status}: {script}\n{done.output}\n{self.journal()}")
+        return done.output.strip()
+
+    def journal(self) -> str:
+        return self._machine.run("journalctl --quiet -o cat -u nima-migrate -t kernel | tail -n 60").output
+
+    def show(self, name: str) -> str:
+        return self.run(_SHOW.format(name))
+
+    def oom_kills(self) -> int:
+        return int(self.run(f"sed -n 's/^oom_kill //p' {_GROUP}/memory.events"))
+
+    def worker_mebibytes(self) -> int:
+        """What the largest worker has in memory; 0 while there is none."""
+        script = f"""
+        for pid in $(cat {_GROUP}/cgroup.procs); do
+            grep -qs nimad.worker /proc/$pid/cmdline || continue
+            sed -n 's/^VmRSS:[[:space:]]*\\([0-9]*\\).*/\\1/p' /proc/$pid/status
+        done | sort -n | tail -n 1"""
+        return int(self.run(script) or 0) // 1024
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{what}: not within {PATIENCE_S:.0f} s\n{self.show('StatusText')}\n{self.journal()}")
+            time.sleep(POLL_S)
+
+
+def starve(service: Service) -> bool:
+    """Whether the service outlives its worker."""
+    before = service.show("MainPID")
+    service.wait(lambda: "batch" in service.show("StatusText"), "the first batch")
+    service.wait(lambda: service.worker_mebibytes() > SHORT, "a worker at work")
+    service.run(_LIMIT.format(SHORT))
+    service.wait(service.oom_kills, "the kernel's answer")
+    service.run(_LIMIT.format(ENOUGH))
+    kills = service.oom_kills()
+    service.wait(lambda: service.show("StatusText").startswith("Complete: "), "the end of the migration")
+    checks = {
+        "it is the same process all the while": service.show("MainPID") == before,
+        "systemd did not restart it": service.show("NRestarts") == "0",
+        "every row was verified": "Verified: " in service.run("cat /home/pi/.nima/memory/migration.log"),
+        "the daemon asks to be spared": service.run(f"cat /proc/{before}/oom_score_adj") == "-100",
+    }
+    say(f"Workers that the kernel ended for want of memory: {kills}")
+    for what, well in checks.items():
+        say(f"{'ok ' if well else 'NOT'}  {what}")
+    return all(checks.values())
+
+
+def main() -> int:
+    options = common.parse(common.arguments(__doc__))
+    disk = uml.image(options.build, options.source, options.nodes or NODES)
+    began = time.monotonic()
+    with uml.Machine(disk, options.mem or MEM_MIB) as machine:
+        machine.place(options.source)
+        well = starve(Service(machine))
+    say(f"The machine ran for {time.monotonic() - began:.0f} s")
+    return 0 if well else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
