@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test faults faults-arm64 faults-memory lint format bench clean
+.PHONY: demo test test-system faults faults-arm64 faults-memory lint format bench clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -20,6 +20,10 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 
 test: $(READY)  ## the whole test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long" -n auto --dist loadgroup
+
+test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
+	$(BIN)/python tests/system/service.py
+	$(BIN)/python tests/system/service_memory.py
 
 faults: $(READY)  ## the torture tests at full length, half an hour or more; their figures in build/figures
 	mkdir -p build/figures
