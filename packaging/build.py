@@ -13,9 +13,11 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import zipfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -37,15 +39,23 @@ HOME: Final = Path("usr/lib") / PACKAGE
 #: Where Debian keeps its Python packages; the only other place that is looked into.
 DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 
-#: Of pyarrow's 165 MB, what `import pyarrow` loads; the engine and nimad use nothing else of it. The libraries are those
+#: Of pyarrow's 165 MB, what the engine and nimad load; they use nothing else of it. The libraries are those
 #: that `lib` needs, each by the name under which it is loaded; wheels have some under two more.
 ARROW: Final = (
     *("__init__.py", "_generated_version.py", "ipc.py", "types.py", "util.py", "lib.*.so"),
+    *("compute.py", "_compute_docstrings.py", "_compute.*.so"),  # which FixedSizeListArray asks for
     *(f"lib{name}.so.[0-9]???" for name in ("arrow", "arrow_acero", "arrow_compute", "arrow_dataset", "arrow_python")),
     *(f"lib{name}.so.[0-9]???" for name in ("arrow_substrait", "parquet")),
 )
 #: What comes of a wheel: patterns, by folder.
-KEPT: Final = {"pyarrow": ARROW, "ladybug": ("*.py", "*.so"), "real_ladybug": ("*.py", "*.so")}
+KEPT: Final = {
+    "pyarrow": ARROW,
+    "pyarrow/vendored": ("__init__.py", "docscrape.py"),
+    "ladybug": ("*.py", "*.so"),
+    "real_ladybug": ("*.py", "*.so"),
+}
+#: Texts of a wheel that have to go with it, and their names in the documentation.
+LICENCES: Final = {"licenses/LICENSE.txt": "pyarrow-licences.txt", "licenses/NOTICE.txt": "pyarrow-notice.txt"}
 #: Debian's package for each library that the wheels need; the C++ library of Debian 12 is newer than theirs.
 LIBRARIES: Final = {
     "libssl.so.3": "",  # whose package is named by the release
@@ -104,7 +114,9 @@ def build(release: Release, processor: Processor, version: str, dist: Path, leve
             command, cwd=tree, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, env=clean
         )
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(errors='replace')[-3_000:]}")
+        raise SystemExit(
+            f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(errors='replace')[-3_000:]}"
+        )
     (made,) = tree.parent.glob("*.deb")
     return Path(shutil.copyfile(made, dist / made.name))
 
@@ -114,7 +126,9 @@ def _when() -> int:
     if given := os.environ.get("SOURCE_DATE_EPOCH"):
         return int(given)
     try:
-        log = subprocess.run(["git", "log", "-1", "--format=%ct"], cwd=CHECKOUT, check=True, capture_output=True, text=True)
+        log = subprocess.run(
+            ["git", "log", "-1", "--format=%ct"], cwd=CHECKOUT, check=True, capture_output=True, text=True
+        )
         return int(log.stdout)
     except (OSError, subprocess.CalledProcessError):
         return int((CHECKOUT / "CHANGELOG.md").stat().st_mtime)
@@ -126,7 +140,7 @@ def _when() -> int:
 def _lay_out(tree: Path, release: Release, processor: Processor, version: str, when: int) -> None:
     packages = tree / HOME / "lib" / f"python{release.python_version}" / "site-packages"
     packages.mkdir(parents=True)
-    _unpack(release, processor, packages)
+    _unpack(release, processor, packages, tree)
     plain = shutil.ignore_patterns("__pycache__")
     # Not nimad/units, which an installation with pip sets up: here they are systemd's own.
     shutil.copytree(CHECKOUT / "nimad", packages / "nimad", ignore=shutil.ignore_patterns("__pycache__", "units"))
@@ -142,7 +156,7 @@ def _lay_out(tree: Path, release: Release, processor: Processor, version: str, w
     _prepare_debian(tree, release, version, when)
 
 
-def _unpack(release: Release, processor: Processor, packages: Path) -> None:
+def _unpack(release: Release, processor: Processor, packages: Path, tree: Path) -> None:
     """The pinned wheels, without what is never loaded. debhelper strips them."""
     wheels = BUILD / "wheels" / f"{release.suite}-{processor.debian}"
     wheels.mkdir(parents=True, exist_ok=True)
@@ -150,11 +164,16 @@ def _unpack(release: Release, processor: Processor, packages: Path) -> None:
     what = ["--requirement", str(releases.pins(release, processor))]
     command = [sys.executable, "-m", "pip", "download", "--quiet", *releases.wheel_options(release, processor)]
     subprocess.run([*command, *where, *what], check=True, env=releases.quiet())
-    pinned = re.findall(r"^([\w-]+)==(\S+)", releases.pins(release, processor).read_text(encoding="utf-8"), re.MULTILINE)
+    pinned = re.findall(
+        r"^([\w-]+)==(\S+)", releases.pins(release, processor).read_text(encoding="utf-8"), re.MULTILINE
+    )
     for name, version in pinned:
         (wheel,) = wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl")
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(packages, [entry for entry in archive.namelist() if _is_kept(entry)])
+            for entry, place in LICENCES.items():
+                with suppress(KeyError):
+                    (tree / place).write_bytes(archive.read(f"{wheel.name.split('-')[0]}-{version}.dist-info/{entry}"))
     for path in packages.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -222,9 +241,15 @@ def changelog(changes: str, version: str, release: Release, when: int) -> str:
 
 
 def _items(body: str) -> str:
-    """The list of one version, two columns further in."""
-    lines = [line.replace("- ", "* ", 1) if line.startswith("- ") else line for line in body.strip().splitlines()]
-    return "\n".join(f"  {line}".rstrip() for line in lines)
+    """The list of one version, in lines as long as Debian's."""
+    entries = re.split(r"^- ", body.strip(), flags=re.MULTILINE)[1:]
+    wrapped = [
+        textwrap.fill(
+            " ".join(entry.split()), 78, initial_indent="  * ", subsequent_indent="    ", break_on_hyphens=False
+        )
+        for entry in entries
+    ]
+    return "\n".join(wrapped)
 
 
 def _maintainer() -> str:

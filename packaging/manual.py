@@ -13,6 +13,8 @@ from nimad.cli.main import cli  # noqa: E402 - from this checkout
 
 #: Words in `code` or **strong**, and links, as README.md has them.
 _MARKUP = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\[([^\]]+)\]\([^)]+\)")
+#: What troff, or one of its macros, would take for something else.
+_SIGNS = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq"}
 
 
 def pages(version: str, when: datetime) -> Mapping[str, str]:
@@ -30,7 +32,7 @@ def _head(name: str, section: int, version: str, when: datetime) -> str:
 
 def _plain(text: str) -> str:
     """Text in which troff finds nothing of its own."""
-    text = text.replace("\\", "\\e").replace("-", "\\-").replace("'", "\\(aq").replace("^", "\\(ha").replace("~", "\\(ti")
+    text = "".join(_SIGNS.get(sign, sign) for sign in text)
     return re.sub(r"^\.", r"\\&.", text, flags=re.MULTILINE)
 
 
@@ -69,7 +71,7 @@ def _command(above: click.Context, command: click.Command, name: str) -> Iterato
     yield _plain(_help(command))
     for parameter in command.get_params(context):
         record = parameter.get_help_record(context)
-        if record is not None and parameter.name != "help":
+        if record is not None and record[1] and "--help" not in parameter.opts:
             yield f".TP\n.B {_plain(record[0])}\n{_plain(record[1])}"
     if isinstance(command, click.Group):
         for inner, subcommand in sorted(command.commands.items()):
@@ -121,7 +123,7 @@ def _settings() -> Iterator[str]:
 
 
 def _text(comment: list[str]) -> str:
-    return "\n\n".join(_plain(part) for part in " ".join(line or "\n" for line in comment).split("\n"))
+    return "\n\n".join(_plain(part.strip()) for part in " ".join(line or "\n" for line in comment).split("\n"))
 
 
 # nima-migrate.service(8)

@@ -53,7 +53,13 @@ def pins(release: Release, processor: Processor) -> Path:
 def wheel_options(release: Release, processor: Processor) -> Sequence[str]:
     """For pip: wheels of another machine, of which nothing is run."""
     platforms = [f"--platform={name}_{processor.machine}" for name in _manylinux()]
-    return ["--only-binary=:all:", "--no-deps", "--implementation=cp", f"--python-version={release.python_version}", *platforms]
+    return [
+        "--only-binary=:all:",
+        "--no-deps",
+        "--implementation=cp",
+        f"--python-version={release.python_version}",
+        *platforms,
+    ]
 
 
 def _manylinux() -> Sequence[str]:
