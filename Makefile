@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-system faults faults-arm64 faults-memory lint format bench clean
+.PHONY: demo test test-system faults faults-arm64 faults-memory lint format bench deb deb-wheels test-deb deb-arm64 clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -46,6 +46,18 @@ format: $(READY)
 
 bench: $(READY)  ## `nimad migrate` against one process that just copies
 	$(BIN)/python benchmarks/compare.py --rounds 5
+
+deb: $(READY)  ## the Debian packages, in dist/: two releases, two processors
+	$(BIN)/python packaging/build.py
+
+deb-wheels: $(READY)  ## pin the newest wheels that the packages may carry
+	$(BIN)/python packaging/wheels.py
+
+test-deb: $(READY)  ## as root: the packages' life in pristine booted Debian of both releases, and lintian
+	$(BIN)/python tests/system/deb.py
+
+deb-arm64: $(READY)  ## as root: what the arm64 package holds, on a 16 KiB-page arm64 kernel under qemu
+	$(BIN)/python tests/system/arm64.py --package --nodes 500
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -16,6 +16,10 @@ REQUIREMENTS: Final[Mapping[str, str]] = {
 VERSION_RANGE: Final = ((0, 15), (0, 23))
 #: The engine that this program is installed with.
 MODULE: Final = "ladybug"
+#: Where the Debian package has this program, and the engines with it.
+_DEBIAN_HOME: Final = "/usr/lib/nima-migrate"
+#: What `sys.maxsize` is at least where addresses have 64 bits.
+_LEAST_64_BIT: Final = 2**32
 
 
 def pip(python: str = sys.executable) -> str:
@@ -24,7 +28,19 @@ def pip(python: str = sys.executable) -> str:
 
 def install(module: str = MODULE, python: str = sys.executable, *, again: bool = False) -> str:
     """The command that installs an engine."""
+    if python == sys.executable and sys.prefix == _DEBIAN_HOME:
+        return "sudo apt install --reinstall nima-migrate"
     return f"{pip(python)} install {'--force-reinstall ' if again else ''}'{REQUIREMENTS[module]}'"
+
+
+def missing(module: str = MODULE) -> str:
+    """What to say where an engine is not installed."""
+    if sys.maxsize < _LEAST_64_BIT:
+        return (
+            "LadybugDB exists for 64-bit systems only, and this is a 32-bit one. On a Raspberry Pi 3 or newer, install "
+            "the 64-bit Raspberry Pi OS; getconf LONG_BIT then says 64"
+        )
+    return f"LadybugDB not available. Install: {install(module)}"
 
 
 def unloadable(how: str, module: str = MODULE, python: str = sys.executable) -> str:

@@ -3,11 +3,12 @@
 
     make deb
 
-The packages come to dist/. Their wheels are the pinned ones of packaging/wheels/. Nothing of another processor is run, and
-two builds of one commit give the same bytes: times are the commit's, and everything is sorted and owned by root.
+The packages come to dist/. Their wheels are the pinned ones of packaging/wheels/. Nothing of another processor is run,
+and two builds of one commit give the same bytes: times are the commit's, and everything is sorted and owned by root.
 """
 
 import argparse
+import hashlib
 import os
 import re
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import textwrap
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -28,13 +29,13 @@ import releases
 from releases import CHECKOUT, PROCESSORS, RELEASES, Processor, Release
 
 sys.path.insert(0, str(CHECKOUT))
-from nimad._version import VERSION  # noqa: E402 - from this checkout, wherever an installed one is
+from nimad._version import VERSION  # from this checkout, wherever an installed one is
 
 BUILD: Final = CHECKOUT / "build" / "deb"
 DIST: Final = CHECKOUT / "dist"
 PACKAGE: Final = "nima-migrate"
-#: Where everything lies that no other program is to find: a virtual environment made by hand. So /usr/bin/python3, which
-#: may be an agent's, does not see our engine, and `sys.executable -m nimad.worker` does.
+#: Where everything lies that no other program is to find: a virtual environment made by hand. So /usr/bin/python3,
+#: which may be an agent's, does not see our engine, and `sys.executable -m nimad.worker` does.
 HOME: Final = Path("usr/lib") / PACKAGE
 #: Where Debian keeps its Python packages; the only other place that is looked into.
 DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
@@ -74,7 +75,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="RELEASE-PROCESSOR", help="build just one, as bookworm-arm64")
     parser.add_argument("--dist", type=Path, default=DIST, metavar="DIR", help="where the packages go  [dist]")
-    parser.add_argument("--version", default=VERSION, help="build it under another version, to try upgrades")
     parser.add_argument("--level", type=int, default=6, help="how hard xz tries, 0 to 9  [6]")
     options = parser.parse_args()
     wanted = [(r, p) for r in RELEASES for p in PROCESSORS if options.only in (None, f"{r.suite}-{p.debian}")]
@@ -83,7 +83,7 @@ def main() -> int:
     _check_tools(processor for _, processor in wanted)
     options.dist.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for package in pool.map(lambda pair: build(*pair, options.version, options.dist, options.level), wanted):
+        for package in pool.map(lambda pair: build(pair[0], pair[1], options.dist, options.level), wanted):
             print(f"{package}  {package.stat().st_size / 1e6:.1f} MB", flush=True)
     return 0
 
@@ -96,10 +96,10 @@ def _check_tools(processors: Iterator[Processor]) -> None:
         raise SystemExit(f"Missing here; type: sudo apt install {' '.join(missing)}")
 
 
-def build(release: Release, processor: Processor, version: str, dist: Path, level: int = 6) -> Path:
+def build(release: Release, processor: Processor, dist: Path, level: int) -> Path:
     """Build one package; return its file."""
     when = _when()
-    full = f"{version}+{release.mark}"
+    full = f"{VERSION}+{release.mark}"
     tree = BUILD / f"{release.suite}-{processor.debian}" / f"{PACKAGE}-{full}"
     shutil.rmtree(tree.parent, ignore_errors=True)
     tree.mkdir(parents=True)
@@ -145,7 +145,7 @@ def _lay_out(tree: Path, release: Release, processor: Processor, version: str, w
     # Not nimad/units, which an installation with pip sets up: here they are systemd's own.
     shutil.copytree(CHECKOUT / "nimad", packages / "nimad", ignore=shutil.ignore_patterns("__pycache__", "units"))
     (packages / "debian.pth").write_text(f"{DEBIAN_PACKAGES}\n", encoding="ascii")
-    _make_environment(tree / HOME, release)
+    make_environment(tree / HOME, release)
     for name in ("README.md", "CHANGELOG.md", "docs", "etc"):
         place = CHECKOUT / name
         shutil.copytree(place, tree / name, ignore=plain) if place.is_dir() else shutil.copy(place, tree / name)
@@ -158,24 +158,33 @@ def _lay_out(tree: Path, release: Release, processor: Processor, version: str, w
 
 def _unpack(release: Release, processor: Processor, packages: Path, tree: Path) -> None:
     """The pinned wheels, without what is never loaded. debhelper strips them."""
-    wheels = BUILD / "wheels" / f"{release.suite}-{processor.debian}"
-    wheels.mkdir(parents=True, exist_ok=True)
-    where = ["--dest", str(wheels), "--find-links", str(wheels), "--require-hashes"]
-    what = ["--requirement", str(releases.pins(release, processor))]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", *releases.wheel_options(release, processor)]
-    subprocess.run([*command, *where, *what], check=True, env=releases.quiet())
-    pinned = re.findall(
-        r"^([\w-]+)==(\S+)", releases.pins(release, processor).read_text(encoding="utf-8"), re.MULTILINE
-    )
-    for name, version in pinned:
-        (wheel,) = wheels.glob(f"{name.replace('-', '_')}-{version}-*.whl")
+    for wheel in _wheels(release, processor):
+        name, version = wheel.name.split("-")[:2]
         with zipfile.ZipFile(wheel) as archive:
             archive.extractall(packages, [entry for entry in archive.namelist() if _is_kept(entry)])
             for entry, place in LICENCES.items():
                 with suppress(KeyError):
-                    (tree / place).write_bytes(archive.read(f"{wheel.name.split('-')[0]}-{version}.dist-info/{entry}"))
+                    (tree / place).write_bytes(archive.read(f"{name}-{version}.dist-info/{entry}"))
     for path in packages.rglob("*"):
         path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def _wheels(release: Release, processor: Processor) -> Sequence[Path]:
+    """The pinned wheels, fetched where they are not here yet."""
+    pins = releases.pins(release, processor)
+    pinned = set(re.findall("sha256:([0-9a-f]{64})", pins.read_text(encoding="utf-8")))
+    folder = BUILD / "wheels" / f"{release.suite}-{processor.debian}"
+    found = _by_hash(folder)
+    if not pinned <= found.keys():
+        command = [sys.executable, "-m", "pip", "download", "--quiet", *releases.wheel_options(release, processor)]
+        where = ["--dest", str(folder), "--require-hashes", "--requirement", str(pins)]
+        subprocess.run([*command, *where], check=True, env=releases.quiet())
+        found = _by_hash(folder)
+    return [found[digest] for digest in sorted(pinned)]
+
+
+def _by_hash(folder: Path) -> Mapping[str, Path]:
+    return {hashlib.sha256(wheel.read_bytes()).hexdigest(): wheel for wheel in folder.glob("*.whl")}
 
 
 def _is_kept(entry: str) -> bool:
@@ -183,7 +192,7 @@ def _is_kept(entry: str) -> bool:
     return len(path.parts) > 1 and any(Path(path.name).match(each) for each in KEPT.get(str(path.parent), ()))
 
 
-def _make_environment(home: Path, release: Release) -> None:
+def make_environment(home: Path, release: Release) -> None:
     """A virtual environment: what tells Python is a link to it and a file beside that (PEP 405)."""
     (home / "bin").mkdir()
     (home / "bin/python3").symlink_to(f"../../../bin/python{release.python_version}")
@@ -226,8 +235,8 @@ def _prepare_debian(tree: Path, release: Release, version: str, when: int) -> No
 
 
 def changelog(changes: str, version: str, release: Release, when: int) -> str:
-    """CHANGELOG.md as Debian has it. The newest entry gets the version that is built; an undated one, the build's time."""
-    entries = []
+    """CHANGELOG.md as Debian has it. The newest entry gets the version that is built; an undated one, its time."""
+    entries: list[str] = []
     for heading, body in re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", changes, re.MULTILINE):
         number, _, date = heading.partition(" ")
         full = f"{number}+{release.mark}" if entries else version
@@ -254,9 +263,8 @@ def _items(body: str) -> str:
 
 def _maintainer() -> str:
     control = (CHECKOUT / "packaging" / "debian" / "control").read_text(encoding="utf-8")
-    found = re.search(r"^Maintainer: (.+)$", control, re.MULTILINE)
-    assert found is not None
-    return found[1]
+    (found,) = re.findall(r"^Maintainer: (.+)$", control, re.MULTILINE)
+    return str(found)
 
 
 def _library_packages(home: Path, release: Release) -> Sequence[str]:

@@ -9,7 +9,7 @@ import click
 from releases import CHECKOUT
 
 sys.path.insert(0, str(CHECKOUT))
-from nimad.cli.main import cli  # noqa: E402 - from this checkout
+from nimad.cli.main import cli  # from this checkout
 
 #: Words in `code` or **strong**, and links, as README.md has them.
 _MARKUP = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\[([^\]]+)\]\([^)]+\)")
@@ -44,7 +44,7 @@ def _marked(text: str) -> str:
     return "".join([*parts, _plain(text[at:])])
 
 
-# nimad(1)
+# The commands
 
 
 def _commands() -> Iterator[str]:
@@ -101,7 +101,7 @@ def _rows(rows: list[tuple[str, str]]) -> Iterator[str]:
         yield f".TP\n{_marked(name)}\n{_marked(text)}"
 
 
-# nimad.toml(5)
+# The settings
 
 
 def _settings() -> Iterator[str]:
@@ -126,7 +126,7 @@ def _text(comment: list[str]) -> str:
     return "\n\n".join(_plain(part.strip()) for part in " ".join(line or "\n" for line in comment).split("\n"))
 
 
-# nima-migrate.service(8)
+# The service
 
 
 def _service() -> Iterator[str]:

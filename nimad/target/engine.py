@@ -7,7 +7,7 @@ from typing import Any
 
 from nimad import guest
 from nimad.errors import EngineError
-from nimad.packages import MODULE, in_range, install, pip, unloadable
+from nimad.packages import MODULE, in_range, install, missing, pip, unloadable
 
 #: The oldest pyarrow that makes lists of fixed size with NULLs among them.
 LEAST_ARROW = 15
@@ -43,7 +43,7 @@ def import_engine(name: str = MODULE) -> tuple[ModuleType, Engine]:
 def _why_not(facts: Mapping[str, Any]) -> str:
     name, problem = facts["module"], facts["problem"]
     if problem == "missing":
-        return f"LadybugDB not available. Install: {install(name)}"
+        return missing(name)
     if problem not in ("namesake", "another"):
         return unloadable(problem, name)
     version = facts["namesake"]

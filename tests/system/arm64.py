@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 """Migrate a sample memory on a real arm64 kernel with 16 KiB pages, emulated by qemu.
 
-    python3 tests/system/arm64.py [--nodes N] [--mem M]
+    python3 tests/system/arm64.py [--nodes N] [--mem M] [--package]
 
 On amd64, as root; no arm64 code is run outside of the emulator. The whole system is one initramfs: Debian 13's kernel
-and Python, the wheels as PyPI has them for aarch64, and nimad from the checkout. Exit status 0 only if the page size is
-16,384 bytes and the migration is complete and verified. Python is 10 to 30 times slower there.
+and Python, the wheels as PyPI has them for aarch64, and nimad from the checkout; with `--package`, the Debian package
+in dist/ (`make deb`) as it is, with Debian's own click, rich and so on. Exit status 0 only if the page size is 16,384
+bytes and the migration is complete and verified. Python is 10 to 30 times slower there.
 """
 
 import re
@@ -23,6 +24,12 @@ from pathlib import Path
 import common
 from common import run, say
 
+#: What the machine's Python is made of, and what the Debian package takes from Debian besides.
+_USERLAND = "busybox-static,python3,libc-bin,libstdc++6"
+_DEPENDENCIES = (
+    *("libssl3t64", "python3-click", "python3-json5", "python3-loguru", "python3-rich", "python3-sdnotify"),
+    "python3-watchdog",
+)
 SUITE, PYTHON, KERNEL = "trixie", "3.13", "linux-image-arm64-16k"
 PAGE_BYTES = 16_384
 NODES, MEM_MIB = 2_000, 4_096
@@ -32,7 +39,7 @@ PATIENCE_S = 1_800
 _INIT = """\
 #!/usr/bin/busybox sh
 # PID 1 of the emulated machine: mounts, the test, power off.
-export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 PYTHONPATH=/opt/nimad PYTHONDONTWRITEBYTECODE=1
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 /usr/bin/busybox --install -s /usr/sbin
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -57,8 +64,9 @@ step() {
     read -r to _ </proc/uptime
     echo "@end $name $status $from $to"
 }
-nimad() { python3 -m nimad "$@"; }
+nimad() { PROGRAM "$@"; }
 cd /tmp
+step compile COMPILE
 step page getconf PAGE_SIZE
 step machine sh -c 'uname -rm; python3 --version; grep -E "MemTotal|MemAvailable" /proc/meminfo'
 step sample nimad sample graph.sqlite --nodes NODES
@@ -73,26 +81,66 @@ step like nimad search --target graph.ladybug --limit 2 --like 17
 def main() -> int:
     parser = common.arguments(__doc__)
     parser.add_argument("--patience", type=int, default=PATIENCE_S, metavar="S", help="end the machine after S seconds")
+    parser.add_argument("--package", action="store_true", help="try the Debian package in dist/")
     options = common.parse(parser)
     common.need("mmdebstrap", "qemu-system-arm", "ipxe-qemu", "cpio", "debian-archive-keyring")
-    image = _image(options.build / "arm64")
-    wheels = common.wheels(options.build, options.source, "aarch64", PYTHON)
-    with _initrd(image, wheels, options.source, options.nodes or NODES) as initrd:
+    payload: _Checkout | _Package
+    if options.package:
+        image = _image(options.build / "arm64-package", ",".join([_USERLAND, *_DEPENDENCIES]))
+        payload = _Package(_package(options.source))
+    else:
+        image = _image(options.build / "arm64", _USERLAND)
+        payload = _Checkout(options.source, common.wheels(options.build, options.source, "aarch64", PYTHON))
+    with _initrd(image, payload, options.nodes or NODES) as initrd:
         began = time.monotonic()
         console = _boot(image / "vmlinuz", initrd, options.mem or MEM_MIB, options.patience)
         say(f"The machine ran for {time.monotonic() - began:.0f} s")
     return _judge(console)
 
 
-def _image(folder: Path) -> Path:
+@dataclass(frozen=True)
+class _Checkout:
+    """nimad from a checkout, with wheels."""
+
+    source: Path
+    wheels: Path
+    program = "PYTHONPATH=/opt/nimad python3 -m nimad"
+    compiling = "true"
+
+    def place(self, root: Path) -> None:
+        shutil.copytree(self.wheels, root / "opt/nimad")
+        common.place_nimad(self.source, root / "opt/nimad")
+
+
+@dataclass(frozen=True)
+class _Package:
+    """nimad's Debian package; what its installation does there is to compile it."""
+
+    file: Path
+    program = "/usr/bin/nimad"
+    compiling = "python3 -m compileall -q /usr/lib/nima-migrate /usr/lib/python3/dist-packages"
+
+    def place(self, root: Path) -> None:
+        root.mkdir()
+        run("dpkg-deb", "-x", self.file, root)
+
+
+def _package(source: Path) -> Path:
+    found = list((source / "dist").glob("*+deb13_arm64.deb"))
+    if len(found) != 1:
+        raise SystemExit("there has to be one package for arm64 in dist/; make it with: make deb")
+    return found[0]
+
+
+def _image(folder: Path, packages: str) -> Path:
     """Kernel and userland: `vmlinuz` and `base.cpio` in `folder`. Packages are unpacked, none of their code is run."""
-    parts = [SUITE, KERNEL, _INIT]
+    parts = [SUITE, KERNEL, _INIT, packages]
     if common.rebuilt(folder, parts) is None:
         return folder
     say("Building the arm64 image")
     with tempfile.TemporaryDirectory(dir=folder) as work:
         root, kernel = Path(work, "root"), Path(work, "kernel")
-        _unpack(root, "busybox-static,python3,libc-bin,libstdc++6")
+        _unpack(root, packages)
         for name in ("doc", "man", "locale", "info", "perl", "perl5", "i18n", "zoneinfo"):
             shutil.rmtree(root / "usr/share" / name, ignore_errors=True)
         for name in ("var/cache", "var/lib/apt", "var/lib/dpkg"):
@@ -128,14 +176,15 @@ def _pack(root: Path, archive: Path) -> None:
 
 
 @contextmanager
-def _initrd(image: Path, wheels: Path, source: Path, nodes: int) -> Iterator[Path]:
+def _initrd(image: Path, payload: _Checkout | _Package, nodes: int) -> Iterator[Path]:
     """The initramfs of one run: the kernel unpacks archives that follow each other over one another."""
     with tempfile.TemporaryDirectory(dir=image) as work:
         root, archive, whole = Path(work, "root"), Path(work, "nimad.cpio"), Path(work, "initrd")
-        opt = root / "opt"
-        shutil.copytree(wheels, opt / "nimad")
-        common.place_nimad(source, opt / "nimad")
-        (opt / "test.sh").write_text(_TEST.replace("NODES", str(nodes)), encoding="utf-8")
+        payload.place(root)
+        (root / "opt").mkdir(exist_ok=True)
+        words = {"NODES": str(nodes), "PROGRAM": payload.program, "COMPILE": payload.compiling}
+        test = re.sub("|".join(words), lambda found: words[found[0]], _TEST)
+        (root / "opt/test.sh").write_text(test, encoding="utf-8")
         _pack(root, archive)
         with whole.open("wb") as file:
             for part in (image / "base.cpio", archive):

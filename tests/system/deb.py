@@ -3,9 +3,9 @@
 
     python3 tests/system/deb.py [--release bookworm] [--packages DIR]
 
-As root, on amd64. The packages are those in dist/, as `make deb` leaves them; a release whose package for amd64 is not
-there is built first. Each release gets a container with its own systemd, without a network: what apt needs was fetched
-before. lintian of the same release looks at the package. Exit status 0 only if everything is as it should be.
+As root, on amd64. The packages are built first, twice, unless they are named. Each release gets a container with its
+own systemd, without a network: what apt needs was fetched before. lintian of the same release looks at the package.
+Exit status 0 only if everything is as it should be.
 """
 
 import argparse
@@ -49,9 +49,9 @@ _LEFT = {
 def main() -> int:
     parser = common.arguments(__doc__)
     parser.add_argument("--release", choices=SUITES, help="test just this one")
-    parser.add_argument("--packages", type=Path, metavar="DIR", help="where they are  [dist]")
+    parser.add_argument("--packages", type=Path, metavar="DIR", help="where they are, as `make deb` does  [built here]")
     options = common.parse(parser)
-    common.need("systemd-container", "mmdebstrap", "debian-archive-keyring")
+    common.need("systemd-container", "mmdebstrap", "debian-archive-keyring", "debhelper", "dpkg-dev", "binutils")
     suites = [options.release] if options.release else list(SUITES)
     with ThreadPoolExecutor() as pool:
         verdicts = list(pool.map(lambda suite: _test(suite, options), suites))
@@ -65,7 +65,8 @@ def main() -> int:
 
 
 def _test(suite: str, options: argparse.Namespace) -> Mapping[str, bool]:
-    package = _package(suite, options)
+    built = options.build / "packages" / suite
+    package = _one(options.packages, suite) if options.packages else _build(suite, options, built)
     disk = _disk(suite, options.build, package)
     began = time.monotonic()
     with Container(disk) as machine, tempfile.TemporaryDirectory(dir=disk.parent) as work:
@@ -76,16 +77,26 @@ def _test(suite: str, options: argparse.Namespace) -> Mapping[str, bool]:
     say(f"{suite}: {time.monotonic() - began:.0f} s for lintian")
     if complaints:
         say(complaints)
-    return {**checks, "lintian has no error and no warning": not complaints}
+    checks = {**checks, "lintian has no error and no warning": not complaints}
+    if not options.packages:
+        again = _build(suite, options, options.build / "packages" / f"{suite}-again")
+        checks["a second build has the same bytes"] = again.read_bytes() == package.read_bytes()
+    return checks
 
 
-def _package(suite: str, options: argparse.Namespace) -> Path:
-    folder = options.packages or options.source / "dist"
-    if not list(folder.glob(f"*+{SUITES[suite]}_amd64.deb")):
-        say(f"Building the package for {suite}")
-        run(sys.executable, options.source / "packaging/build.py", "--only", f"{suite}-amd64", "--dist", folder)
-    (found,) = folder.glob(f"*+{SUITES[suite]}_amd64.deb")
-    return Path(found)
+def _build(suite: str, options: argparse.Namespace, folder: Path) -> Path:
+    """The package for this machine, compressed in a hurry."""
+    shutil.rmtree(folder, ignore_errors=True)
+    script = options.source / "packaging" / "build.py"
+    run(sys.executable, script, "--only", f"{suite}-amd64", "--level", "1", "--dist", folder)
+    return _one(folder, suite)
+
+
+def _one(folder: Path, suite: str) -> Path:
+    found = list(folder.glob(f"*+{SUITES[suite]}_amd64.deb"))
+    if len(found) != 1:
+        raise SystemExit(f"{folder}: there has to be one package for {suite}; make it with: make deb")
+    return Path(found[0])
 
 
 def _disk(suite: str, build: Path, package: Path) -> Path:
@@ -134,7 +145,7 @@ def _lintian(suite: str, build: Path, package: Path) -> str:
         common.built(folder, parts)
     shutil.copy(package, root / "root" / package.name)
     try:
-        return _chroot(root, f"lintian --allow-root --no-tag-display-limit /root/{package.name} 2>&1 || true").strip()
+        return _chroot(root, f"lintian --allow-root --tag-display-limit 0 /root/{package.name} 2>&1 || true").strip()
     finally:
         (root / "root" / package.name).unlink()
 
@@ -256,7 +267,7 @@ class _Life:
     def _apt(self, words: str) -> None:
         output = self._run(f"{_QUIET} apt-get -qy {words} 2>&1")
         if "warning" in output.lower().replace("apt-key", ""):
-            say(f"{self._suite}: apt-get {words.split()[0]} said:\n{output[-1_500:]}")
+            say(f"{self._suite}: apt-get {words.split(maxsplit=1)[0]} said:\n{output[-1_500:]}")
 
     def _status(self) -> str:
         return self._run(f"systemctl show -P StatusText {SERVICE}")
@@ -278,7 +289,7 @@ class _Life:
     def _things(self) -> set[str]:
         """Files and folders that are ours by name."""
         listed = self._run("find / -xdev -path /proc -prune -o -path /sys -prune -o -path /root -prune -o -print")
-        passing = ("/var/log", "/var/lib/apt", "/var/cache/apt", "/run", "/tmp")
+        passing = ("/var/log", "/var/lib/apt", "/var/cache/apt", "/run")
         return {name for name in listed.splitlines() if _OURS.search(name) and not name.startswith(passing)}
 
 
