@@ -206,7 +206,9 @@ def _write_starters(tree: Path) -> None:
     texts = {
         "usr/bin/nimad": f"#!/{HOME}/bin/python3 -P\nfrom nimad.cli import main\n\nmain()\n",
         "usr/share/bash-completion/completions/nimad": 'eval "$(_NIMAD_COMPLETE=bash_source nimad)"\n',
-        "usr/share/zsh/vendor-completions/_nimad": '#compdef nimad\neval "$(_NIMAD_COMPLETE=zsh_source nimad)"\n',
+        "usr/share/zsh/vendor-completions/_nimad": (
+            '#compdef nimad\neval "$(_NIMAD_COMPLETE=zsh_source nimad)"\n_nimad_completion "$@"\n'
+        ),
     }
     for name, text in texts.items():
         (tree / name).parent.mkdir(parents=True, exist_ok=True)

@@ -28,21 +28,25 @@ SERVICE = "nima-migrate"
 #: As on a machine that was just set up: no Python yet.
 _PRISTINE = "systemd,systemd-sysv,dbus,libpam-systemd,dbus-user-session,procps"
 _QUIET = "DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8"
+#: Who has a memory: one with the service as it is set up, one with an instance of it, one with her own systemd's.
+_PEOPLE = ("pi", "jonas", "maya")
 _HOME = "/home/pi/.nima/memory"
+#: The commands that speak of the services of the other two.
+_OTHERS = {"jonas": ("systemctl", f"{SERVICE}@jonas"), "maya": ("systemctl --user --machine=maya@.host", SERVICE)}
+_FEW = 100
 #: Small batches, of which there are enough for an upgrade in the middle.
 _SETTINGS = "[batch]\\nsize = 250\\nfixed = true\\n"
 #: Our names: not those of «minimal» packages.
 _OURS = re.compile(r"(?<!mi)nima|ladybug|pyarrow")
 _PATIENCE_S, _POLL_S = 180.0, 0.2
 #: What stays after a purge: the memory with everything beside it, and the user who may own files.
+_BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.state.json")
 _LEFT = {
-    *("/home/pi/.nima", _HOME, f"{_HOME}/graph.sqlite", f"{_HOME}/graph.ladybug", f"{_HOME}/migration.log"),
-    *(
-        f"{_HOME}/graph.ladybug.state.json",
-        f"{_HOME}/graph.ladybug.ledger",
-        f"{_HOME}/graph.ladybug.quarantine.jsonl",
-        f"{_HOME}/graph.ladybug.backup-old",
-    ),
+    *(f"/home/{name}/.nima" for name in _PEOPLE),
+    *(f"/home/{name}/.nima/memory" for name in _PEOPLE),
+    *(f"/home/{name}/.nima/memory/migration.log" for name in _PEOPLE),
+    *(f"/home/{name}/.nima/memory/graph.{each}" for name in _PEOPLE for each in _BESIDE),
+    *(f"{_HOME}/graph.ladybug.quarantine.jsonl", f"{_HOME}/graph.ladybug.backup-old"),
 }
 
 
@@ -102,7 +106,7 @@ def _one(folder: Path, suite: str) -> Path:
 def _disk(suite: str, build: Path, package: Path) -> Path:
     """Pristine Debian, in which apt has what the package depends on at hand."""
     depends = run("dpkg-deb", "-f", package, "Depends", "Recommends")
-    folder, parts = build / f"deb-{suite}", [suite, _PRISTINE, depends]
+    folder, parts = build / f"deb-{suite}", [suite, _PRISTINE, depends, *_PEOPLE]
     root = folder / "root"
     if common.rebuilt(folder, parts) is None:
         return root
@@ -111,7 +115,8 @@ def _disk(suite: str, build: Path, package: Path) -> Path:
     shutil.copy(package, root / "root" / package.name)
     _chroot(root, f"apt-get -q update && apt-get -qy install --download-only /root/{package.name}")
     (root / "root" / package.name).unlink()
-    _chroot(root, "useradd --create-home --shell /bin/sh pi && rm -f /etc/machine-id && : >/etc/machine-id")
+    _chroot(root, f"for name in {' '.join(_PEOPLE)}; do useradd --create-home --shell /bin/sh $name; done")
+    _chroot(root, "rm -f /etc/machine-id && : >/etc/machine-id")
     _chroot(root, "systemctl mask systemd-networkd systemd-resolved apt-daily.timer apt-daily-upgrade.timer")
     common.built(folder, parts)
     return root
@@ -205,19 +210,26 @@ class _Life:
         self._note("bash can complete it", self._holds(f"bash -c '{completion}'"))
 
     def _set_up(self) -> None:
-        self._run(
-            f"runuser -u pi -- sh -c 'mkdir -p {_HOME} && nimad sample {_HOME}/graph.sqlite --nodes {self._nodes}'"
-        )
+        for name, nodes in zip(_PEOPLE, (self._nodes, _FEW, _FEW), strict=True):
+            folder = f"/home/{name}/.nima/memory"
+            sample = f"mkdir -p {folder} && nimad sample {folder}/graph.sqlite --nodes {nodes}"
+            self._run(f"runuser -u {name} -- sh -c '{sample}'")
         self._run(f"printf '{_SETTINGS}' >/etc/nima/nimad.toml && nimad setup --user pi")
-        self._run(f"systemctl enable --now {SERVICE} 2>&1")
+        self._run("systemctl start user@$(id -u maya)")  # as a login does
+        for control, unit in _OTHERS.values():
+            self._run(f"{control} start {unit}")
+        self._run(f"systemctl enable --now {SERVICE} {SERVICE}@jonas 2>&1")
 
     def _upgrade(self) -> None:
         """In the middle of the migration."""
         self._until(
             "some batches are through", lambda: int((re.findall(r"batch (\d+)", self._status()) or ["0"])[-1]) >= 3
         )
+        before = self._processes()
         self._apt(f"install /root/{self._package.name}")
-        journal = self._journal()
+        journal, now = self._journal(), self._processes()
+        for name, (_, unit) in _OTHERS.items():
+            self._note(f"it starts {name}'s {unit} anew", now[name] not in {"0", before[name]}, (before, now))
         self._note("the upgrade came before the end", "Published" not in journal.split("Stopping")[0], journal)
         self._note("it stopped the service at a checkpoint", "everything counted is kept" in journal, journal)
         self._note("the changed settings outlive it", "250" in self._run("cat /etc/nima/nimad.toml"))
@@ -259,6 +271,11 @@ class _Life:
         self._note("but the user nima, who may own files", self._holds("id nima"))
         failed = self._run("systemctl list-units --all --plain --no-legend 'nima*'").strip()
         self._note("systemd has forgotten the service", not failed, failed)
+
+    def _processes(self) -> Mapping[str, str]:
+        return {
+            name: self._run(f"{control} show -P MainPID {unit}").strip() for name, (control, unit) in _OTHERS.items()
+        }
 
     def _hand_in(self, package: Path) -> None:
         with package.open("rb") as file:
