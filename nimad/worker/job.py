@@ -53,6 +53,7 @@ class Late:
     """What a CATCH_UP looks for."""
 
     thorough: bool = False  # compare every row with what is noted of it, and not just what is new or was recalled
+    distrust: bool = False  # and with the target itself: it may have gone back behind what is noted
     since: int = 0  # the latest recall that was seen
     again: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows to take whatever is noted of them
     add_only: bool = False  # leave alone what is there
