@@ -19,7 +19,7 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 	$(BIN)/nimad search --target demo/graph.ladybug --limit 3 --like 17
 
 test: $(READY)  ## the whole test suite, at the length that CI runs
-	$(BIN)/python -m pytest -m "not long" -n auto --dist loadgroup
+	$(BIN)/python -m pytest -m "not long" -n $$(($$(nproc) + 1)) --dist loadgroup  # a quarter of it is waiting
 
 test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
 	$(BIN)/python tests/system/service.py
