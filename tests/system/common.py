@@ -49,8 +49,13 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 
 def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
     """The command line, with SIGTERM made an ordinary way to end, after which nothing is left running."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, _end)
     return parser.parse_args()
+
+
+def _end(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a second one would end the cleaning up
+    sys.exit(128 + number)
 
 
 def say(text: str) -> None:
