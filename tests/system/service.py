@@ -25,7 +25,7 @@ from nspawn import Container, NotSo
 NODES = 1_000
 UNIT, USER = "nima-migrate", "pi"
 #: Seconds until what is waited for has to have come. Nothing here takes half as long on a slow machine.
-PATIENCE_S, POLL_S = 60.0, 0.1
+PATIENCE_S, POLL_S = 60.0, 0.25
 #: Seconds for which what must not happen is looked out for.
 QUIET_S = 3.0
 #: The largest exposure that `systemd-analyze security` may see, of 10.
