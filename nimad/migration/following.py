@@ -133,14 +133,17 @@ class Follower:
             )
             source = SourceFile(settings.source, self._stop)
             isolated = existing.still_isolated(source, schema, files.quarantine)
-            untouched, before = state.is_untouched(files.target, made), Tally.of(files.quarantine).entries
+            entries = Tally.of(files.quarantine).entries
+            # What somebody writes between here and the moment when the worker opens the target is taken for ours.
+            if not state.is_untouched(files.target, made) and not made.get("touched"):
+                made = state.note(files, made, {"touched": True})
             done = Catching(settings, files, schema, workers, self._listener, isolated).run(late)
             self._since = done.since
             if not done.opened:
                 return CaughtUp(nodes=_nodes(made))
             _drop_settled(files, done)
-            quarantined = Tally.of(files.quarantine).entries - before
-            made = state.note(files, made, _facts(files, made, done, quarantined, untouched=untouched))
+            quarantined = Tally.of(files.quarantine).entries - entries
+            made = state.note(files, made, _facts(files, made, done, quarantined))
             return _result(made, done, quarantined)
 
     def _chosen(self, files: Files) -> Choice:
@@ -244,21 +247,20 @@ def _is_settled(entry: Mapping[str, Any] | None, done: Done) -> bool:
     return entry["id"] in done.settled.get(entry["table"], ())
 
 
-def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int, *, untouched: bool) -> dict[str, Any]:
+def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int) -> dict[str, Any]:
     """What the state file is to say of the target now."""
     bounds = dict(made.get("bounds", {}))
     for table, keys in done.settled.items():
         if keys:
             bounds[table] = max(*keys, bounds.get(table, FIRST_KEY))
-    stamp = state.stamp_of(files.target)
+    stamps = state.stamps_of(files.target)
     return {
         "bounds": bounds,
         "published": {**made.get("published", {}), **done.counts},
         "quarantined": made.get("quarantined", 0) + quarantined,
-        "followed": {"at": _now(), "recalled": done.since, "inode": stamp["inode"]},
-        "log": state.logs_of(files.target),
+        "followed": {"at": _now(), "recalled": done.since, "inode": stamps["file"]["inode"]},
         # Where somebody else wrote to it, that has to remain to be seen.
-        **({"file": stamp} if untouched else {}),
+        **({} if made.get("touched") else stamps),
     }
 
 

@@ -105,9 +105,17 @@ def logs_of(path: Path) -> dict[str, dict[str, int]]:
     return {suffix: stamp_of(log) for suffix, log in beside.items() if log.exists() and log.stat().st_size}
 
 
+def stamps_of(path: Path) -> dict[str, Any]:
+    """What changes when somebody writes to a target: its file, or what the engine left beside it."""
+    return {"file": stamp_of(path), "log": logs_of(path)}
+
+
 def is_untouched(path: Path, made: Mapping[str, Any]) -> bool:
-    """Whether nobody wrote to a target since the run that `made` it, or since it was caught up."""
-    return bool(made.get("file") == stamp_of(path) and made.get("log", {}) == logs_of(path))
+    """Whether nobody wrote to a target since the run that `made` it, or since it was caught up.
+
+    Once `touched` is noted it stays so: what others wrote is in there, whatever we write afterwards.
+    """
+    return not made.get("touched") and made.get("file") == stamp_of(path) and made.get("log", {}) == logs_of(path)
 
 
 def read(files: Files) -> dict[str, Any]:
