@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import ENGINE_LIMITS, change, migrate
+from support import ENGINE_LIMITS, assert_same, change, migrate
 from test_following import Following, ask, follow, made, new_turn, source
-from torture import state_of
+from torture import beside, state_of
 
 from nimad.errors import RefusedError
+from nimad.migration.catching_up import Catching
+from nimad.migration.ends import Answer, Kind
 from nimad.migration.state import is_untouched
 
 __all__ = ("follow", "made", "source")  # fixtures
@@ -48,4 +50,52 @@ def test_what_the_agent_left_in_a_log_is_not_forgotten_by_a_pass(follow: Followi
     change(follow.source, "UPDATE memory_nodes SET timestamp = 5 WHERE id = 70")
     with pytest.raises(RefusedError, match="was written to since it was made"):
         migrate(follow.source, retry=True, reader_python=Path("none"))
+    assert of_agent(follow.target) == [500, 501, 502, 503]
+
+
+def torn(log: Path) -> bytes:
+    """Tear a log so that no engine replays it; return what is there then."""
+    log.write_bytes(log.read_bytes()[:-40] + b"garbage" * 30)
+    return log.read_bytes()
+
+
+def test_a_torn_log_of_the_agent_is_left_where_it_is(follow: Following) -> None:
+    written_by_killed_agent(follow.target)
+    log = beside(follow.target, ".wal")
+    there = torn(log)
+    new_turn(follow.source, 100)
+    for options in ({}, {"thorough": True}, {"last": True}):
+        why = follow(**options).left_alone
+        assert str(log) in why
+        assert "let the program that wrote it open and close the target, or move the log away yourself" in why
+    assert log.read_bytes() == there
+    assert not list(follow.target.parent.glob("graph.ladybug.wal.*"))
+
+
+def test_a_log_of_ours_to_which_another_program_wrote_is_left_where_it_is(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    written_by_killed_agent(follow.target)
+    log = beside(follow.target, ".wal")
+    there = torn(log)
+    new_turn(follow.source, 101)
+    assert str(log) in follow().left_alone
+    assert log.read_bytes() == there
+    log.unlink()
+    assert follow(thorough=True).added == 6
+    assert_same(follow.source, follow.target)
+
+
+def test_a_log_that_takes_workers_down_is_left_where_it_is_unless_it_is_ours(
+    follow: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written_by_killed_agent(follow.target)
+    new_turn(follow.source, 100)
+    monkeypatch.setattr("nimad.migration.catching_up.DELAYS_S", (0.0, 0.0, 0.0))
+    there = beside(follow.target, ".wal").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Catching, "_try", lambda *_: Answer(Kind.CRASHED, message="it was killed by SIGSEGV"))
+        assert "move the log away yourself" in follow().left_alone
+    assert beside(follow.target, ".wal").read_bytes() == there
+    assert follow().added == 3
     assert of_agent(follow.target) == [500, 501, 502, 503]

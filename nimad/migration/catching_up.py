@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from nimad.config import Settings
-from nimad.disk import READ_SUFFIXES, has_log, sync
+from nimad.disk import READ_SUFFIXES, has_log, logs, sync
 from nimad.errors import DifferenceError
-from nimad.migration import machine, retry
+from nimad.migration import machine, retry, state
 from nimad.migration.child import Workers
 from nimad.migration.ends import Action, Answer, Kind
 from nimad.migration.events import Listener, SetAside
@@ -49,7 +49,7 @@ class LeftAloneError(Exception):
 
 
 class _LogError(Exception):
-    """The target's log cannot be replayed."""
+    """The target's log cannot be replayed, and nobody but us wrote it."""
 
     def __init__(self, answer: Answer) -> None:
         super().__init__(answer.message)
@@ -74,9 +74,19 @@ class Catching:
     """One catching-up. The caller holds the target's lock."""
 
     def __init__(
-        self, settings: Settings, files: Files, schema: Schema, workers: Workers, listener: Listener, isolated: Isolated
+        self,
+        settings: Settings,
+        files: Files,
+        schema: Schema,
+        workers: Workers,
+        listener: Listener,
+        isolated: Isolated,
+        *,
+        left: Mapping[str, Any] | None,
     ) -> None:
+        """`left`: the stamps of the target as we left it, None where somebody else wrote to it since."""
         self._settings, self._files, self._workers, self._listener = settings, files, workers, listener
+        self.left = left
         self._patience = Patience()
         self._pool_factor = 1
         self._base = Job(
@@ -128,6 +138,8 @@ class Catching:
 
     def _caught_up(self, job: Job) -> Mapping[str, Any]:
         facts = self._do(job)
+        if self.left is not None and (facts.get("opened") or "refused" in facts):
+            self.left = state.stamps_of(self._files.target)
         if "refused" in facts:
             raise LeftAloneError(self._refusal(facts))
         return facts
@@ -150,7 +162,7 @@ class Catching:
             if answer.ok:
                 return answer.facts
             if answer.kind in (Kind.WAL_REPLAY, Kind.UNREADABLE) and has_log(self._files.target):
-                raise _LogError(answer)
+                raise self._log_error(answer)
             action = answer.rule.action
             if answer.kind in (Kind.LOCKED, Kind.SOURCE_BUSY) or action in (Action.STOP, Action.REPAIR):
                 break
@@ -166,10 +178,22 @@ class Catching:
         raise LeftAloneError(self._words(answer))
 
     def _do_without(self, failed: Answer) -> None:
-        """Raise `_LogError` when it is the log that takes workers down."""
+        """Raise what belongs to a log that takes workers down, when it is the log."""
         counting = replace(self._base, task=Task.COUNT, schema=None)
         if self._try(counting).kind in _MAYBE_THE_LOG and self._try(counting).kind in _MAYBE_THE_LOG:
-            raise _LogError(failed)
+            raise self._log_error(failed)
+
+    def _log_error(self, answer: Answer) -> Exception:
+        """What to raise for a log that does not open: only what is ours, to the byte, may be done without."""
+        target = self._files.target
+        if self.left is not None and self.left["log"] == state.logs_of(target):
+            return _LogError(answer)
+        names = " and ".join(str(log) for log in logs(target))
+        return LeftAloneError(
+            f"{target} does not open with its log {names} ({answer.message}), which is not as nimad left it and may "
+            "hold memories that are nowhere else; let the program that wrote it open and close the target, or move "
+            "the log away yourself"
+        )
 
     def _try(self, job: Job) -> Answer:
         taken = machine.space_taken(self._files.target)
@@ -198,6 +222,7 @@ class Catching:
             if os.path.lexists(log):
                 moved.append(log.rename(free_name(Path(f"{log}.{stamp}"))))
         sync(target.parent)
+        self.left = state.stamps_of(target)
         self._listener(SetAside([str(path) for path in moved], answer.message, whole=False))
 
 

@@ -134,10 +134,17 @@ class Follower:
             source = SourceFile(settings.source, self._stop)
             isolated = existing.still_isolated(source, schema, files.quarantine)
             entries = Tally.of(files.quarantine).entries
-            # What somebody writes between here and the moment when the worker opens the target is taken for ours.
             if not state.is_untouched(files.target, made) and not made.get("touched"):
                 made = state.note(files, made, {"touched": True})
-            done = Catching(settings, files, schema, workers, self._listener, isolated).run(late)
+            # What somebody writes between here and the moment when the worker opens the target is taken for ours.
+            left = None if made.get("touched") else state.stamps_of(files.target)
+            catching = Catching(settings, files, schema, workers, self._listener, isolated, left=left)
+            try:
+                done = catching.run(late)
+            except (LeftAloneError, NimadError):
+                if catching.left != left:  # or it would be taken for somebody else's
+                    state.note(files, made, catching.left or {})
+                raise
             self._since = done.since
             if not done.opened:
                 return CaughtUp(nodes=_nodes(made))
