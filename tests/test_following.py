@@ -434,8 +434,7 @@ def test_the_ledger_is_not_believed_over_the_target(follow: Following) -> None:
     new_turn(follow.source, 100)
     follow()
     beside(follow.target, ".wal").unlink()
-    assert follow() == CaughtUp(nodes=NODES + 3), "nothing tells a quick look"
-    assert follow(thorough=True).added == 3
+    assert follow().added == 3
     assert_same(follow.source, follow.target)
 
 

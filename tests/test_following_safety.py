@@ -1,18 +1,20 @@
 """A published target that is kept up to date loses nothing that is nowhere else, whoever wrote it."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from support import ENGINE_LIMITS, assert_same, change, migrate
-from test_following import Following, ask, follow, made, new_turn, source
+from test_following import Following, agent, ask, follow, made, new_turn, source
 from torture import beside, state_of
 
 from nimad.errors import RefusedError
-from nimad.migration.catching_up import Catching
+from nimad.migration.catching_up import Catching, Done
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.state import is_untouched
+from nimad.worker.job import Late
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -99,3 +101,64 @@ def test_a_log_that_takes_workers_down_is_left_where_it_is_unless_it_is_ours(
     assert beside(follow.target, ".wal").read_bytes() == there
     assert follow().added == 3
     assert of_agent(follow.target) == [500, 501, 502, 503]
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Late]:
+    """What each look was asked for."""
+    seen: list[Late] = []
+    run = Catching.run
+
+    def noting(self: Catching, late: Late) -> Done:
+        seen.append(late)
+        return run(self, late)
+
+    monkeypatch.setattr(Catching, "run", noting)
+    return seen
+
+
+def test_the_ledger_is_doubted_once_after_somebody_wrote_to_the_target(follow: Following, looks: list[Late]) -> None:
+    follow()
+    with agent(follow.target) as connection:
+        connection.execute("MATCH (n:MemoryNode) WHERE n.id = 5 SET n.text = 'older'")
+    follow()
+    follow()
+    new_turn(follow.source, 100)
+    follow()
+    assert [(late.thorough, late.distrust) for late in looks] == [
+        (False, False),
+        (True, True),
+        (False, False),
+        (False, False),
+    ]
+    assert not is_untouched(follow.target, state_of(follow.target))
+
+
+def tear_as_a_disk_does(log: Path) -> None:
+    """Tear a log that no program wrote to since."""
+    status = log.stat()
+    log.write_bytes(log.read_bytes()[:-700] + b"garbage" * 100)
+    os.utime(log, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def test_the_ledger_is_doubted_after_a_log_was_set_aside_and_a_kill(
+    follow: Following, looks: list[Late], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new_turn(follow.source, 100)
+    follow()
+    tear_as_a_disk_does(beside(follow.target, ".wal"))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("nimad.migration.catching_up.sync", killed)
+        new_turn(follow.source, 101)
+        with pytest.raises(KeyboardInterrupt):
+            follow()
+    assert not beside(follow.target, ".wal").exists()
+    assert state_of(follow.target)["distrust"]
+    assert Following(follow.source)().added == 6
+    assert looks[-1].distrust
+    assert not state_of(follow.target)["distrust"]
+    assert_same(follow.source, follow.target)

@@ -121,7 +121,7 @@ class Catching:
                 confirmed = self._do(replace(base, task=Task.CONFIRM, applied=Applied(**facts["applied"])))
             except _LogError as error:
                 self._set_log_aside(error.answer)
-                late, missing = replace(late, thorough=True, keep_log=False), {}
+                late, missing = replace(late, thorough=True, distrust=True, keep_log=False), {}
                 continue
             _add(found["settled"], confirmed["confirmed"])
             missing = confirmed["missing"]
@@ -215,6 +215,8 @@ class Catching:
     def _set_log_aside(self, answer: Answer) -> None:
         """Give what the engine cannot replay another name. What was in it SQLite has, and it is brought again."""
         target = self._files.target
+        # The ledger tells of what was in it, and a kill must not let that be believed.
+        state.note(self._files, state.of_target(self._files), {"distrust": True})
         stamp = time.strftime("%Y%m%d-%H%M%S")
         moved = []
         for suffix in READ_SUFFIXES:

@@ -125,8 +125,10 @@ class Follower:
             schema = self._columns(files, made)
             if not _is_of(files, made):
                 files.followed.unlink(missing_ok=True)  # it tells of another target
+            doubtful = state.is_doubtful(files.target, made)
             late = Late(
-                thorough=thorough,
+                thorough=thorough or doubtful,
+                distrust=doubtful,
                 since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
                 add_only=last and not files.followed.exists(),
                 keep_log=not last and self._may_keep_log(choice, made),
@@ -137,16 +139,19 @@ class Follower:
             if not state.is_untouched(files.target, made) and not made.get("touched"):
                 made = state.note(files, made, {"touched": True})
             # What somebody writes between here and the moment when the worker opens the target is taken for ours.
-            left = None if made.get("touched") else state.stamps_of(files.target)
+            before = state.stamps_of(files.target)
+            left = None if made.get("touched") else before
             catching = Catching(settings, files, schema, workers, self._listener, isolated, left=left)
             try:
                 done = catching.run(late)
             except (LeftAloneError, NimadError):
                 if catching.left != left:  # or it would be taken for somebody else's
-                    state.note(files, made, catching.left or {})
+                    state.note(files, state.of_target(files), catching.left or {})
                 raise
+            made = state.of_target(files)
             self._since = done.since
             if not done.opened:
+                _note_seen(files, made, catching.left or before)
                 return CaughtUp(nodes=_nodes(made))
             _drop_settled(files, done)
             quarantined = Tally.of(files.quarantine).entries - entries
@@ -211,6 +216,18 @@ class Follower:
         return numbers >= _LOG_SINCE and alike and not state.names_of(made)
 
 
+def _note_seen(files: Files, made: Mapping[str, Any], left: Mapping[str, Any]) -> None:
+    """Note a look that found nothing to bring: a target that nobody wrote to meanwhile need not be doubted again."""
+    facts = dict(left)
+    if made.get("touched"):
+        facts = {"left": left}
+    facts = {name: value for name, value in facts.items() if made.get(name, {}) != value}
+    if made.get("distrust"):
+        facts["distrust"] = False
+    if facts:
+        state.note(files, made, facts)
+
+
 def _nodes(made: Mapping[str, Any]) -> int:
     return int(made.get("published", {}).get(TARGET_TABLES[NODES], 0))
 
@@ -267,7 +284,8 @@ def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int) 
         "quarantined": made.get("quarantined", 0) + quarantined,
         "followed": {"at": _now(), "recalled": done.since, "inode": stamps["file"]["inode"]},
         # Where somebody else wrote to it, that has to remain to be seen.
-        **({} if made.get("touched") else stamps),
+        **({"left": stamps} if made.get("touched") else stamps),
+        **({"distrust": False} if made.get("distrust") else {}),
     }
 
 

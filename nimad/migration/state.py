@@ -118,6 +118,12 @@ def is_untouched(path: Path, made: Mapping[str, Any]) -> bool:
     return not made.get("touched") and made.get("file") == stamp_of(path) and made.get("log", {}) == logs_of(path)
 
 
+def is_doubtful(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a target may have gone back behind what is noted of it: it is not as our last look left it."""
+    left = made.get("left") if made.get("touched") else {"file": made.get("file"), "log": made.get("log", {})}
+    return bool(made.get("distrust")) or left != stamps_of(path)
+
+
 def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
     with contextlib.suppress(OSError, ValueError):
