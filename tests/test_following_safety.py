@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import ENGINE_LIMITS, assert_same, change, migrate
@@ -14,7 +16,7 @@ from nimad.errors import RefusedError
 from nimad.migration.catching_up import Catching, Done
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.state import is_untouched
-from nimad.worker.job import Late
+from nimad.worker.job import Job, Late, Task
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -161,4 +163,46 @@ def test_the_ledger_is_doubted_after_a_log_was_set_aside_and_a_kill(
     assert Following(follow.source)().added == 6
     assert looks[-1].distrust
     assert not state_of(follow.target)["distrust"]
+    assert_same(follow.source, follow.target)
+
+
+@pytest.fixture
+def between(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
+    """What happens between a merge and the look for it, one at each."""
+    happens: list[Callable[[], object]] = []
+    do = Catching._do
+
+    def interrupted(self: Catching, job: Job) -> Any:
+        if job.task is Task.CONFIRM and happens:
+            happens.pop(0)()
+        return do(self, job)
+
+    monkeypatch.setattr(Catching, "_do", interrupted)
+    return happens
+
+
+def test_what_comes_during_the_last_look_is_brought_before_the_target_is_handed_over(
+    follow: Following, between: list[Callable[[], object]]
+) -> None:
+    new_turn(follow.source, 100)
+    between.append(lambda: change(follow.source, "UPDATE memory_nodes SET text = 'later' WHERE id = 62"))
+    between.append(lambda: new_turn(follow.source, 101))
+    done = follow(thorough=True, last=True)
+    assert (done.added, done.changed, done.left_alone) == (6, 1, "")
+    follow.hand_over()
+    assert_same(follow.source, follow.target)
+
+
+def test_a_target_is_not_handed_over_while_the_agent_writes_to_sqlite(
+    follow: Following, between: list[Callable[[], object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimad.migration.following.LAST_ROUNDS", 2)
+    new_turn(follow.source, 100)
+    between += [lambda n=n: new_turn(follow.source, n) for n in (101, 102)]  # type: ignore[misc]
+    assert "is still being written to" in follow(last=True).left_alone
+    with pytest.raises(RefusedError, match="more came to SQLite"):
+        follow.hand_over()
+    assert "handed_over" not in state_of(follow.target)
+    follow.hand_over()
+    assert follow.handed_over
     assert_same(follow.source, follow.target)

@@ -68,6 +68,7 @@ class Done:
     settled: Mapping[str, set[int]]  # rows that were judged anew, by the lines of the quarantine that hold
     rejected: frozenset[str]
     counts: Mapping[str, int]  # rows by target table, as the process after it counted
+    moved: Mapping[str, list[int]]  # rows that the source changed between the two
 
 
 class Catching:
@@ -109,12 +110,13 @@ class Catching:
         rejected: set[str] = set()
         opened = False
         missing: Mapping[str, list[int]] = {}
+        moved: Mapping[str, list[int]] = {}
         for _ in range(ROUNDS):
             try:
                 facts = self._caught_up(replace(base, late=late))
                 since = int(facts["since"])
                 if not facts["opened"]:
-                    return Done(opened, since, **found, rejected=frozenset(rejected), counts={})
+                    return Done(opened, since, **found, rejected=frozenset(rejected), counts={}, moved=moved)
                 opened = True
                 _collect(found, facts)
                 rejected.update(facts["rejected"])
@@ -124,11 +126,11 @@ class Catching:
                 late, missing = replace(late, thorough=True, distrust=True, keep_log=False), {}
                 continue
             _add(found["settled"], confirmed["confirmed"])
-            missing = confirmed["missing"]
+            missing, moved = confirmed["missing"], confirmed["moved"]
             if not missing:
                 counts = {name: count["rows"] for name, count in confirmed["counts"].items()}
-                return Done(opened, since, **found, rejected=frozenset(rejected), counts=counts)
-            late = replace(late, again=missing)
+                return Done(opened, since, **found, rejected=frozenset(rejected), counts=counts, moved=moved)
+            late = replace(late, again={t: [*missing.get(t, ()), *moved.get(t, ())] for t in {*missing, *moved}})
         if not missing:
             raise LeftAloneError(f"{self._files.target} cannot be caught up: the engine does not read its own log")
         named = [f"{table} id {key}" for table, keys in missing.items() for key in keys]

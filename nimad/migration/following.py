@@ -4,7 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nimad import command, rights
@@ -27,6 +27,8 @@ from nimad.worker.quarantine import entry_of, line_key, lines
 #: The first release whose log is found whole by the next program whatever is in it: that of 0.20.4 is not, once a row
 #: has some kB («Read out invalid WAL record type»).
 _LOG_SINCE = (0, 22)
+#: Looks for the last time, until it is the agent that has to stop.
+LAST_ROUNDS = 20
 #: Parts of a row that its quarantine tells of until the row is judged anew.
 _JUDGED = ("row", "embedding", *LINKS.values())
 
@@ -43,6 +45,7 @@ class CaughtUp:
     quarantined: int = 0  # lines of the quarantine that are new
     nodes: int = 0  # in the target now
     left_alone: str = ""  # why nothing was written, where something may have to be
+    moved: bool = False  # whether rows changed while they were brought, so that there is more to bring
 
     @property
     def anything(self) -> bool:
@@ -66,15 +69,31 @@ class Follower:
         return bool(state.of_target(self._files()).get("handed_over"))
 
     def hand_over(self) -> None:
-        """Note that the target is the agent's alone from now on. Raises `RefusedError` while it is not closed by us."""
+        """Note that the target is the agent's alone from now on.
+
+        Raises `RefusedError` while it is not closed by us, and when something has come since the last look: that is in
+        the target then, and it takes one more look.
+        """
         files = self._files()
         with rights.working_for(self._settings.source, files.target), locked(files):
             made = state.of_target(files)
-            if made.get("log") and made["log"] == state.logs_of(files.target):
+            logs = state.logs_of(files.target)
+            if logs and logs in (made.get("log"), made.get("left", {}).get("log")):
                 raise RefusedError(f"{files.target} has a log of ours still; catch up for the last time first")
-            state.note(files, made, {"handed_over": _now()})
+            if why := self._what_came(files):
+                raise RefusedError(f"{files.target} is not handed over: {why}")
+            # What is written to SQLite from here on stays there.
+            state.note(files, state.of_target(files), {"handed_over": _now()})
         with rights.own():
             self._listener(follow_events.HandedOver(str(files.target)))
+
+    def _what_came(self, files: Files) -> str:
+        """Why one more look is needed; the caller holds the lock."""
+        try:
+            done = self._look(files, thorough=False, last=True)
+        except LeftAloneError as error:
+            return str(error)
+        return "more came to SQLite; catch up once more" if done.anything or done.moved else ""
 
     def catch_up(self, *, thorough: bool = False, last: bool = False) -> CaughtUp:
         """Bring to the target what is new or was recalled; `thorough`: and whatever else changed or went.
@@ -85,7 +104,7 @@ class Follower:
         began = time.monotonic()
         try:
             with rights.working_for(self._settings.source, self._settings.target):
-                done = self._catch_up(thorough=thorough, last=last)
+                done = self._to_the_end(thorough=thorough) if last else self._catch_up(thorough=thorough, last=False)
         except (LeftAloneError, RefusedError, BatchFailedError) as error:
             return self._left_alone(str(error))
         except (StoppedError, DifferenceError):
@@ -96,7 +115,7 @@ class Follower:
             return self._left_alone(f"{error.filename or self._settings.target}: {error.strerror or error}")
         self._said = ""
         if done.anything:
-            facts = {name: value for name, value in vars(done).items() if name != "left_alone"}
+            facts = {name: value for name, value in vars(done).items() if name not in ("left_alone", "moved")}
             self._listener(follow_events.CaughtUp(**facts, seconds=round(time.monotonic() - began, 3)))
         return done
 
@@ -109,54 +128,72 @@ class Follower:
     def _files(self) -> Files:
         return Files(self._settings.target)
 
+    def _to_the_end(self, *, thorough: bool) -> CaughtUp:
+        """Catch up until a look finds nothing more: what comes during the last one would be brought by nobody."""
+        done = CaughtUp()
+        for _ in range(LAST_ROUNDS):
+            more = self._catch_up(thorough=thorough, last=True)
+            done = _sum(done, more)
+            if not more.anything and not more.moved:
+                return done
+        raise LeftAloneError(
+            f"{self._settings.source} is still being written to, after {LAST_ROUNDS} looks for the last time; stop the "
+            "agent until its target is handed over"
+        )
+
     def _catch_up(self, *, thorough: bool, last: bool) -> CaughtUp:
         files, settings = self._files(), self._settings
         if not files.target.exists():
             raise LeftAloneError(f"there is no {files.target}; make it with: {command.migrate(settings)}")
         check_source(settings.source)
         check_names(files, settings.source, settings.log_file)
-        choice = self._chosen(files)
         with locked(files):
-            made = state.of_target(files)
-            self._check_origin(files, made)
-            workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, settings.priority))
-            workers.early = False  # between two catchings-up no process is to wait, and take memory
-            self._check_engine(files, made, workers)
-            schema = self._columns(files, made)
-            if not _is_of(files, made):
-                files.followed.unlink(missing_ok=True)  # it tells of another target
-            doubtful = state.is_doubtful(files.target, made)
-            late = Late(
-                thorough=thorough or doubtful,
-                distrust=doubtful,
-                since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
-                add_only=last and not files.followed.exists(),
-                keep_log=not last and self._may_keep_log(choice, made),
-            )
-            source = SourceFile(settings.source, self._stop)
-            isolated = existing.still_isolated(source, schema, files.quarantine)
-            entries = Tally.of(files.quarantine).entries
-            if not state.is_untouched(files.target, made) and not made.get("touched"):
-                made = state.note(files, made, {"touched": True})
-            # What somebody writes between here and the moment when the worker opens the target is taken for ours.
-            before = state.stamps_of(files.target)
-            left = None if made.get("touched") else before
-            catching = Catching(settings, files, schema, workers, self._listener, isolated, left=left)
-            try:
-                done = catching.run(late)
-            except (LeftAloneError, NimadError):
-                if catching.left != left:  # or it would be taken for somebody else's
-                    state.note(files, state.of_target(files), catching.left or {})
-                raise
-            made = state.of_target(files)
-            self._since = done.since
-            if not done.opened:
-                _note_seen(files, made, catching.left or before)
-                return CaughtUp(nodes=_nodes(made))
-            _drop_settled(files, done)
-            quarantined = Tally.of(files.quarantine).entries - entries
-            made = state.note(files, made, _facts(files, made, done, quarantined))
-            return _result(made, done, quarantined)
+            return self._look(files, thorough=thorough, last=last)
+
+    def _look(self, files: Files, *, thorough: bool, last: bool) -> CaughtUp:
+        """One look; the caller holds the lock."""
+        settings = self._settings
+        choice = self._chosen(files)
+        made = state.of_target(files)
+        self._check_origin(files, made)
+        workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, settings.priority))
+        workers.early = False  # between two catchings-up no process is to wait, and take memory
+        self._check_engine(files, made, workers)
+        schema = self._columns(files, made)
+        if not _is_of(files, made):
+            files.followed.unlink(missing_ok=True)  # it tells of another target
+        doubtful = state.is_doubtful(files.target, made)
+        late = Late(
+            thorough=thorough or doubtful,
+            distrust=doubtful,
+            since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
+            add_only=last and not files.followed.exists(),
+            keep_log=not last and self._may_keep_log(choice, made),
+        )
+        source = SourceFile(settings.source, self._stop)
+        isolated = existing.still_isolated(source, schema, files.quarantine)
+        entries = Tally.of(files.quarantine).entries
+        if not state.is_untouched(files.target, made) and not made.get("touched"):
+            made = state.note(files, made, {"touched": True})
+        # What somebody writes between here and the moment when the worker opens the target is taken for ours.
+        before = state.stamps_of(files.target)
+        left = None if made.get("touched") else before
+        catching = Catching(settings, files, schema, workers, self._listener, isolated, left=left)
+        try:
+            done = catching.run(late)
+        except (LeftAloneError, NimadError):
+            if catching.left != left:  # or it would be taken for somebody else's
+                state.note(files, state.of_target(files), catching.left or {})
+            raise
+        made = state.of_target(files)
+        self._since = done.since
+        if not done.opened:
+            _note_seen(files, made, catching.left or before)
+            return CaughtUp(nodes=_nodes(made))
+        _drop_settled(files, done)
+        quarantined = Tally.of(files.quarantine).entries - entries
+        made = state.note(files, made, _facts(files, made, done, quarantined))
+        return replace(_result(made, done, quarantined), moved=any(done.moved.values()))
 
     def _chosen(self, files: Files) -> Choice:
         if self._choice is None:
@@ -287,6 +324,12 @@ def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int) 
         **({"left": stamps} if made.get("touched") else stamps),
         **({"distrust": False} if made.get("distrust") else {}),
     }
+
+
+def _sum(one: CaughtUp, other: CaughtUp) -> CaughtUp:
+    """What two looks came to, one after the other."""
+    names = ("added", "changed", "removed", "edges", "turns", "quarantined")
+    return replace(other, moved=False, **{name: getattr(one, name) + getattr(other, name) for name in names})
 
 
 def _result(made: Mapping[str, Any], done: Done, quarantined: int) -> CaughtUp:

@@ -4,7 +4,7 @@ import time
 from enum import Enum, auto
 
 from nimad.config import Settings
-from nimad.errors import DifferenceError, NimadError
+from nimad.errors import DifferenceError, NimadError, RefusedError
 from nimad.migration import pausing
 from nimad.migration.events import Event, Listener
 from nimad.migration.files import Files
@@ -68,8 +68,7 @@ class Following:
                 self._told = None
                 return self._later()
             if last:
-                self._follower.hand_over()
-                return 0.0
+                return self._hand_over()
         except DifferenceError:
             raise
         except (NimadError, OSError) as error:
@@ -80,6 +79,14 @@ class Following:
             self._due = None
         self._tell(Watching(done.nodes, watch.polls))
         return None if self._due is None else max(0.0, self._due - time.monotonic())
+
+    def _hand_over(self) -> float:
+        """Hand over, or take one more round when something came in the meantime."""
+        try:
+            self._follower.hand_over()
+        except RefusedError:
+            return SOON_S
+        return 0.0
 
     def _later(self) -> float:
         """Not at each write, because every try takes a worker; but what is written meanwhile is not forgotten."""
