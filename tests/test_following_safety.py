@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import ENGINE_LIMITS, assert_same, change, migrate
-from test_following import Following, agent, ask, follow, made, new_turn, source
+from support import ENGINE_LIMITS, assert_same, change, make_memory, migrate, node, read_target
+from test_following import NODES, Following, agent, ask, follow, made, new_turn, source
 from torture import beside, state_of
 
 from nimad.errors import RefusedError
@@ -206,3 +206,22 @@ def test_a_target_is_not_handed_over_while_the_agent_writes_to_sqlite(
     follow.hand_over()
     assert follow.handed_over
     assert_same(follow.source, follow.target)
+
+
+def test_many_small_losses_are_a_large_one(follow: Following) -> None:
+    for round_ in range(3):
+        change(follow.source, f"DELETE FROM memory_nodes WHERE id > {NODES - 4 * (round_ + 1)}")
+        done = follow(thorough=True)
+        assert bool(done.left_alone) == (round_ == 2)
+    assert "has lost 4 of the 52 rows of memory_nodes" in done.left_alone
+    assert "after 8 that were removed before; nothing was removed" in done.left_alone
+    assert "--replace" in done.left_alone
+    assert "has lost 4 of the 52" in Following(follow.source)(thorough=True).left_alone
+    assert len(read_target(follow.target).nodes) == NODES - 8
+
+
+def test_a_table_is_never_emptied(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key) for key in range(1, 6)])
+    migrate(source, reader_python=Path("none"))
+    change(source, "DELETE FROM memory_nodes")
+    assert "has lost 5 of the 5 rows" in Following(source)(thorough=True).left_alone

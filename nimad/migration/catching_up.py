@@ -2,11 +2,13 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from nimad import command
 from nimad.config import Settings
 from nimad.disk import READ_SUFFIXES, has_log, logs, sync
 from nimad.errors import DifferenceError
@@ -118,6 +120,7 @@ class Catching:
                 if not facts["opened"]:
                     return Done(opened, since, **found, rejected=frozenset(rejected), counts={}, moved=moved)
                 opened = True
+                self._count_removed(facts["applied"]["removed"], found["removed"])
                 _collect(found, facts)
                 rejected.update(facts["rejected"])
                 confirmed = self._do(replace(base, task=Task.CONFIRM, applied=Applied(**facts["applied"])))
@@ -146,12 +149,26 @@ class Catching:
             raise LeftAloneError(self._refusal(facts))
         return facts
 
+    def _count_removed(self, removed: Mapping[str, list[int]], before: Mapping[str, set[int]]) -> None:
+        """Note how many rows were taken out since the target was made: many small losses are a large one.
+
+        Before the ledger has them as gone: a kill in between counts them twice, and not never.
+        """
+        more = {table: len(set(keys) - before.get(table, set())) for table, keys in removed.items()}
+        if any(more.values()):
+            made = state.of_target(self._files)
+            sums = Counter(made.get("removed", {}))
+            sums.update(more)
+            state.note(self._files, made, {"removed": dict(sums)})
+
     def _refusal(self, facts: Mapping[str, Any]) -> str:
         source, target = self._settings.source, self._files.target
         if facts["refused"] == "shrunk":
+            before = f", after {facts['before']} that were removed before" if facts["before"] else ""
             return (
                 f"{source} has lost {facts['lost']} of the {facts['noted']} rows of {facts['table']} that are in "
-                f"{target}; nothing was removed, and nothing is before somebody looks"
+                f"{target}{before}; nothing was removed, and nothing is before somebody looks: put the rows back, or "
+                f"make a target without them with: {command.migrate(self._settings, '--replace')}"
             )
         if facts["refused"] == "damaged":
             return f"pages of {source} are damaged ({facts['why']}), so {target} may hold the last copy of some rows"

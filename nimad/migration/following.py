@@ -167,6 +167,7 @@ class Follower:
             thorough=thorough or doubtful,
             distrust=doubtful,
             since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
+            removed=made.get("removed", {}),
             add_only=last and not files.followed.exists(),
             keep_log=not last and self._may_keep_log(choice, made),
         )

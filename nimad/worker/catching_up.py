@@ -46,7 +46,7 @@ def catch_up(job: Job, module: ModuleType) -> Facts:
     found = candidates.search(job, notes, lacking)
     if found.damage:
         return {"refused": "damaged", "why": found.damage}
-    if shrunk := _shrunk(found, notes):
+    if shrunk := _shrunk(found, notes, asked.removed):
         return {"refused": "shrunk", **shrunk}
     if found.nothing and not found.strays and (asked.keep_log or not has_log(job.target_path())):
         return {"opened": False, "since": found.since}
@@ -89,12 +89,13 @@ def _lacking(job: Job, module: ModuleType, notes: Notebook) -> Keys:
     }
 
 
-def _shrunk(found: Candidates, notes: Notebook) -> Facts:
-    """Which table lost more of what was copied than an agent deletes in passing."""
+def _shrunk(found: Candidates, notes: Notebook, removed: Mapping[str, int]) -> Facts:
+    """Which table lost more of what was copied than an agent deletes in passing, now and before; or all of it."""
     for table, keys in found.gone.items():
-        noted = len(notes[table].digests)
-        if len(keys) > max(SHRUNK_ROWS, noted * SHRUNK_SHARE):
-            return {"table": table, "lost": len(keys), "noted": noted, "since": found.since}
+        noted, before = len(notes[table].digests), removed.get(table, 0)
+        limit = max(SHRUNK_ROWS, (noted + before) * SHRUNK_SHARE)
+        if keys and (before + len(keys) > limit or len(keys) >= noted):
+            return {"table": table, "lost": len(keys), "noted": noted, "before": before, "since": found.since}
     return {}
 
 

@@ -55,6 +55,7 @@ class Late:
     thorough: bool = False  # compare every row with what is noted of it, and not just what is new or was recalled
     distrust: bool = False  # and with the target itself: it may have gone back behind what is noted
     since: int = 0  # the latest recall that was seen
+    removed: Mapping[str, int] = field(default_factory=dict)  # rows of each table that earlier looks took out
     again: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows to take whatever is noted of them
     add_only: bool = False  # leave alone what is there
     keep_log: bool = False  # leave the write-ahead log to the next one that opens the file
