@@ -12,7 +12,7 @@ from support import ENGINE_LIMITS, assert_same, change, make_memory, migrate, no
 from test_following import NODES, Following, agent, ask, follow, made, new_turn, source
 from torture import beside, state_of
 
-from nimad.errors import RefusedError
+from nimad.errors import DifferenceError, RefusedError
 from nimad.migration.catching_up import Catching, Done
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.state import is_untouched
@@ -225,3 +225,28 @@ def test_a_table_is_never_emptied(tmp_path: Path) -> None:
     migrate(source, reader_python=Path("none"))
     change(source, "DELETE FROM memory_nodes")
     assert "has lost 5 of the 5 rows" in Following(source)(thorough=True).left_alone
+
+
+def test_a_target_that_a_run_put_in_place_is_followed_by_its_own_columns(follow: Following) -> None:
+    new_turn(follow.source, 100)
+    assert follow().added == 3
+    assert migrate(follow.source, replace=True, nodes_only=True, reader_python=Path("none")).result
+    new_turn(follow.source, 101)
+    done = follow()
+    assert (done.added, done.edges, done.left_alone) == (3, 0, "")
+    assert ask(follow.target, "MATCH (n:MemoryNode) RETURN count(n)") == [[NODES + 6]]
+
+
+def test_rows_that_the_target_does_not_keep_are_named_with_what_to_do(
+    follow: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    do = Catching._do
+
+    def forgetful(self: Catching, job: Job) -> Any:
+        facts = do(self, job)
+        return {**facts, "missing": {"memory_nodes": [61]}} if job.task is Task.CONFIRM else facts
+
+    monkeypatch.setattr(Catching, "_do", forgetful)
+    new_turn(follow.source, 100)
+    with pytest.raises(DifferenceError, match=r"does not keep 1 rows .memory_nodes id 61.*--replace"):
+        follow()

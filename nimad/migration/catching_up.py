@@ -138,7 +138,8 @@ class Catching:
             raise LeftAloneError(f"{self._files.target} cannot be caught up: the engine does not read its own log")
         named = [f"{table} id {key}" for table, keys in missing.items() for key in keys]
         raise DifferenceError(
-            f"{self._files.target} does not keep {len(named)} rows ({', '.join(named[:NAMED])}); check the disk (dmesg)"
+            f"{self._files.target} does not keep {len(named)} rows ({', '.join(named[:NAMED])}); check the disk "
+            f"(dmesg), then make it anew with: {command.migrate(self._settings, '--replace')}"
         )
 
     def _caught_up(self, job: Job) -> Mapping[str, Any]:
@@ -229,6 +230,11 @@ class Catching:
             return f"{self._files.target} is open in another program ({answer.message})"
         if answer.kind is Kind.SCHEMA:
             return f"the columns of {self._settings.source} are not those of {self._files.target} ({answer.message})"
+        if answer.kind in (Kind.CRASHED, Kind.HUNG):
+            return (
+                f"{self._files.target} cannot be caught up, because every worker ends ({answer.message}), perhaps on a "
+                f"row that is new, and nothing comes after it until that is mended; see {self._settings.log_file}"
+            )
         return f"{self._files.target} cannot be caught up: {answer.message}"
 
     def _set_log_aside(self, answer: Answer) -> None:

@@ -61,6 +61,7 @@ class Follower:
         self._engine: Mapping[str, Any] = {}
         self._schema: tuple[int, Schema] | None = None  # with SQLite's number of it
         self._since: int | None = None  # the latest recall that was seen
+        self._of: tuple[Any, int] | None = None  # which target all this is about: when it was made, and its inode
         self._said = ""
 
     @property
@@ -152,9 +153,9 @@ class Follower:
 
     def _look(self, files: Files, *, thorough: bool, last: bool) -> CaughtUp:
         """One look; the caller holds the lock."""
-        settings = self._settings
+        settings, made = self._settings, state.of_target(files)
+        self._forget_others(files, made)
         choice = self._chosen(files)
-        made = state.of_target(files)
         self._check_origin(files, made)
         workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, settings.priority))
         workers.early = False  # between two catchings-up no process is to wait, and take memory
@@ -195,6 +196,13 @@ class Follower:
         quarantined = Tally.of(files.quarantine).entries - entries
         made = state.note(files, made, _facts(files, made, done, quarantined))
         return replace(_result(made, done, quarantined), moved=any(done.moved.values()))
+
+    def _forget_others(self, files: Files, made: Mapping[str, Any]) -> None:
+        """Forget what was found out about another target, when a run put this one in its place."""
+        this = made.get("started"), files.target.stat().st_ino
+        if self._of != this:
+            self._choice, self._engine, self._schema, self._since = None, {}, None, None
+            self._of = this
 
     def _chosen(self, files: Files) -> Choice:
         if self._choice is None:
