@@ -12,10 +12,15 @@ from support import ENGINE_LIMITS, assert_same, change, make_memory, migrate, no
 from test_following import NODES, Following, agent, ask, follow, made, new_turn, source
 from torture import beside, state_of
 
+import nimad
 from nimad.errors import DifferenceError, RefusedError
 from nimad.migration.catching_up import Catching, Done
 from nimad.migration.ends import Answer, Kind
+from nimad.migration.following import CaughtUp
 from nimad.migration.state import is_untouched
+from nimad.service.following import SOON_S
+from nimad.service.following import Following as Service
+from nimad.service.heart import Heart
 from nimad.worker.job import Job, Late, Task
 
 __all__ = ("follow", "made", "source")  # fixtures
@@ -250,3 +255,28 @@ def test_rows_that_the_target_does_not_keep_are_named_with_what_to_do(
     new_turn(follow.source, 100)
     with pytest.raises(DifferenceError, match=r"does not keep 1 rows .memory_nodes id 61.*--replace"):
         follow()
+
+
+def test_a_service_that_may_not_hand_over_yet_looks_once_more(
+    follow: Following, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimad.service.openclaw.Watched.agent_reads_target", lambda _: True)
+    follower, told = follow._follower, list[Any]()
+    look = follower.catch_up
+
+    def looked(**options: bool) -> CaughtUp:
+        done = look(**options)
+        if not told:
+            new_turn(follow.source, 101)
+        return done
+
+    monkeypatch.setattr(follower, "catch_up", looked)
+    settings = nimad.Settings(source=follow.source)
+    service = Service(settings, follower, Heart(lambda: False, None), told.append)
+    watch: Any = None
+    assert service._step(watch) == SOON_S
+    assert not told, "nothing is in the way"
+    told.append(None)
+    assert service._step(watch) == 0.0
+    assert follow.handed_over
+    assert_same(follow.source, follow.target)
