@@ -72,6 +72,18 @@ def referring(connection: sqlite3.Connection, table: Table, nodes: Sequence[int]
     return found
 
 
+def ends(connection: sqlite3.Connection, table: Table, keys: Sequence[int]) -> set[int]:
+    """The nodes that these edges or turns hang on."""
+    found: set[int] = set()
+    names = ", ".join(quoted(end) for end in table.ends)
+    for start in range(0, len(keys) if names else 0, _IDS_PER_QUERY):
+        part = tuple(keys[start : start + _IDS_PER_QUERY])
+        marks = ", ".join("?" * len(part))
+        query = f"SELECT {names} FROM {quoted(table.name)} WHERE {quoted(table.key)} IN ({marks})"
+        found.update(end for row in connection.execute(query, part) for end in row if isinstance(end, int))
+    return found
+
+
 def columns(
     connection: sqlite3.Connection, table: Table, names: Sequence[str], ids: Sequence[int]
 ) -> dict[int, tuple[Any, ...]]:

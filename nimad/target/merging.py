@@ -4,7 +4,7 @@ Every statement here is one that the write-ahead log covers, so a transaction of
 costs what it holds. A COPY, or a checkpoint, would rewrite the node group: 38 MB for three rows.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,12 +18,6 @@ from nimad.target.into import Into, quoted
 
 #: Ids that are listed in a query; for more, all rows are read.
 _LISTED = 1_000
-
-#: Columns by which a node or a turn is recognised under another id.
-NATURAL: Mapping[str, tuple[str, ...]] = {
-    t.NODE_TABLE: ("turn_id", "layer", "timestamp"),
-    t.TURN_TABLE: ("turn_id", "timestamp"),
-}
 
 
 @dataclass(frozen=True)
@@ -44,18 +38,12 @@ def keys(database: Database, table: str) -> set[int]:
     return set(database.columns(f"MATCH (n:{table}) RETURN n.id", [Kind.INT64])[0])
 
 
-def naturals(database: Database, table: str, ids: Collection[int]) -> dict[int, tuple[Any, ...]]:
-    """By id, what a row can be recognised by."""
-    wanted = ", ".join(["n.id", *(f"n.{name}" for name in NATURAL[table])])
+def columns(database: Database, table: str, names: Sequence[str], ids: Collection[int]) -> dict[int, tuple[Any, ...]]:
+    """Some columns of nodes or turns, by id."""
+    wanted = ", ".join(["n.id", *(f"n.{name}" for name in names)])
     where = f" WHERE {reading.where('n.id', sorted(ids))}" if len(ids) <= _LISTED else ""
     rows = database.ask(f"MATCH (n:{table}){where} RETURN {wanted}") if ids else []
     return {row[0]: tuple(row[1:]) for row in rows if row[0] in ids}
-
-
-def text(database: Database, node: int) -> str | None:
-    """The text of one node."""
-    rows = database.ask(f"MATCH (n:{t.NODE_TABLE}) WHERE n.id = {node} RETURN n.text")
-    return rows[0][0] if rows else None
 
 
 def edges_of_others(database: Database) -> list[Edge]:
@@ -72,7 +60,7 @@ def differing(
 ) -> dict[int, set[str]]:
     """By position, the columns in which rows differ from those of these ids in the target; all of a missing one's.
 
-    `ends`: of edges, in the target's ids.
+    `ends`: of edges, in the target's ids. Where SQLite has nothing, what the agent put into a node or turn is none.
     """
     columns = {column.target: column.kind for column in judged.rows.table.columns}
     skip = len(judged.rows.table.ends)
@@ -91,7 +79,7 @@ def differing(
         unlike = {
             name
             for (name, kind), value in zip(columns.items(), got, strict=True)
-            if not _same(kind, wanted[name][position], value)
+            if not _same(kind, wanted[name][position], value) and (ends or wanted[name][position] is not None)
         }
         if unlike:
             found[position] = unlike
@@ -123,7 +111,7 @@ def insert(database: Database, schema: Schema, judged: Judged, ids: Sequence[int
 
 
 def update(database: Database, schema: Schema, judged: Judged, ids: Sequence[int], keep: Collection[str] = ()) -> None:
-    """Give nodes or turns the source's values, but for the columns that are to keep theirs."""
+    """Give nodes or turns the source's values, where it has any, but for the columns that are to keep theirs."""
     into, rows = loading.into_nodes(judged.rows.table), batch.of_nodes(judged, schema)
     chosen = [index for index, name in enumerate(into.properties) if not index or name not in keep]
     if len(chosen) < 2:  # noqa: PLR2004 - the id alone
@@ -131,7 +119,7 @@ def update(database: Database, schema: Schema, judged: Judged, ids: Sequence[int
     columns = [ids, *(rows.columns[index] for index in chosen[1:])]
     part = replace(rows, kinds=[rows.kinds[index] for index in chosen], columns=columns)
     names = [into.properties[index] for index in chosen]
-    database.run_each(parameters.updates(Into(into.table, names), part))
+    database.run_each(parameters.updates(Into(into.table, names), part, nulls=False))
 
 
 def insert_edges(database: Database, schema: Schema, judged: Judged, ends: Sequence[tuple[int, int]]) -> None:

@@ -33,15 +33,16 @@ def inserts(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
             yield f"UNWIND $rows AS row CREATE (:{into.table}{braces})", rows
 
 
-def updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
-    """Statements that set the properties of nodes, whose ids are the batch's first column."""
+def updates(into: Into, batch: Batch, *, nulls: bool = True) -> Iterator[tuple[str, _Rows]]:
+    """Statements that set the properties of nodes, whose ids are the batch's first column; also to NULL, unless not."""
     for given, rows in _slices(batch):
         changes = ", ".join(
             f"n.{quoted(name)} = {_value(index, batch) if index in given else 'NULL'}"
             for index, name in enumerate(into.properties)
-            if index
+            if index and (nulls or index in given)
         )
-        yield f"UNWIND $rows AS row MATCH (n:{into.table}) WHERE n.id = row.c0 SET {changes}", rows
+        if changes:
+            yield f"UNWIND $rows AS row MATCH (n:{into.table}) WHERE n.id = row.c0 SET {changes}", rows
 
 
 def vector_bytes(values: Sequence[float]) -> bytes:

@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from nimad.source import late, salvage
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.rows import Reject, Rows
 from nimad.source.schema import NODES, TURNS, Table
+from nimad.worker import identity
 from nimad.worker.job import Job, Late
 from nimad.worker.ledger import Notes
 
@@ -30,10 +31,11 @@ class Candidates:
     rows: dict[str, Rows] | None = None  # of one moment, where they fit into one transaction
     strays: list[Reject] = field(default_factory=list)
     damage: str = ""  # of the source, when rows seem to have left it
+    left: dict[str, list[int]] = field(default_factory=dict)  # rows that were taken out once, and may be there again
 
     @property
     def nothing(self) -> bool:
-        return not any(self.ids.values()) and not any(self.gone.values())
+        return not any((*self.ids.values(), *self.gone.values(), *self.left.values()))
 
 
 def search(job: Job, notes: Notebook, lacking: Keys) -> Candidates:
@@ -47,6 +49,9 @@ def search(job: Job, notes: Notebook, lacking: Keys) -> Candidates:
             rows = source.read(lambda c, table=table: source_rows.read_strays(c, table))  # type: ignore[misc]
             strays += source_rows.judge_strays(rows)
     found = source.read(lambda c: _at_one_moment(c, job, notes, suspects, lacking))
+    if any(found.gone.values()) and not asked.thorough:
+        # Ids that mean other memories now, as after a backup was put back: how many is to be seen first.
+        return search(replace(job, late=replace(asked, thorough=True)), notes, lacking)
     found.strays = strays
     if found.gone:  # or pages are damaged, and this is the last copy
         found.damage = next(iter(salvage.damage(source, job.needs())), "")
@@ -69,7 +74,7 @@ def _unlike(job: Job, source: SourceFile, table: Table, notes: Notes) -> set[int
 
 
 def _is_news(notes: Notes, key: int, digest: bytes) -> bool:
-    return digest not in (notes.digests.get(key), notes.aside.get(key))
+    return digest != notes.aside.get(key, notes.digests.get(key))
 
 
 def _at_one_moment(
@@ -80,20 +85,63 @@ def _at_one_moment(
     ids = {t.name: {*suspects[t.name], *late.above(connection, t, notes[t.name].last)} for t in tables}
     recalled, since = late.accessed(connection, job.needs().nodes, asked.since, notes[NODES].digests)
     ids[NODES].update(recalled)
+    if asked.distrust:
+        ids = {t.name: source_rows.read_keys(connection, t) for t in tables}
     gone = _gone(connection, tables, notes) if asked.thorough else {}
+    ends = {end for t in tables if t.name != NODES for end in late.ends(connection, t, sorted(ids[t.name]))}
+    replaced = _replaced(connection, job, notes, NODES, ids[NODES] | ends)
+    ids[NODES] |= replaced
     # What hangs on a node that comes, or goes, may have had to do without it, or has to from now on.
-    nodes = [key for key in ids[NODES] if key not in notes[NODES].digests or key in lacking.get(NODES, ())]
+    new = {*lacking.get(NODES, ()), *replaced}
+    nodes = [key for key in ids[NODES] if key not in notes[NODES].digests or key in new]
     for table in tables:
         if table.name != NODES:
             ids[table.name] |= late.referring(connection, table, [*nodes, *gone.get(NODES, ())])
         if table.name == TURNS:
             ids[TURNS] |= {key for key, digest in late.recent(connection, table) if _is_news(notes[TURNS], key, digest)}
+    _add(gone, NODES, replaced)
+    if TURNS in ids:
+        _add(gone, TURNS, _replaced(connection, job, notes, TURNS, ids[TURNS]))
     found = Candidates({name: sorted(keys) for name, keys in ids.items()}, gone, since)
+    if asked.distrust:
+        found.left = {t.name: _left(connection, job, notes, t) for t in tables}
     if all(len(keys) <= min(ROWS, job.chunk_rows) for keys in found.ids.values()):
         found.rows = {t.name: source_rows.read_ids(connection, t, found.ids[t.name]) for t in tables}
     return found
 
 
 def _gone(connection: sqlite3.Connection, tables: tuple[Table, ...], notes: Notebook) -> dict[str, list[int]]:
-    gone = {t.name: notes[t.name].digests.keys() - source_rows.read_keys(connection, t) for t in tables}
+    gone = {}
+    for table in tables:
+        noted = notes[table.name].digests.keys() | notes[table.name].plans.keys()
+        gone[table.name] = noted - source_rows.read_keys(connection, table)
     return {name: sorted(keys) for name, keys in gone.items() if keys}
+
+
+def _add(gone: dict[str, list[int]], table: str, keys: set[int]) -> None:
+    if keys:
+        gone[table] = sorted({*gone.get(table, ()), *keys})
+
+
+def _replaced(connection: sqlite3.Connection, job: Job, notes: Notebook, name: str, keys: set[int]) -> set[int]:
+    """Noted rows whose ids mean another memory, or turn, in the source now: these went, and others came."""
+    noted = notes[name]
+    now = _naturals(connection, job, name, [key for key in keys if key in noted.digests and key in noted.marks])
+    return {key for key, its in now.items() if not identity.is_marked(name, its, noted.marks[key])}
+
+
+def _naturals(connection: sqlite3.Connection, job: Job, name: str, keys: list[int]) -> dict[int, identity.Natural]:
+    table = job.needs().table(name)
+    values = late.columns(connection, table, identity.COLUMNS[name], sorted(keys))
+    found = {key: identity.of_source(table, row) for key, row in values.items()}
+    return {key: its for key, its in found.items() if its is not None}
+
+
+def _left(connection: sqlite3.Connection, job: Job, notes: Notebook, table: Table) -> list[int]:
+    """Rows that were taken out once, unless the source has them again."""
+    left = notes[table.name].left
+    if table.name not in identity.COLUMNS:
+        return sorted(left.keys() - source_rows.read_keys(connection, table))
+    now = _naturals(connection, job, table.name, list(left))
+    there = {key for key, its in now.items() if identity.is_marked(table.name, its, left[key][1])}
+    return sorted(key for key, (_, mark) in left.items() if mark and key not in there)

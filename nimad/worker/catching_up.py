@@ -4,7 +4,7 @@ The nodes, edges and turns of one moment go in together, in one transaction that
 sees all of a turn or nothing. What is equal already is not written again, so doing it twice is harmless.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from pathlib import Path
@@ -19,7 +19,7 @@ from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
 from nimad.target import counting, merging, vectors
 from nimad.target import schema as target_schema
 from nimad.target.database import Database, open_database
-from nimad.worker import candidates, ledger, quarantine
+from nimad.worker import candidates, identity, ledger, quarantine
 from nimad.worker.candidates import Candidates, Keys, Notebook
 from nimad.worker.job import Job, Late
 from nimad.worker.ledger import Notes
@@ -80,13 +80,21 @@ def catch_up(job: Job, module: ModuleType) -> Facts:
 
 
 def _lacking(job: Job, module: ModuleType, notes: Notebook) -> Keys:
-    """Noted rows that the target does not have: the ledger is not believed over it."""
+    """Noted rows that the target does not have, or another's under their ids: the ledger is not believed over it."""
+    found: Keys = {}
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        there = {table: merging.keys(database, target) for table, target in TARGET_TABLES.items()}
-    return {
-        table: {key for key in notes[table].digests if notes[table].aliases.get(key, key) not in there[table]}
-        for table in there
-    }
+        for table, target in TARGET_TABLES.items():
+            there, its = merging.keys(database, target), notes[table]
+            found[table] = {key for key in its.digests if its.id_of(key) not in there}
+            if table in identity.COLUMNS:
+                now = merging.columns(database, target, identity.COLUMNS[table], there)
+                found[table] |= {key for key in its.digests.keys() - found[table] if _is_others(table, its, key, now)}
+    return found
+
+
+def _is_others(table: str, notes: Notes, key: int, now: Mapping[int, Sequence[Any]]) -> bool:
+    marked, values = notes.marks.get(key), now[notes.id_of(key)]
+    return marked is not None and not identity.is_marked(table, identity.natural(values), marked)
 
 
 def _shrunk(found: Candidates, notes: Notebook, removed: Mapping[str, int]) -> Facts:
@@ -100,18 +108,26 @@ def _shrunk(found: Candidates, notes: Notebook, removed: Mapping[str, int]) -> F
 
 
 def _apply(job: Job, merge: Merge, found: Candidates) -> None:
-    gone = found.gone
+    merge.remove(found.gone, found.left)
+    if merge.removes:  # in a transaction of their own: only then are their ids free
+        _write(job, merge)
     for rows in _parts(job, found):
-        merge.remove(gone)
         if NODES in rows:
             merge.nodes(rows[NODES])
         if EDGES in rows:
             merge.edges(rows[EDGES])
         if TURNS in rows:
             merge.turns(rows[TURNS])
-        gone = {}
-        with merge.database.transaction():
-            merge.write()
+        _write(job, merge)
+
+
+def _write(job: Job, merge: Merge) -> None:
+    """One transaction. What it is to add is noted before."""
+    for table, rows in merge.plans.items():
+        if job.ledger:
+            ledger.plan(Path(job.ledger), table, rows)
+    with merge.database.transaction():
+        merge.write()
 
 
 def _parts(job: Job, found: Candidates) -> Iterator[Mapping[str, Rows]]:

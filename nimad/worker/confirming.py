@@ -15,7 +15,7 @@ from nimad.source.rows import Judged
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS
 from nimad.target import counting, loading, merging, reading
 from nimad.target.database import Database, open_database
-from nimad.worker import ledger
+from nimad.worker import identity, ledger
 from nimad.worker.candidates import ROWS
 from nimad.worker.job import Applied, Job
 from nimad.worker.ledger import Notes
@@ -30,6 +30,7 @@ class _Found:
     missing: dict[str, list[int]] = field(default_factory=dict)
     moved: dict[str, list[int]] = field(default_factory=dict)
     removed: dict[str, list[int]] = field(default_factory=dict)
+    marks: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
     """Look for every row of `job.applied`, and note in the ledger what is there."""
     applied, path, found = job.applied or Applied(), Path(job.ledger), _Found()
     notes = ledger.read_notes(path) if job.ledger else {}
-    aliases = {t: {**(notes[t].aliases if notes else {}), **applied.aliases.get(t, {})} for t in TARGET_TABLES}
+    aliases = {t: _aliases(notes.get(t, Notes()), applied, t) for t in TARGET_TABLES}
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         there = merging.keys(database, TARGET_TABLES[NODES])
         noted = {*(notes[NODES].digests if notes else ()), *applied.digests.get(NODES, ())}
@@ -58,13 +59,18 @@ def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
             for start in range(0, len(keys), ROWS):
                 _look(job, database, table, keys[start : start + ROWS], known, ignored, found)
         for table, listed in applied.removed.items():
+            # What was added since may have the id of what went.
             left = merging.keys(database, TARGET_TABLES[table])
-            gone = [key for key in listed if known.of(table, key) not in left]
+            left -= {known.of(table, key) for key in applied.digests.get(table, ())}
+            before = notes[table] if notes else Notes()
+            gone = [key for key in listed if before.id_of(key) not in left]
             found.removed[table] = gone
             found.missing.setdefault(table, []).extend(sorted(set(listed) - set(gone)))
         counts = counting.count(database)
+    for table, listed in applied.forgotten.items():
+        found.removed.setdefault(table, []).extend(listed)
     if job.ledger:
-        _write(path, found, aliases)
+        _write(path, found, aliases, notes)
     return {
         "confirmed": {table: list(rows) for table, rows in found.there.items()},
         "missing": {table: keys for table, keys in found.missing.items() if keys},
@@ -73,11 +79,21 @@ def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, found: _Found, aliases: Mapping[str, Mapping[int, int]]) -> None:
+def _aliases(notes: Notes, applied: Applied, table: str) -> dict[int, int]:
+    """Of rows that were brought what was said of them; of the others what is noted."""
+    brought = applied.digests.get(table, {})
+    before = {key: other for key, other in notes.aliases.items() if key not in brought}
+    return {**before, **applied.aliases.get(table, {})}
+
+
+def _write(path: Path, found: _Found, aliases: Mapping[str, Mapping[int, int]], notes: Mapping[str, Notes]) -> None:
     for table in TARGET_TABLES:
-        rows = found.there.get(table, {})
-        named = {key: aliases[table][key] for key in rows if key in aliases[table]}
-        ledger.note(path, table, Notes(rows, named), found.removed.get(table, ()))
+        rows, before = found.there.get(table, {}), notes[table]
+        named = {key: aliases[table].get(key, key) for key in rows if key in aliases[table] or key in before.aliases}
+        marks = {key: mark for key, mark in found.marks.get(table, {}).items() if key in rows}
+        gone = found.removed.get(table, [])
+        # What went under the same key is told of first, so that its mark is the one that it had.
+        ledger.note(path, table, Notes(rows, named, marks=marks), gone)
 
 
 def _look(
@@ -86,6 +102,7 @@ def _look(
     expected = (job.applied or Applied()).digests[table]
     source, schema = SourceFile(job.source_path()), job.needs()
     rows = source.read(lambda c: source_rows.read_ids(c, schema.table(table), keys))
+    found.marks.setdefault(table, {}).update(identity.marks_of(rows.table, rows.values))
     now = {key: source_rows.digest(row) for key, row in zip(rows.keys, rows.values, strict=True)}
     still = {key for key in keys if key in now and now[key].hex() == expected[key]}
     found.moved.setdefault(table, []).extend(key for key in keys if key not in still)

@@ -68,6 +68,7 @@ class Applied:
     digests: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # rows that are there, as they were read
     aliases: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the target's id, where it is another
     removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    forgotten: Mapping[str, Sequence[int]] = field(default_factory=dict)  # left the source; whose ids are another's now
 
 
 @dataclass(frozen=True)
@@ -156,4 +157,4 @@ def _applied(data: Mapping[str, Mapping[str, Any]]) -> Applied:
         name: {table: {int(key): value for key, value in rows.items()} for table, rows in data[name].items()}
         for name in ("digests", "aliases")
     }
-    return Applied(**numbered, removed=data["removed"])
+    return Applied(**numbered, removed=data["removed"], forgotten=data["forgotten"])

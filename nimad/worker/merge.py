@@ -1,6 +1,7 @@
 """One merge: rows of the source put where the target has them, or is to have them, table by table."""
 
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,12 +15,12 @@ from nimad.target import loading, merging, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 from nimad.target.merging import Edge
+from nimad.worker import identity
 from nimad.worker.candidates import Notebook
+from nimad.worker.identity import COLUMNS, Natural
 from nimad.worker.job import Job, Late
-from nimad.worker.naming import Names, Natural, Place
+from nimad.worker.naming import Names, Place, Wanted
 
-#: Columns that a row is recognised by under another id; the target may have a text that was cut.
-_NATURAL: Mapping[str, tuple[str, ...]] = {NODES: ("turn_id", "layer"), TURNS: ("turn_id",)}
 _TAKEN = "its id {} is another {}'s in the target, and without a turn_id it would not be found under any other"
 _INDEXED = "the vector index lets no embedding that is there be changed; make a new target to have it"
 
@@ -29,7 +30,8 @@ class Merge:
     """What a merge knows and does, by source table.
 
     First everything is looked up, then `write` does it, with what is removed first: at a row that was added in the same
-    transaction, 0.15.3 finds the links of another.
+    transaction, 0.15.3 finds the links of another. What left the source goes in a transaction before: only after it are
+    its ids free.
     """
 
     job: Job
@@ -40,6 +42,10 @@ class Merge:
     aside: dict[str, dict[int, bytes]] = field(default_factory=dict)
     digests: dict[str, dict[int, bytes]] = field(default_factory=dict)  # rows that are there now
     removed: dict[str, set[int]] = field(default_factory=dict)
+    forgotten: dict[str, set[int]] = field(default_factory=dict)  # left the source; whose ids are another's now
+    plans: dict[str, dict[int, tuple[int, bytes | None]]] = field(
+        default_factory=dict
+    )  # ids and marks of the next write
     added: dict[str, set[int]] = field(default_factory=dict)
     changed: dict[str, set[int]] = field(default_factory=dict)
     _names: dict[str, Names] = field(default_factory=dict)
@@ -67,6 +73,7 @@ class Merge:
                 "digests": {table: {k: d.hex() for k, d in rows.items()} for table, rows in self.digests.items()},
                 "aliases": aliases,
                 "removed": {table: sorted(keys) for table, keys in self.removed.items()},
+                "forgotten": {table: sorted(keys) for table, keys in self.forgotten.items()},
             },
         }
 
@@ -75,35 +82,76 @@ class Merge:
         if table not in self._names:
             target, notes = TARGET_TABLES[table], self.notes[table]
             there = merging.keys(self.database, target)
-            others = merging.naturals(self.database, target, there - notes.target_ids())
-            self._names[table] = Names(notes, there, others, len(_NATURAL[table]))
+            self._names[table] = Names(table, notes, there, self._naturals(table, there - notes.target_ids()))
         return self._names[table]
+
+    def _naturals(self, table: str, ids: Collection[int]) -> dict[int, Natural]:
+        rows = merging.columns(self.database, TARGET_TABLES[table], COLUMNS[table], ids)
+        return {key: identity.natural(values) for key, values in rows.items()}
+
+    def _see(self, table: str, keys: Iterable[int | None]) -> Names:
+        """Look whose the ids of noted rows are now."""
+        names = self.names(table)
+        ids = {names.of(key) for key in keys if key is not None} & names.there
+        names.ours.update(self._naturals(table, ids - names.ours.keys()))
+        return names
 
     def write(self) -> None:
         """Do what was found to be necessary. To be called in a transaction."""
         for write in (*self._removals, *self._writes):
             write()
-        self._removals, self._writes, self._edges_of_others = [], [], None
+        self._removals, self._writes, self._edges_of_others, self.plans = [], [], None, {}
+        for names in self._names.values():
+            names.left()
+
+    @property
+    def removes(self) -> bool:
+        """Whether something is to be taken out already."""
+        return bool(self._removals)
 
     def _later(self, statement: Callable[..., None], *arguments: Any) -> None:
         removes = statement in (merging.remove, merging.remove_edges, merging.unlink)
         (self._removals if removes else self._writes).append(partial(statement, self.database, *arguments))
 
-    def remove(self, gone: Mapping[str, Sequence[int]]) -> None:
-        """Take out rows that left the source. Edges first: a node takes with it what hangs on it."""
+    def remove(self, gone: Mapping[str, Sequence[int]], left: Mapping[str, Sequence[int]]) -> None:
+        """Take out rows that left the source. Edges first: a node takes with it what hangs on it.
+
+        `left`: rows that were taken out before, and may be there again.
+        """
         for table in (EDGES, TURNS, NODES):
-            keys = gone.get(table, ())
-            if keys:
+            if keys := gone.get(table, ()):
                 self._remove(table, keys)
+            if keys := left.get(table, ()):
+                self._remove_again(table, keys)
 
     def _remove(self, table: str, keys: Sequence[int]) -> None:
-        ids = list(keys)
-        if table in _NATURAL:
-            names = self.names(table)
-            ids = [names.of(key) for key in keys]
-            names.there.difference_update(ids)
-        self._later(merging.remove, TARGET_TABLES[table], ids)
-        self.removed.setdefault(table, set()).update(keys)
+        if table == EDGES:
+            self._later(merging.remove, TARGET_TABLES[table], keys)
+            self.removed.setdefault(table, set()).update(keys)
+            return
+        names, marks = self._see(table, keys), self.notes[table].marks
+        for key in keys:
+            at = names.of(key)
+            if at in names.there and not (key in marks and names.is_ours(key)):
+                self.forgotten.setdefault(table, set()).add(key)  # whose it is cannot be told, or is somebody else's
+                names.forget(key)
+            else:
+                self.removed.setdefault(table, set()).add(key)
+                names.leave(key)
+        self._later(merging.remove, TARGET_TABLES[table], sorted(names.going))
+
+    def _remove_again(self, table: str, keys: Sequence[int]) -> None:
+        if table == EDGES:
+            self._later(merging.remove, TARGET_TABLES[table], keys)
+            return
+        names, left = self.names(table), self.notes[table].left
+        again = {at for at, mark in map(left.__getitem__, keys) if self._is_left(names, at, mark)}
+        names.going |= again
+        self._later(merging.remove, TARGET_TABLES[table], sorted(again))
+
+    def _is_left(self, names: Names, at: int, mark: bytes) -> bool:
+        """Whether a row of the target is one that was taken out before, and nobody else's."""
+        return at in names.others and identity.is_marked(names.table, names.others[at], mark)
 
     def nodes(self, rows: Rows) -> None:
         judged, places = self._placed(rows)
@@ -117,7 +165,7 @@ class Merge:
 
     def edges(self, rows: Rows) -> None:
         judged = self._judged(rows)
-        names = self.names(NODES)
+        names = self._see(NODES, itertools.chain(*judged.columns[:2]))
         ends = {end for column in judged.columns[:2] for end in column if names.knows(end)}
         judged, dangling = loading.with_both_ends(judged, ends)
         self._set_aside(rows, dangling)
@@ -137,6 +185,7 @@ class Merge:
             self._later(merging.remove_edges, adopted)
             self._later(merging.remove, t.EDGE_TABLE, [keys[p] for p in write if keys[p] in there])
         chosen = loading.select(judged, [position in write for position in range(len(keys))])
+        self.plans.setdefault(EDGES, {}).update({keys[p]: (keys[p], None) for p in fresh if p in write})
         self._later(merging.insert_edges, self.schema, chosen, [drawn[position] for position in write])
         self._note(judged, [*write] if self.add_only else range(len(keys)))
         self._count(EDGES, [keys[p] for p in write if p in fresh], [keys[p] for p in write if p not in fresh])
@@ -144,7 +193,7 @@ class Merge:
     def turns(self, rows: Rows) -> None:
         judged, places = self._placed(rows)
         self._put(judged, places)
-        nodes, turns = self.names(NODES), self.names(TURNS)
+        nodes, turns = self._see(NODES, itertools.chain(*judged.columns[: len(rows.table.ends)])), self.names(TURNS)
         known = {end for column in judged.columns[: len(rows.table.ends)] for end in column if nodes.knows(end)}
         pairs, dangling = loading.link_pairs(judged, known)
         self.rejects += dangling
@@ -153,11 +202,18 @@ class Merge:
             wanted = {(turns.of(turn), nodes.of(node)) for turn, node in pairs[kind]}
             there = set(reading.links(self.database, kind, sorted(ids)))
             ours = {} if self.add_only else self.notes[TURNS].digests
-            lost = sorted(pair for pair in there - wanted if ids[pair[0]] in ours)
+            mine = self._ours(node for _, node in there - wanted)  # nima-core links its own nodes to our turns
+            lost = sorted(pair for pair in there - wanted if ids[pair[0]] in ours and pair[1] in mine)
             self._later(merging.unlink, kind, lost)
             self._later(merging.link, kind, sorted(wanted - there))
             linked = {ids[turn] for turn, _ in [*lost, *(wanted - there)]}
             self._count(TURNS, [], sorted(linked - self.added.get(TURNS, set())))
+
+    def _ours(self, nodes: Iterable[int]) -> set[int]:
+        """Which nodes of the target are the source's."""
+        keys = self.names(NODES).keys_at(nodes)
+        names = self._see(NODES, keys.values())
+        return {node for node, key in keys.items() if names.knows(key)}
 
     def _judged(self, rows: Rows) -> Judged:
         judged = source_rows.judge(rows, self.schema, self.job.isolated_of(rows.table.name))
@@ -174,20 +230,32 @@ class Merge:
         if table == EDGES and (lost := [key for key in now if key in self.notes[EDGES].digests]):
             self._remove(EDGES, lost)
         elif table != EDGES:  # the ledger does not say longer than the target that it has them
-            names = self.names(table)
-            lost = [key for key in now if key in self.notes[table].digests and names.of(key) not in names.there]
+            names = self._see(table, now)
+            noted = [key for key in now if key in self.notes[table].digests and key not in names.gone]
+            lost = [key for key in noted if names.of(key) not in names.there]
             self.removed.setdefault(table, set()).update(lost)
+            others = now.keys() & names.gone & self.notes[table].digests.keys()
+            self.forgotten.setdefault(table, set()).update(others - self.removed[table])
 
     def _placed(self, rows: Rows) -> tuple[Judged, list[Place]]:
         """The rows that have a place in the target, and which."""
         judged = self._judged(rows)
-        names, table = self.names(rows.table.name), rows.table.name
-        naturals = _natural_keys(judged, _NATURAL[table])
-        claimed = self._claimed(table, names.rivals(naturals))
+        table = rows.table.name
+        names = self._see(table, judged.rows.keys)
+        naturals = [identity.natural(_values(judged, p, COLUMNS[table])) for p in range(len(judged.rows))]
+        claimed = self._claimed(table, set().union(*map(names.near, naturals)))
+        texts = partial(self._texts, table)
         places = [
-            names.place(key, naturals[position], claimed, self._alike(judged, position, names))
-            for position, key in enumerate(judged.rows.keys)
+            names.place(Wanted(key, natural, _values(judged, position, ("text",))[0], claimed), texts)
+            for position, (key, natural) in enumerate(zip(judged.rows.keys, naturals, strict=True))
         ]
+        self.plans.setdefault(table, {}).update(
+            {
+                key: (place.id, identity.mark(natural))
+                for key, natural, place in zip(judged.rows.keys, naturals, places, strict=True)
+                if place is not None and not place.there and key not in self.notes[table].digests
+            }
+        )
         homeless = [position for position, place in enumerate(places) if place is None]
         what = "memory" if table == NODES else "turn"
         reasons = [
@@ -200,31 +268,15 @@ class Merge:
         """Rows of the target that the source has by their own id: they are nobody else's."""
         if not rivals:
             return set()
-        columns = _NATURAL[table]
-        source = SourceFile(self.job.source_path())
-        there = source.read(lambda c: late.columns(c, self.schema.table(table), columns, sorted(rivals)))
-        others = self.names(table).others
-        return {key for key, values in there.items() if others[key][: len(columns)] == values}
+        source, of = SourceFile(self.job.source_path()), self.schema.table(table)
+        there = source.read(lambda c: late.columns(c, of, COLUMNS[table], sorted(rivals)))
+        others, now = self.names(table).others, {key: identity.of_source(of, row) for key, row in there.items()}
+        return {key for key, its in now.items() if its is not None and identity.same(table, its, others[key])}
 
-    def _alike(self, judged: Judged, position: int, names: Names) -> Callable[[int], bool]:
-        """Whether a row of the target with the same id is this one, although no name says so.
-
-        Of one moment, and the target's text the beginning of the source's, which nima-core cuts.
-        """
-        table = judged.rows.table.name
-
-        def alike(key: int) -> bool:
-            (moment,) = _values(judged, position, ("timestamp",))
-            other = names.others[key]
-            if table == TURNS:
-                return (None, moment) == other
-            layer, text = _values(judged, position, ("layer", "text"))
-            if (layer, moment) != other[1:]:
-                return False
-            there = merging.text(self.database, key)
-            return there == text or (bool(there) and text is not None and text.startswith(there))
-
-        return alike
+    def _texts(self, table: str, ids: Collection[int]) -> dict[int, str | None]:
+        if table == TURNS:
+            return {}
+        return {key: row[0] for key, row in merging.columns(self.database, t.NODE_TABLE, ("text",), ids).items()}
 
     def _put(self, judged: Judged, places: Sequence[Place], keep: Sequence[str] = ()) -> dict[int, set[str]]:
         """Add what is not there, and bring what is to the source's state; return what of it was otherwise, by row."""
@@ -278,7 +330,3 @@ def _values(judged: Judged, position: int, names: Sequence[str]) -> tuple[Any, .
     table = judged.rows.table
     at = {column.target: len(table.ends) + index for index, column in enumerate(table.columns)}
     return tuple(judged.columns[at[name]][position] if name in at else None for name in names)
-
-
-def _natural_keys(judged: Judged, names: Sequence[str]) -> list[Natural]:
-    return [_values(judged, position, names) for position in range(len(judged.rows))]

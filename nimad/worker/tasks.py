@@ -20,7 +20,7 @@ from nimad.target import compacting, counting, loading, reading, vectors
 from nimad.target import schema as target_schema
 from nimad.target.database import Database, open_database
 from nimad.target.engine import Engine, has_arrow
-from nimad.worker import ledger, quarantine, trial, verifying
+from nimad.worker import identity, ledger, quarantine, trial, verifying
 from nimad.worker.job import Failure, Job, Task
 from nimad.worker.limits import limits_of
 
@@ -161,7 +161,7 @@ def _set_aside(job: Job, rejects: Sequence[Reject]) -> Loaded:
 
 def _hand_over(job: Job, rows: Rows) -> None:
     entries = ((row[0], source_rows.digest(row)) for row in rows.values)
-    ledger.append(Path(job.ledger), rows.table.name, entries)
+    ledger.append(Path(job.ledger), rows.table.name, entries, identity.marks_of(rows.table, rows.values))
 
 
 def _there(job: Job, database: Database, table: str, judged: Judged) -> set[int]:

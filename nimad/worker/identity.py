@@ -1,0 +1,101 @@
+"""Identity: which memory, or which turn, a row is, whatever its id.
+
+An id says it for a while only. nima-core gives the id of a memory that it deleted to its next one, and a backup that is
+put back has SQLite give out ids a second time. Turn, layer and moment tell memories apart; name and moment, turns.
+"""
+
+import hashlib
+import marshal
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nimad.source.rows import column_names
+from nimad.source.schema import NODES, TURNS, Table
+from nimad.source.values import UnrepresentableError, convert
+
+#: turn_id (None for one that says nothing), layer and timestamp; of a turn without the layer.
+Natural = tuple[Any, ...]
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {NODES: ("turn_id", "layer", "timestamp"), TURNS: ("turn_id", "timestamp")}
+_HALF = 4
+
+
+def natural(values: Sequence[Any]) -> Natural:
+    return (values[0] or None, *values[1:])
+
+
+def of_source(table: Table, values: Sequence[Any]) -> Natural | None:
+    """Of SQLite's values of these columns; None where they are none that a target has."""
+    kinds = {column.target: column.kind for column in table.columns}
+    try:
+        return natural(
+            [
+                convert(kinds[name], value, 0) if name in kinds else None
+                for name, value in zip(COLUMNS[table.name], values, strict=True)
+            ]
+        )
+    except UnrepresentableError:
+        return None
+
+
+def marks_of(table: Table, rows: Sequence[tuple[Any, ...]]) -> dict[int, bytes]:
+    """By key, the marks of whole rows of SQLite."""
+    if table.name not in COLUMNS:
+        return {}
+    names = column_names(table)
+    at = {column.target: names.index(column.name) for column in table.columns}
+    wanted = [at.get(name) for name in COLUMNS[table.name]]
+    found = {}
+    for row in rows:
+        its = of_source(table, [None if index is None else row[index] for index in wanted])
+        if its is not None:
+            found[row[0]] = mark(its)
+    return found
+
+
+def same(table: str, one: Natural, other: Natural) -> bool:
+    """Whether two rows are the same memory, or turn; where only one of them says its turn, the rest decides."""
+    if one[0] and other[0]:
+        if table == TURNS:
+            return bool(one[0] == other[0])
+        return all(a == b or a is None or b is None for a, b in zip(one, other, strict=True))
+    return one[1:] == other[1:]
+
+
+def mark(its: Natural) -> bytes:
+    """What the ledger keeps of it: four bytes of the turn, none where there is none, and four of the rest."""
+    return (_half(its[0]) if its[0] else bytes(_HALF)) + _half(its[1:])
+
+
+def is_marked(table: str, its: Natural, marked: bytes) -> bool:
+    """`same`, where one of the two is a mark."""
+    now, none = mark(its), bytes(_HALF)
+    if none not in (now[:_HALF], marked[:_HALF]):
+        return now == marked or (table == TURNS and now[:_HALF] == marked[:_HALF])
+    return now[_HALF:] == marked[_HALF:]
+
+
+def _half(value: Any) -> bytes:
+    return hashlib.blake2b(marshal.dumps(value, 2), digest_size=_HALF).digest()
+
+
+def likeness(table: str, one: Natural, other: Natural, texts: tuple[str | None, str | None], *, own: bool) -> int:
+    """How much a row of the source is one that the agent wrote to the target; 0: not at all. `own`: under its own id.
+
+    nima-core cuts texts, so the target's may be the beginning of the source's.
+    """
+    moment = one[-1] == other[-1]
+    named = bool(one[0] and other[0])
+    if (named and one[0] != other[0]) or one[1:-1] != other[1:-1]:
+        return 0
+    if table == TURNS:
+        return 1 + moment if named or (moment and (own or one[-1] is not None)) else 0
+    text = _begins(*texts, own=own)
+    alike = (moment or text) if named else (moment and text)
+    return 1 + 4 * moment + text if alike else 0
+
+
+def _begins(whole: str | None, there: str | None, *, own: bool) -> int:
+    if whole == there:
+        return 2 if whole or own else 0
+    return 1 if there and whole is not None and whole.startswith(there) else 0
