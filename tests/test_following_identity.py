@@ -1,5 +1,7 @@
 """An id that means another memory than it did: neither the agent's memories nor SQLite's are lost to it."""
 
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -192,6 +194,23 @@ def test_a_ledger_keeps_aliases_until_they_are_said_to_be_over(tmp_path: Path) -
     ledger.note(path, "memory_nodes", Notes(), [5])
     notes = ledger.read_notes(path)["memory_nodes"]
     assert (notes.digests, notes.aliases, notes.left) == ({6: b"b" * 8}, {}, {5: (-1, b"m" * 8)})
+
+
+def test_half_of_what_a_full_disk_took_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ledger"
+    ledger.note(path, "memory_nodes", Notes({5: b"12345678"}))
+    before, write = path.read_bytes(), os.write
+
+    def full(descriptor: int, data: memoryview) -> int:
+        if len(data) < 40:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data[:34])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            ledger.note(path, "memory_nodes", Notes({6: b"12345678"}, {6: -1}, marks={6: b"m" * 8}))
+    assert path.read_bytes() == before
 
 
 def test_an_alias_whose_row_is_gone_is_not_kept(follow: Following) -> None:  # noqa: F811
