@@ -4,6 +4,7 @@ The kernel counts what it ends for want of memory for the whole machine, so a pl
 would be taken for one of those.
 """
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,10 @@ from environments import Index, MakeEnvironment
 
 #: Files whose tests run one after the other in one process.
 TOGETHER = {"test_ends.py", "test_memory.py", "test_poison.py"}
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # or our programs would leave it ignored, as they should
 
 
 def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:

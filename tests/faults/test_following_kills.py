@@ -21,7 +21,7 @@ from nimad.migration.events import Event, SetAside
 from nimad.migration.follow_events import CaughtUp
 from nimad.migration.following import Follower
 
-KILLS = int(os.environ.get("NIMAD_FOLLOWING_KILLS", "15"))
+KILLS = int(os.environ.get("NIMAD_FOLLOWING_KILLS", "5"))
 #: Seconds after which a worker has done its job, most often.
 LIFE_S = 0.5
 LAYERS = ("input", "contemplation", "output")

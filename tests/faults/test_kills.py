@@ -37,7 +37,7 @@ from nimad.errors import ExitCode
 #: Kills of one chain of runs: one at the supervisor, the others at its workers.
 KILLS = 4
 #: Kills of a default run, and of a long one.
-SHORT_KILLS = 40
+SHORT_KILLS = 12
 LONG_KILLS = int(os.environ.get("NIMAD_KILLS", "400"))
 #: The chains in turn: which memory, and the options of its runs. Small batches make many workers, growing and large
 #: ones make them live longer.
@@ -263,7 +263,7 @@ def play(folder: Path, memories: Mapping[str, Path], kills: int) -> None:
     write_figures("kills", {**facts, "batches": sorted({" ".join(options) for _, options in CHAINS})})
 
 
-def test_a_memory_survives_forty_kills_at_random_instants(tmp_path: Path, memories: Mapping[str, Path]) -> None:
+def test_a_memory_survives_a_dozen_kills_at_random_instants(tmp_path: Path, memories: Mapping[str, Path]) -> None:
     play(tmp_path, memories, SHORT_KILLS)
 
 

@@ -257,6 +257,7 @@ def test_what_the_message_says_is_enough(tmp_path: Path) -> None:
     assert_all_there(source, run.target)
 
 
+@pytest.mark.long
 def test_a_file_that_is_not_compacted_for_want_of_memory_comes_with_the_way_to_a_smaller_one(tmp_path: Path) -> None:
     source = small_memory(tmp_path / "graph.sqlite", nodes=2_500, dimension=384)
     said = run_to_the_end(source, "--max-memory", "200M", "--fixed-batch", "250")
@@ -374,6 +375,7 @@ def test_after_the_kernel_killed_a_worker_the_batch_becomes_smaller(tmp_path: Pa
     assert_all_there(source, target_of(source))
 
 
+@pytest.mark.long
 def test_a_group_too_small_for_the_memory_ends_the_run_and_keeps_what_was_counted(tmp_path: Path) -> None:
     """The supervisor outlives its workers; without the limit, the next run has only the rest to do."""
     source = large_rows(tmp_path, 12, 4_000_000)

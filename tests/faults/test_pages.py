@@ -160,6 +160,7 @@ def large_memory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(path.parent)
 
 
+@pytest.mark.long
 def test_a_file_larger_than_the_pool_ends_complete(
     large_memory: Path,
     large_pages: None,  # noqa: ARG001 - sets the scene

@@ -76,6 +76,7 @@ def assert_all_but(source: Path, target: Path, poison: set[int]) -> Memory:
     return there
 
 
+@pytest.mark.long
 def test_a_full_set_of_poisons_ends_in_quarantine_and_every_other_row_in_the_target(tmp_path: Path) -> None:
     poison = dict(zip(range(20, LAST), REASONS, strict=False))
     assert len(poison) == len(REASONS)
