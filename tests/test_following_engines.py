@@ -39,7 +39,8 @@ def test_late_arrivals_by_the_agents_own_engine(
     assert follower.catch_up() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
     release = tuple(int(part) for part in requirement.partition("==")[2].split(".")[:2])
     assert beside(target_of(source), ".wal").exists() == (release >= LOG_SINCE)
-    change(source, "UPDATE memory_nodes SET text = '[1, 2]', embedding = NULL, last_accessed = 900 WHERE id = 5")
+    changed = "UPDATE memory_nodes SET text = '[1, 2]', embedding = ?, last_accessed = 900 WHERE id = 5"
+    change(source, changed, vector(7, 8))
     assert follower.catch_up().changed == 1
     change(source, "DELETE FROM memory_nodes WHERE id = 6")
     assert follower.catch_up(thorough=True).removed == 1
@@ -68,7 +69,7 @@ def _written_by_agent(engine: Engine, target: Path) -> None:
     """Two memories of the turn that is about to arrive, cut, with the ids that SQLite gives them, and their edge."""
     with answering(engine, target, read_only=False) as (ask, _):
         for key, layer in ((200, "input"), (201, "contemplation")):
-            ask(f"CREATE (:MemoryNode {{id: {key}, layer: '{layer}', turn_id: 't200', text: 'cut'}})")
+            ask(f"CREATE (:MemoryNode {{id: {key}, layer: '{layer}', turn_id: 't200', text: '[1] [1] '}})")
         ask(
             "MATCH (a:MemoryNode), (b:MemoryNode) WHERE a.id = 200 AND b.id = 201 "
             "CREATE (a)-[:relates_to {relation: 'triggered'}]->(b)"
