@@ -341,6 +341,7 @@ def test_a_write_ahead_log_that_was_left_is_replayed_or_moved_aside(source: Path
         assert_nothing_left(target_of(source))
 
 
+@pytest.mark.long
 def test_a_staging_file_that_was_just_created_is_no_obstacle(source: Path) -> None:
     staging_of(source).touch()
     run_to_the_end(source)

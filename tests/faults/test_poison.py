@@ -97,6 +97,7 @@ def test_a_full_set_of_poisons_ends_in_quarantine_and_every_other_row_in_the_tar
     assert run.result.failed_batches == 1
 
 
+@pytest.mark.long
 def test_a_row_that_hangs_is_given_its_time_and_then_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FLOOR_S", 4.0)
     monkeypatch.setattr(patience, "TRIAL_FLOOR_S", 4.0)
@@ -134,6 +135,7 @@ def test_a_worker_that_hangs_and_heeds_no_signal_is_ended_all_the_same(
     assert 4.0 <= time.monotonic() - began < 30.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
 def test_poisoned_edges_and_turns_are_isolated_too(tmp_path: Path, table: str) -> None:
     source = memory(tmp_path, {})

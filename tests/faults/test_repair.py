@@ -304,6 +304,7 @@ def test_a_log_that_comes_to_lie_beside_it_between_two_workers_costs_no_row(sour
     assert foreign_log in kept(source).values()
 
 
+@pytest.mark.long
 def test_a_file_that_is_ruined_each_time_is_begun_anew_twice_and_no_more(source: Path) -> None:
     """Two copies beside it tell enough of a failing disk; a third would only help to fill it."""
     with pytest.raises(RefusedError, match=f"although it was begun anew {REBUILDS} times") as caught:
@@ -345,6 +346,7 @@ def mended(folder: Path, loaded: Path, seed: int) -> str:
     return f"{what}: nothing lost"
 
 
+@pytest.mark.long
 def test_whichever_page_is_damaged_it_is_mended_or_not_published(tmp_path: Path, loaded: Path) -> None:
     with ThreadPoolExecutor(AT_ONCE) as executor:
         ends = list(executor.map(lambda seed: mended(tmp_path / f"{seed}", loaded, seed), range(SEEDS)))
