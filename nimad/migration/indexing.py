@@ -144,18 +144,21 @@ def _done(answer: Answer, files: Files) -> Answer:
 
 def _swap(files: Files, engine: Mapping[str, Any]) -> Path:
     sync(files.indexing)
-    backup = files.backup(time.time())
+    backup, untouched = files.backup(time.time()), state.is_untouched(files.target, state.read(files))
     os.link(files.target, backup)
     files.indexing.replace(files.target)
     sync(files.target.parent)
-    _note(files, engine)
+    _note(files, engine, untouched=untouched)
     return backup
 
 
-def _note(files: Files, engine: Mapping[str, Any]) -> None:
-    """Tell the state file what the target is now, or a later run would take it for one that somebody wrote to."""
+def _note(files: Files, engine: Mapping[str, Any], *, untouched: bool) -> None:
+    """Tell the state file what the target is now, or a later run would take it for one that somebody wrote to.
+
+    What somebody did write to it remains to be seen.
+    """
     data: dict[str, Any] = state.read(files)
     if data.get("file"):
-        data["file"] = state.stamp_of(files.target)
+        data |= state.stamps_of(files.target) if untouched else {"touched": True, "left": state.stamps_of(files.target)}
         data["versions"] = {**data.get("versions", {}), "engine": dict(engine)}
         replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
