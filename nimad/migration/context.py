@@ -20,14 +20,11 @@ from nimad.migration.patience import Patience
 from nimad.migration.plan import POOL_STEP, Plan
 from nimad.migration.state import State
 from nimad.source.file import SourceFile
-from nimad.source.schema import NODES, TARGET_TABLES, columns_of, quoted
+from nimad.source.losses import deleted_in_passing
+from nimad.source.schema import NODES, TARGET_TABLES, columns_of, moved_columns, quoted
 from nimad.source.survey import Survey
 from nimad.worker import quarantine
 from nimad.worker.job import Job, Task
-
-#: Rows, and the share of the copied ones, that may leave the source during a run without anybody having to ask.
-SHRUNK_ROWS = 10
-SHRUNK_SHARE = 0.1
 
 
 @dataclass
@@ -142,18 +139,15 @@ class Context:
     def _check_columns(self) -> None:
         """Raise `RefusedError` when a table that migrates has other columns than when the run began."""
         for table in self.survey.schema.tables():
-            declared = self.source.read(lambda c, name=table.name: columns_of(c, name))  # type: ignore[misc]
-            now, then = {name for name, _ in declared} - {table.key}, {*table.ends, *(c.name for c in table.columns)}
+            declared, moved = self.source.read(
+                lambda c, t=table: (columns_of(c, t.name), moved_columns(c, t))  # type: ignore[misc]
+            )
             if not declared:
                 raise RefusedError(
                     f"{table.name} is gone from {self.settings.source}, so nothing is published; what was copied is "
                     f"still in {self.files.staging}. Restore the source and run again"
                 )
-            if now != then:
-                moved = [
-                    *(f"{name} came" for name in sorted(now - then)),
-                    *(f"{name} went" for name in sorted(then - now)),
-                ]
+            if moved:
                 raise RefusedError(
                     f"the columns of {table.name} changed during the run ({', '.join(moved)}), so nothing is "
                     "published; begin again with --restart"
@@ -161,7 +155,7 @@ class Context:
 
     def check_shrunk(self, table: str, lost: int, copied: int) -> None:
         """Raise `RefusedError` when the source lost more of what was copied than an agent deletes in passing."""
-        if lost > max(SHRUNK_ROWS, copied * SHRUNK_SHARE) and not self.memory.salvaged:
+        if lost > deleted_in_passing(copied) and not self.memory.salvaged:
             raise RefusedError(
                 f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. "
                 f"Nothing is published, and they are still in {self.files.staging}. Restore the source and run again; "

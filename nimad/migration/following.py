@@ -19,7 +19,7 @@ from nimad.migration.files import Files, check_names, locked, replace_bytes
 from nimad.migration.tally import Tally
 from nimad.source.file import SourceFile, check_source
 from nimad.source.ranges import FIRST_KEY
-from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema, columns_of
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema, moved_columns
 from nimad.source.survey import read_schema
 from nimad.worker.job import Late
 from nimad.worker.quarantine import entry_of, line_key, lines
@@ -292,10 +292,7 @@ def _moved(connection: sqlite3.Connection, schema: Schema) -> str:
     """Which columns came or went since the schema was read."""
     moved = []
     for table in schema.tables():
-        now = {name for name, _ in columns_of(connection, table.name)} - {table.key}
-        then = {*table.ends, *(column.name for column in table.columns)}
-        moved += [f"{table.name}.{name} came" for name in sorted(now - then)]
-        moved += [f"{table.name}.{name} went" for name in sorted(then - now)]
+        moved += [f"{table.name}.{what}" for what in moved_columns(connection, table)]
     return ", ".join(moved)
 
 

@@ -8,8 +8,6 @@ from nimad.migration import follow_events as f
 from nimad.service import events as s
 from nimad.words import number_of
 
-_NOUNS = {"memory_nodes": "nodes", "memory_edges": "edges", "memory_turns": "turns"}
-
 
 def status(event: e.Event) -> str | None:
     """What the status line says from this event on; None where it stays as it is."""
@@ -28,7 +26,8 @@ def duration(seconds: float) -> str:
 def _batch_loaded(event: e.BatchLoaded) -> str:
     share = 100 * event.done // event.of if event.of else 100
     done = f"{event.done:,} of {event.of:,} ({share} %)"
-    return f"Migrating {_NOUNS[event.table]}: batch {event.number}, {done}, ETA {duration(event.eta_s)}"
+    noun = event.table.removeprefix("memory_")
+    return f"Migrating {noun}: batch {event.number}, {done}, ETA {duration(event.eta_s)}"
 
 
 def _batch_failed(event: e.BatchFailed) -> str:

@@ -92,7 +92,6 @@ class Daemon:
             return None
         if settings.after == "exit":
             return result.exit_code
-        follower = Follower(asked, self._heart, self._heard)
         end = Following(asked, follower, self._heart, self._heard).until_handed_over()
         if end is End.INTERRUPTED:
             return None

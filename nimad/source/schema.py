@@ -146,6 +146,13 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, st
     return [(str(name), str(declared or "")) for name, declared in rows]
 
 
+def moved_columns(connection: sqlite3.Connection, table: Table) -> list[str]:
+    """Which columns came, and then which went, since a table was read."""
+    now = {name for name, _ in columns_of(connection, table.name)} - {table.key}
+    then = {*table.ends, *(column.name for column in table.columns)}
+    return [*(f"{name} came" for name in sorted(now - then)), *(f"{name} went" for name in sorted(then - now))]
+
+
 def read_table(
     connection: sqlite3.Connection, name: str, known: Mapping[str, Kind], ends: tuple[str, ...] = ()
 ) -> Table | None:

@@ -14,6 +14,7 @@ from typing import Any
 from nimad.disk import has_log, logs
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
+from nimad.source.losses import deleted_in_passing
 from nimad.source.rows import Rows
 from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
 from nimad.target import counting, merging, vectors
@@ -26,8 +27,6 @@ from nimad.worker.ledger import Notes
 from nimad.worker.limits import limits_of
 from nimad.worker.merge import Merge
 
-#: Rows that may leave a table, and the share of it, without anybody having to ask.
-SHRUNK_ROWS, SHRUNK_SHARE = 10, 0.1
 #: Bytes of a log that is left to the next one who opens the file: replaying it takes that one some 50 ms.
 LOG_LIMIT = 2 * 1024**2
 
@@ -101,8 +100,8 @@ def _shrunk(found: Candidates, notes: Notebook, removed: Mapping[str, int]) -> F
     """Which table lost more of what was copied than an agent deletes in passing, now and before; or all of it."""
     for table, keys in found.gone.items():
         noted, before = len(notes[table].digests), removed.get(table, 0)
-        limit = max(SHRUNK_ROWS, (noted + before) * SHRUNK_SHARE)
-        if keys and (before + len(keys) > limit or len(keys) >= noted):
+        allowed = deleted_in_passing(noted + before)
+        if keys and (before + len(keys) > allowed or len(keys) >= noted):
             return {"table": table, "lost": len(keys), "noted": noted, "before": before, "since": found.since}
     return {}
 
