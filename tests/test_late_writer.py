@@ -4,6 +4,7 @@ Run as a program, this file is that agent: ``python test_late_writer.py SOURCE S
 ``end`` on stdin, and pauses at ``pause``.
 """
 
+import itertools
 import json
 import random
 import shutil
@@ -15,6 +16,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -295,6 +297,42 @@ def test_an_agent_that_never_pauses_is_migrated_as_it_was_at_some_moment(source:
     for node_id, row in there.items():
         got = {name: row[name] for name in ("text", "strength", "last_accessed", "is_ghost", "embedding")}
         assert got in [now.get(node_id), *states.get(node_id, [])], f"node {node_id} never was like that: {got}"
+
+
+def test_turns_whose_links_go_on_changing_do_not_hold_a_run_up_for_ever(tmp_path: Path) -> None:
+    """At each look about half of them lack a link that SQLite has by then, and a node is gone, so all is looked at."""
+    nodes, turns = range(1, 3_001), range(1, 41)
+    source = make_memory(
+        tmp_path / "graph.sqlite",
+        nodes=[node(number) for number in nodes],
+        turns=[turn(number, 1, 2, None) for number in turns],
+    )
+    ended = threading.Event()
+
+    def relink() -> None:
+        with agent(source) as connection:
+            for number in itertools.count():
+                if ended.wait(THROTTLE_S):
+                    return
+                connection.execute("UPDATE memory_turns SET output_node_id = iif(random() % 2, 3, NULL)")
+                if number % 50 == 0:  # seldom enough that a slow run does not find a tenth of them gone
+                    connection.execute("DELETE FROM memory_nodes WHERE id = (SELECT max(id) FROM memory_nodes)")
+
+    with ThreadPoolExecutor() as pool:
+        writer = pool.submit(relink)
+        try:
+            run = migrate(source)
+        finally:
+            ended.set()
+        writer.result()
+    verified = run.only(Verified)
+    assert verified.mended > len(turns)
+    assert verified.removed > 1
+    assert run.result.exit_code == ExitCode.COMPLETE
+    there = read_target(run.target)
+    assert sorted(there.turns) == list(turns)
+    assert len(there.links["has_input"]) == len(turns)
+    assert {node_id for _, node_id in there.links["has_output"]} == {3}
 
 
 COLUMNS = "id, text, strength, last_accessed, is_ghost, embedding"

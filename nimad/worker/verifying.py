@@ -215,13 +215,18 @@ def _compare_links(
     found.rejects.extend(dangling)
     positions = {key: position for position, key in enumerate(judged.rows.keys)}
     columns = {LINKS[end.lower()]: end for end in judged.rows.table.ends}
+
+    def digests(turn: int) -> bytes:
+        return source_rows.digest(judged.rows.values[positions[turn]])
+
     for link, expected in pairs.items():
         there = reading.links(database, link, keys)
         if there == sorted(expected):
             continue
-        # A turn without a link of this kind lacks it: its node came after the turn.
+        # Nobody changed this turn since it was copied, and yet it lacks a link: its node came after the turn.
         lacking = {turn for turn, _ in expected} - {turn for turn, _ in there}
-        _note(found.missing, TURNS, sorted(lacking - set(found.missing.get(TURNS, ()))))
+        late = {turn for turn in lacking if noted.get(turn) == digests(turn)}
+        _note(found.missing, TURNS, sorted(late - set(found.missing.get(TURNS, ()))))
         for turn in sorted({pair[0] for pair in set(there) ^ set(expected)} | _repeated(there)):
             if turn in positions and turn not in found.missing.get(TURNS, ()):
                 _sort_difference(judged.rows, positions[turn], columns.get(link, link), noted, found)
