@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -177,6 +178,19 @@ def test_without_the_journal_a_service_says_the_lines_of_the_guide(log: Log, sai
         "[INFO] Batch 1/20 (5.0% complete, ETA: 95s)",
     ]
     assert log_of(source).read_text().splitlines() == said
+
+
+def test_lines_that_waited_for_the_file_keep_the_second_in_which_they_were_said(
+    log: Log, said: list[str], source: Path
+) -> None:
+    log.write(Level.INFO, "early")
+    second = int(time.time())
+    while int(time.time()) == second:
+        time.sleep(0.02)
+    log.open(log_of(source))
+    log.write(Level.INFO, "late")
+    assert log_of(source).read_text().splitlines() == said
+    assert said[0].split("]")[0] != said[1].split("]")[0]
 
 
 def test_a_level_can_be_changed_at_any_time(log: Log, said: list[str], source: Path) -> None:

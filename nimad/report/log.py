@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 #: loguru's names for our levels.
 _LOGURU = {Level.DEBUG: "DEBUG", Level.INFO: "INFO", Level.WARN: "WARNING", Level.ERROR: "ERROR"}
 _LEVELS = list(Level)
-_TIME = "[{time:YYYY-MM-DD HH:mm:ss}]"
+_TIME = "[%Y-%m-%d %H:%M:%S]"
 #: Lines kept in memory until it is clear that a log file may be written.
 _BUFFERED = 1_000
 
@@ -40,7 +40,7 @@ class Log:
         self.fields: Mapping[str, str] = {}
         self._level = Level(level)
         self._source = source  # whose owner the log file will belong to
-        self._waiting: list[tuple[Level, str]] | None = []  # None: nothing is kept for a file
+        self._waiting: list[tuple[str, Level, str]] | None = []  # None: nothing is kept for a file
         self._file: LogFile | None = None
         self._refused = ""  # why there is no file, as it was said last
         logger.remove()
@@ -94,8 +94,8 @@ class Log:
         except (OSError, NimadError) as error:
             self._refuse(f"No log file {path} ({_reason(error)}); going on without")
             return
-        for level, text in waiting:
-            self._say(level, text, _FILE)
+        for stamp, level, text in waiting:
+            self._say(level, text, _FILE, stamp=stamp)
         if self._file is not None:
             self._refused = ""
 
@@ -109,18 +109,20 @@ class Log:
             self._file.close()
             self._file = None
 
-    def _say(self, level: Level, text: str, *sinks: str) -> None:
+    def _say(self, level: Level, text: str, *sinks: str, stamp: str = "") -> None:
+        """Pass a line on. `stamp`: when it was said, where that is not now."""
         if _LEVELS.index(level) < _LEVELS.index(self._level):
             return
+        stamp = stamp or time.strftime(_TIME)
         if _FILE in sinks and self._waiting is not None and self._file is None and len(self._waiting) < _BUFFERED:
-            self._waiting.append((level, text))
+            self._waiting.append((stamp, level, text))
         try:
             if self._file is not None:
                 self._file.follow()
         except (OSError, NimadError) as error:
             self._lose_file(error)
         try:
-            logger.bind(word=str(level), to=sinks, fields=self.fields).log(_LOGURU[level], "{}", text)
+            logger.bind(stamp=stamp, word=str(level), to=sinks, fields=self.fields).log(_LOGURU[level], "{}", text)
         except OSError as error:  # a full disk under the log does not stop a migration
             self._lose_file(error)
 
@@ -140,7 +142,7 @@ def _reason(error: OSError | NimadError) -> str:
 
 
 def _format(_: "Record") -> str:
-    return _TIME + " [{extra[word]}] {message}\n"
+    return "{extra[stamp]} [{extra[word]}] {message}\n"
 
 
 def _for(sink: str) -> Callable[["Record"], bool]:
@@ -164,7 +166,7 @@ def say_error(text: str) -> None:
     if journal := Journal.of_streams((STDERR,)):
         journal.send_last(Level.ERROR, text)
     else:
-        sys.stderr.write(f"{time.strftime('[%Y-%m-%d %H:%M:%S]')} [{Level.ERROR}] {text}\n")
+        sys.stderr.write(f"{time.strftime(_TIME)} [{Level.ERROR}] {text}\n")
 
 
 def say_traceback(text: str) -> None:
