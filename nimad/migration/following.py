@@ -153,11 +153,11 @@ class Follower:
 
     def _look(self, files: Files, *, thorough: bool, last: bool) -> CaughtUp:
         """One look; the caller holds the lock."""
-        settings, made = self._settings, state.of_target(files)
+        made = state.of_target(files)
         self._forget_others(files, made)
         choice = self._chosen(files)
         self._check_origin(files, made)
-        workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, settings.priority))
+        workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, self._settings.priority))
         workers.early = False  # between two catchings-up no process is to wait, and take memory
         self._check_engine(files, made, workers)
         schema = self._columns(files, made)
@@ -172,15 +172,15 @@ class Follower:
             add_only=last and not files.followed.exists(),
             keep_log=not last and self._may_keep_log(choice, made),
         )
-        source = SourceFile(settings.source, self._stop)
+        return self._bring(files, schema, workers, late)
+
+    def _bring(self, files: Files, schema: Schema, workers: Workers, late: Late) -> CaughtUp:
+        """Have what is late brought, and note what became of it and how the target was left."""
+        source = SourceFile(self._settings.source, self._stop)
         isolated = existing.still_isolated(source, schema, files.quarantine)
         entries = Tally.of(files.quarantine).entries
-        if not state.is_untouched(files.target, made) and not made.get("touched"):
-            made = state.note(files, made, {"touched": True})
-        # What somebody writes between here and the moment when the worker opens the target is taken for ours.
-        before = state.stamps_of(files.target)
-        left = None if made.get("touched") else before
-        catching = Catching(settings, files, schema, workers, self._listener, isolated, left=left)
+        left, before = _note_others(files)
+        catching = Catching(self._settings, files, schema, workers, self._listener, isolated, left=left)
         try:
             done = catching.run(late)
         except (LeftAloneError, NimadError):
@@ -260,6 +260,19 @@ class Follower:
         numbers = tuple(int(part) for part in str(self._engine["version"]).split(".")[:2])
         alike = all(reader.storage_version == self._engine["storage_version"] for reader in choice.readers)
         return numbers >= _LOG_SINCE and alike and not state.names_of(made)
+
+
+def _note_others(files: Files) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """Note for good when somebody else wrote to the target.
+
+    Return its stamps twice; first None in their place where they are not all ours, so that none is noted as left by us.
+    """
+    made = state.of_target(files)
+    if not state.is_untouched(files.target, made) and not made.get("touched"):
+        made = state.note(files, made, {"touched": True})
+    # What somebody writes between here and the moment when the worker opens the target is taken for ours.
+    before = state.stamps_of(files.target)
+    return (None if made.get("touched") else before), before
 
 
 def _note_seen(files: Files, made: Mapping[str, Any], left: Mapping[str, Any]) -> None:
