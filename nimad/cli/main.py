@@ -15,6 +15,7 @@ from nimad.cli.run import run
 from nimad.cli.sample import sample
 from nimad.cli.search import search
 from nimad.cli.setup import setup
+from nimad.cli.verify import verify
 from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError
 from nimad.report.console import forget_stdout
@@ -37,6 +38,7 @@ cli.add_command(run)
 cli.add_command(sample)
 cli.add_command(search)
 cli.add_command(setup)
+cli.add_command(verify)
 
 
 def main() -> None:

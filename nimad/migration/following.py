@@ -161,7 +161,7 @@ class Follower:
         workers.early = False  # between two catchings-up no process is to wait, and take memory
         self._check_engine(files, made, workers)
         schema = self._columns(files, made)
-        if not _is_of(files, made):
+        if not state.is_of(files, made):
             files.followed.unlink(missing_ok=True)  # it tells of another target
         doubtful = state.is_doubtful(files.target, made)
         late = Late(
@@ -293,12 +293,6 @@ def _nodes(made: Mapping[str, Any]) -> int:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
-def _is_of(files: Files, made: Mapping[str, Any]) -> bool:
-    """Whether the ledger is that of the target which is there, and not of one that was put in its place."""
-    inode = files.target.stat().st_ino
-    return inode in (made.get("file", {}).get("inode"), made.get("followed", {}).get("inode"))
 
 
 def _moved(connection: sqlite3.Connection, schema: Schema) -> str:

@@ -13,7 +13,7 @@ _MEMINFO = Path("/proc/meminfo")
 #: Assumed where the system does not say, in bytes: a small Pi.
 _UNKNOWN_MEMORY = 512 * 1024**2
 #: Bytes of the blocks that `stat` counts, whatever the file system's own are.
-_STAT_BLOCK = 512
+STAT_BLOCK = 512
 
 
 def available_memory() -> int:
@@ -71,7 +71,7 @@ def space_taken(path: Path) -> int:
     taken = 0
     for piece in (path, *(path.with_name(path.name + suffix) for suffix in READ_SUFFIXES)):
         if piece.exists():
-            taken += piece.stat().st_blocks * _STAT_BLOCK
+            taken += piece.stat().st_blocks * STAT_BLOCK
     return taken
 
 

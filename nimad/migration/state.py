@@ -124,6 +124,12 @@ def is_doubtful(path: Path, made: Mapping[str, Any]) -> bool:
     return bool(made.get("distrust")) or left != stamps_of(path)
 
 
+def is_of(files: Files, made: Mapping[str, Any]) -> bool:
+    """Whether the ledger is that of the target which is there, and not of one that was put in its place."""
+    inode = files.target.stat().st_ino
+    return inode in (made.get("file", {}).get("inode"), made.get("followed", {}).get("inode"))
+
+
 def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
     with contextlib.suppress(OSError, ValueError):

@@ -46,21 +46,29 @@ def columns(database: Database, table: str, names: Sequence[str], ids: Collectio
     return {row[0]: tuple(row[1:]) for row in rows if row[0] in ids}
 
 
-def edges_of_others(database: Database) -> list[Edge]:
-    """The edges that no key of the source belongs to."""
+def edges_of_others(database: Database, *, keyed: bool = True) -> list[Edge]:
+    """The edges that no key of the source belongs to: all of them where the table has no column for one."""
+    where = " WHERE r.edge_id IS NULL" if keyed else ""
     rows = database.ask(
-        f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE}) WHERE r.edge_id IS NULL "
+        f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE}){where} "
         "RETURN a.id, b.id, r.relation, offset(id(r))"
     )
     return [Edge(*row) for row in rows]
 
 
 def differing(
-    database: Database, schema: Schema, judged: Judged, ids: Sequence[int], ends: Sequence[tuple[int, int]] = ()
+    database: Database,
+    schema: Schema,
+    judged: Judged,
+    ids: Sequence[int],
+    ends: Sequence[tuple[int, int]] = (),
+    *,
+    nulls: bool = False,
 ) -> dict[int, set[str]]:
     """By position, the columns in which rows differ from those of these ids in the target; all of a missing one's.
 
-    `ends`: of edges, in the target's ids. Where SQLite has nothing, what the agent put into a node or turn is none.
+    `ends`: of edges, in the target's ids. Where SQLite has nothing, what the agent put into a node or turn is none,
+    but with `nulls`.
     """
     columns = {column.target: column.kind for column in judged.rows.table.columns}
     skip = len(judged.rows.table.ends)
@@ -79,7 +87,7 @@ def differing(
         unlike = {
             name
             for (name, kind), value in zip(columns.items(), got, strict=True)
-            if not _same(kind, wanted[name][position], value) and (ends or wanted[name][position] is not None)
+            if not _same(kind, wanted[name][position], value) and (nulls or ends or wanted[name][position] is not None)
         }
         if unlike:
             found[position] = unlike

@@ -28,6 +28,7 @@ class Task(StrEnum):
     SEARCH = "search"  # ask the target a question
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
+    COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
 
 
 class Failure(StrEnum):
@@ -46,6 +47,9 @@ class Failure(StrEnum):
 
 #: By source table and id: why a row is not to be handed to the engine, how many workers it took down, and which engine.
 Isolated = Mapping[str, Mapping[int, tuple[str, int, str]]]
+
+#: By source table and id: why a row is in quarantine.
+Quarantined = Mapping[str, Mapping[int, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +115,8 @@ class Job:
     text: str = ""  # the question of SEARCH
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0
+    counts_only: bool = False  # COMPARE counts tables, and reads no row
+    quarantined: Quarantined = field(default_factory=dict)  # rows that COMPARE does not expect in the target
     late: Late | None = None
     applied: Applied | None = None  # what CONFIRM looks for
 
@@ -131,6 +137,9 @@ class Job:
             data[name] = Range(**data[name]) if data[name] else None
         data["isolated"] = {  # JSON knows no numbers as names, and no tuples
             table: {int(key): tuple(why) for key, why in rows.items()} for table, rows in data["isolated"].items()
+        }
+        data["quarantined"] = {
+            table: {int(key): why for key, why in rows.items()} for table, rows in data["quarantined"].items()
         }
         data["late"] = Late(**data["late"]) if data["late"] else None
         data["applied"] = _applied(data["applied"]) if data["applied"] else None

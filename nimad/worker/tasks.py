@@ -309,6 +309,13 @@ def _confirm(job: Job, module: ModuleType) -> Facts:
     return confirming.confirm(job, module)
 
 
+def _compare(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import comparing
+
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        return comparing.Comparison(job, database).run()
+
+
 _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.PROBE: _probe,
     Task.CONVERT: _convert,
@@ -323,4 +330,5 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.SEARCH: _search,
     Task.CATCH_UP: _catch_up,
     Task.CONFIRM: _confirm,
+    Task.COMPARE: _compare,
 }

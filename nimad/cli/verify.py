@@ -1,0 +1,42 @@
+"""`nimad verify`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nimad.cli.options import file_option
+from nimad.config import load
+from nimad.config.settings import ENGINES
+from nimad.migration.comparing import compare
+from nimad.report import comparison_lines
+
+#: What is compared: every row and column, or just the number of rows.
+LEVELS = ("full", "counts")
+
+
+@click.command()
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@click.option("--level", type=click.Choice(LEVELS), default="full", show_default=True, help="What to compare.")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object of all that was found.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Package that reads.  [default: ladybug]")
+@file_option("--engine-python", "Interpreter whose engine reads.  [default: this one]")
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+def verify(config: Path | None, level: str, *, as_json: bool, **options: Any) -> None:
+    """Compare a LadybugDB file with an SQLite memory, every row and column, at any time.
+
+    Only reads, on both sides, and leaves nothing behind. Exit code 0: the same; 1: the same but for rows in quarantine,
+    late arrivals and what the agent wrote to the target itself; 76: there is a difference.
+    """
+    settings = load(options, os.environ, config)
+    found = compare(settings, level)
+    if as_json:
+        click.echo(json.dumps(comparison_lines.to_json(found), indent=2, ensure_ascii=False))
+    else:
+        for line in comparison_lines.lines(found):
+            click.echo(line)
+    sys.exit(int(found.exit_code))

@@ -1,0 +1,246 @@
+"""Comparing a finished target with an SQLite memory at any time: only reading, on both sides, and believing neither."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from nimad import command
+from nimad.config import Settings
+from nimad.config.settings import AUTO
+from nimad.errors import EngineError, ExitCode, NimadError, RefusedError, StoppedError, UsageError
+from nimad.migration import machine, origin, retry, state
+from nimad.migration.child import Launch, Workers
+from nimad.migration.ends import Action, Answer, Kind
+from nimad.migration.files import Files, not_for_us
+from nimad.migration.interpreter import Interpreter
+from nimad.migration.patience import Patience
+from nimad.migration.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
+from nimad.packages import MODULE, unloadable
+from nimad.source.file import SourceFile, check_source
+from nimad.source.ranges import FIRST_KEY
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, Schema, quoted
+from nimad.source.survey import read_schema
+from nimad.worker.comparison import Listed, TableCompared
+from nimad.worker.job import Job, Quarantined, Task
+from nimad.worker.quarantine import entries
+
+#: Seconds before each try: whoever has the target open may be the service, which needs it for a moment.
+DELAYS_S = (0.0, 1.0, 5.0)
+
+#: Ends that say that the file cannot be read as a LadybugDB file, or not to its end.
+_UNREADABLE = (Kind.UNREADABLE, Kind.WAL_REPLAY, Kind.DAMAGED, Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER)
+#: Those of them that may be the engine's fault alone.
+_MAYBE_THE_ENGINE = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What was found, by SQLite's tables. `beyond` and `others`: what the target has and SQLite has no place for."""
+
+    source: Path
+    target: Path
+    engine: str
+    level: str
+    tables: Mapping[str, TableCompared]
+    remarks: tuple[str, ...]  # columns that the target lacks, or has in another type
+    beyond: Mapping[str, Mapping[str, int]]  # values of columns that SQLite lacks, by the target's tables
+    others: Mapping[str, int]  # rows of tables that are none of ours
+    handed_over: str = ""  # when
+    maker: str = ""  # another source that the target was made from
+    holder: int | None = None  # the process that has the target open
+
+    def total(self, kind: str) -> int:
+        """How many rows of all tables are of a kind, by the name of its list."""
+        found: list[Listed] = [getattr(table, kind) for table in self.tables.values()]
+        return sum(listed.count for listed in found)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.remarks or self.total("lacking") or self.total("differing"):
+            return ExitCode.DIFFERENCE
+        kinds = ("late", "aside", "since_here", "since_there", "extra")
+        unmatched = self.beyond or self.others or any(self.total(kind) for kind in kinds)
+        return ExitCode.QUARANTINED if unmatched else ExitCode.COMPLETE
+
+
+def compare(settings: Settings, level: str = "full", stop: threading.Event | None = None) -> Comparison:
+    """Hold `settings.target` against `settings.source`, every row and column, or with `counts` the numbers of rows.
+
+    Nothing is changed or left behind on either side. Raises a `NimadError` where one of them cannot be read.
+    """
+    stop, files = stop or threading.Event(), Files(settings.target)
+    check_source(settings.source)
+    check_there(files.target)
+    made, maker = made_of(settings, files)
+    job = job_of(settings, files, made)
+    launch = launch_of(settings)
+    with Workers(stop, launch=launch) as workers:
+        answer = ask(replace(job, counts_only=level == "counts"), workers, launch)
+    tables = {name: TableCompared.from_json(table) for name, table in answer.facts["tables"].items()}
+    engine = answer.facts["engine"]
+    if level == "counts":
+        source = SourceFile(settings.source, stop)
+        tables = {name: _counted(name, table, job, source) for name, table in tables.items()}
+    if TARGET_TABLES[NODES] in {remark.removesuffix(" is missing") for remark in answer.facts["remarks"]}:
+        raise UsageError(f"{files.target} is a LadybugDB file without memories; name a finished target with --target")
+    return Comparison(
+        source=settings.source,
+        target=files.target,
+        engine=f"{engine['name']} {engine['version']}",
+        level=level,
+        tables=tables,
+        remarks=tuple(answer.facts["remarks"]),
+        beyond=answer.facts["beyond"],
+        others=answer.facts["others"],
+        handed_over=str(made.get("handed_over", "")),
+        maker=maker,
+        holder=machine.holder_of(files.target),
+    )
+
+
+def check_there(target: Path) -> None:
+    """Raise what belongs to a target that is not there, or not for us."""
+    try:
+        there = target.exists()
+        readable = target.is_file()
+    except PermissionError as error:
+        raise not_for_us(target, str(error.strerror)) from None
+    if not there:
+        raise origin.not_there(target)
+    if not readable:
+        raise UsageError(f"{target} is not a file; name the LadybugDB file with --target")
+
+
+def made_of(settings: Settings, files: Files) -> tuple[Mapping[str, Any], str]:
+    """What the run wrote that made the target of this source; and of which other source it was made, if of one."""
+    made = state.of_target(files)
+    told = state.identity_of(made)
+    if told is None:
+        return {}, ""
+    if told.path != str(settings.source.resolve()):
+        return {}, told.path
+    return made, ""
+
+
+def launch_of(settings: Settings) -> Launch:
+    """How to start a worker that only reads: any file opens in the newest engine, which is ours unless one is named."""
+    module = MODULE if settings.engine == AUTO else settings.engine
+    python = settings.engine_python
+    interpreter = Interpreter() if python is None else Interpreter.of_owner(python, settings.source)
+    return Launch(interpreter, module, settings.priority)
+
+
+def job_of(settings: Settings, files: Files, made: Mapping[str, Any]) -> Job:
+    """The job of a comparison; without limits, which the worker's size decides."""
+    source = SourceFile(settings.source)
+    nodes_only = EDGES not in made.get("tables", (EDGES,))
+    schema: Schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
+    known = bool(made) and state.is_of(files, made)
+    bounds = {table.name: FIRST_KEY for table in schema.tables()} | dict(made["bounds"]) if made.get("bounds") else {}
+    return Job(
+        task=Task.COMPARE,
+        source=str(settings.source),
+        target=str(files.target),
+        schema=schema,
+        bounds=bounds,
+        ledger=str(files.followed) if known else "",
+        quarantined=_quarantined(files),
+        chunk_rows=CHUNK_ROWS,
+        chunk_bytes=CHUNK_BYTES,
+    )
+
+
+def _quarantined(files: Files) -> Quarantined:
+    found: dict[str, dict[int, str]] = {}
+    for entry in entries(files.quarantine):
+        if entry["part"] == "row" and isinstance(entry["id"], int):
+            found.setdefault(entry["table"], {})[entry["id"]] = str(entry.get("reason", ""))
+    return found
+
+
+def ask(job: Job, workers: Workers, launch: Launch) -> Answer:
+    """Do a job that only reads both sides, on a target that lay still meanwhile.
+
+    An engine opens a file for reading also while another process writes to it, and may find half of a checkpoint.
+    Raises the error that belongs to the last failure.
+    """
+    target = job.target_path()
+    for _ in DELAYS_S:
+        before = state.stamps_of(target)
+        answer = _try(job, workers)
+        if before == state.stamps_of(target):
+            if answer.ok:
+                return answer
+            raise _error_of(job, answer, workers, launch)
+    raise _busy(target, "it changed while it was read")
+
+
+def _try(job: Job, workers: Workers) -> Answer:
+    target, pool_factor = job.target_path(), 1
+    for following in (*DELAYS_S[1:], None):
+        taken = machine.space_taken(target)
+        size = taken + job.source_path().stat().st_size
+        limits = limits_for(taken * pool_factor)
+        answer = workers.do(job.within(limits), limit_s=Patience().limit_s(size))
+        if answer.ok or following is None or answer.rule.action in (Action.STOP, Action.REPAIR):
+            break
+        if answer.rule.action is Action.LARGER_POOL:
+            pool_factor *= 2
+        if answer.rule.action is Action.SMALLER_BATCH:
+            job = replace(job, chunk_rows=max(1, job.chunk_rows // 4), chunk_bytes=max(1, job.chunk_bytes // 4))
+        workers.pause(following)
+    return answer
+
+
+def _busy(target: Path, why: str) -> RefusedError:
+    holder = machine.holder_of(target)
+    who = f"PID {holder}" if holder else "another program"
+    return RefusedError(f"{target} is in use by {who} ({why}); stop that, then run again")
+
+
+def _error_of(job: Job, answer: Answer, workers: Workers, launch: Launch) -> NimadError:
+    """What a comparison that could not be made means for the user."""
+    target, message = job.target_path(), answer.message
+    if answer.kind is Kind.NOT_ALLOWED:
+        return not_for_us(target, message)
+    if answer.kind is Kind.LOCKED or (answer.kind in _UNREADABLE and machine.holder_of(target)):
+        return _busy(target, message)
+    if answer.kind is Kind.STORAGE_VERSION:
+        return EngineError(
+            f"{target} was written by another release of LadybugDB than is here ({message}); name an interpreter that "
+            "has that one, with --engine-python"
+        )
+    if answer.kind in _MAYBE_THE_ENGINE and not workers.do(Job(task=Task.PROBE)).ok:
+        return EngineError(unloadable(message, launch.module, launch.interpreter.python))
+    if answer.kind in _UNREADABLE:
+        anew = command.line("migrate", "--source", job.source, "--target", target, "--replace")
+        return NimadError(
+            f"{target} cannot be read as a LadybugDB file ({message}); if it is one that nimad made, make it anew, "
+            f"which keeps this one as a dated backup, with: {anew}"
+        )
+    if answer.kind in (Kind.ENGINE_MISSING, Kind.SOURCE, Kind.SOURCE_BUSY, Kind.ADDRESS_SPACE, Kind.DISK):
+        return retry.error_of(answer)
+    return StoppedError(f"{target} could not be compared: {message}; free some memory, then run again")
+
+
+def _counted(name: str, table: TableCompared, job: Job, source: SourceFile) -> TableCompared:
+    """What the numbers of rows alone say of a table: how many are where, and not which."""
+    aside = len(job.quarantined.get(name, ()))
+    bound, key = job.bounds.get(name), quoted(job.needs().table(name).key)
+    late = 0
+    if bound is not None:
+        query = f"SELECT count(*) FROM {quoted(name)} WHERE typeof({key}) = 'integer' AND {key} > ?"
+        late = source.number(query, bound)
+    expected = table.rows - aside
+    late = max(0, min(late, expected - table.there))
+    lacking = max(0, expected - late - table.there)
+    return replace(
+        table,
+        same=min(expected, table.there),
+        late=Listed(late),
+        aside=Listed(aside),
+        lacking=Listed(lacking),
+        extra=Listed(max(0, table.there - expected)),
+    )

@@ -1,0 +1,265 @@
+"""Leftovers: what runs, indexes and rollbacks left beside a target and its source, and whether each of it may go.
+
+Nothing is ever to go that may be the last copy of a memory. So what is kept here is kept without asking the engine:
+`migration/cleaning.py` also holds a backup against SQLite before it removes one.
+"""
+
+import os
+import re
+import stat
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from re import Pattern
+
+from nimad.config import Settings
+from nimad.disk import ENGINE_SUFFIXES, READ_SUFFIXES, export_folder
+from nimad.errors import NimadError
+from nimad.migration import machine, state
+from nimad.migration.files import Files
+from nimad.source import salvage
+from nimad.source.file import SourceFile, check_source
+from nimad.source.survey import read_schema
+from nimad.words import number_of
+from nimad.worker.quarantine import entries, lines
+
+
+class Kind(StrEnum):
+    """What a leftover is."""
+
+    UNFINISHED = "an unfinished target, and what belongs to it"
+    FAILED = "an unfinished target that was set aside"
+    LOG = "a log of the engine that was set aside"
+    BACKUP = "a backup of a target"
+    SQLITE_BACKUP = "a backup of SQLite, from before a rollback"
+    RECORD = "what a rollback carried back"
+    QUARANTINE = "a quarantine"
+    ORPHAN = "told of a target that is gone"
+    TEMPORARY = "half a file of a run that was killed"
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """Files that belong together, under the first one's path. `bytes`: what they take on the disk."""
+
+    path: Path
+    pieces: tuple[Path, ...]
+    kind: Kind
+    bytes: int
+    age_s: float
+    may_go: bool
+    reason: str  # why it may go, or why it may not
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """What decides whether something may go."""
+
+    files: Files
+    holder: int | None  # the PID of a run that works on the target
+    unsound: str  # why SQLite is not known to be whole; empty where it is
+    verified: bool  # whether a target is there that a run compared before it published it
+    open: Mapping[tuple[int, int], int]  # PIDs by the device and inode of what they have open
+
+
+_DATE = r"(\d{8}-\d{6})(?:-\d+)?"
+_ENGINE = "|".join(map(re.escape, ENGINE_SUFFIXES))
+_READ = "|".join(map(re.escape, READ_SUFFIXES))
+#: What follows a target's name. The first group is the name of what belongs together; the second, where there is one,
+#: the date.
+_AFTER_TARGET: tuple[tuple[Kind, Pattern[str]], ...] = (
+    (Kind.QUARANTINE, re.compile(rf"(\.backup-{_DATE}\.quarantine\.jsonl)")),
+    (Kind.QUARANTINE, re.compile(r"(\.migrating\.quarantine\.jsonl)")),
+    (Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE}|\.ledger)?")),
+    (Kind.RECORD, re.compile(rf"(\.rollback-{_DATE}\.jsonl)")),
+    (Kind.TEMPORARY, re.compile(r"(\.(?:state\.json|quarantine\.jsonl|migrating\.quarantine\.jsonl)\.tmp)")),
+    (Kind.LOG, re.compile(rf"((?:\.migrating)?(?:{_READ})\.{_DATE})")),
+    (Kind.FAILED, re.compile(rf"(\.migrating\.{_DATE})(?:{_ENGINE})?")),
+    (Kind.UNFINISHED, re.compile(r"(\.migrating)(?:\..*)?")),
+)
+#: What follows a further name of the target, or SQLite's.
+_AFTER_LINK = ((Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE})?")),)
+_AFTER_SOURCE = ((Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),)
+#: What tells of a target, and is left when that is gone.
+_TELLING = (".state.json", ".ledger", ".quarantine.jsonl")
+
+
+def leftovers(settings: Settings, now: float | None = None) -> tuple[Leftover, ...]:
+    """List what lies beside `settings.target` and `settings.source`, oldest first. Nothing is opened for writing.
+
+    Raises `OSError` where a folder cannot be looked into.
+    """
+    now = time.time() if now is None else now
+    files = Files(settings.target)
+    standing = _standing(settings, files)
+    found: dict[Path, tuple[Kind, str, list[Path]]] = {}
+    also = state.names_of(state.read(files)) + state.names_of(state.of_target(files))
+    for stem, patterns in (
+        (files.target, _AFTER_TARGET),
+        *((files.target.with_name(name), _AFTER_LINK) for name in dict.fromkeys(also)),
+        (settings.source, _AFTER_SOURCE),
+    ):
+        for path, kind, main, date in _named(stem, patterns):
+            found.setdefault(main, (kind, date, []))[2].append(path)
+    for path in _telling(files, found):
+        kind = Kind.QUARANTINE if path == files.quarantine else Kind.ORPHAN
+        found[path] = (kind, "", [path])
+    if (folder := export_folder(files.compacted)).is_dir():
+        found.setdefault(folder, (Kind.TEMPORARY, "", [folder]))
+    made = [_leftover(main, *facts, now) for main, facts in found.items()]
+    judged = (_judged(each, standing) for each in _newest_kept(made))
+    return tuple(sorted(judged, key=lambda each: (-each.age_s, each.path)))
+
+
+def _named(stem: Path, patterns: Iterable[tuple[Kind, Pattern[str]]]) -> Iterator[tuple[Path, Kind, Path, str]]:
+    """The files whose names begin as `stem`: each with its kind, the name of what it belongs to, and the date."""
+    for path in sorted(stem.parent.iterdir() if stem.parent.is_dir() else ()):
+        if not path.name.startswith(f"{stem.name}.") or path.is_symlink():
+            continue
+        for kind, pattern in patterns:
+            if match := pattern.fullmatch(path.name.removeprefix(stem.name)):
+                date = match[2] if pattern.groups > 1 else ""
+                yield path, kind, stem.with_name(stem.name + match[1]), date
+                break
+
+
+def _telling(files: Files, found: Mapping[Path, object]) -> Iterator[Path]:
+    """What tells of a target, where there is neither one nor what is to become one."""
+    if os.path.lexists(files.target) or files.staging in found:
+        return
+    for suffix in _TELLING:
+        path = files.target.with_name(files.target.name + suffix)
+        if path.is_file() and not path.is_symlink():
+            yield path
+
+
+def _leftover(main: Path, kind: Kind, date: str, paths: list[Path], now: float) -> Leftover:
+    modified, size = 0.0, 0
+    for path in paths:
+        for status in _statuses(path):
+            modified, size = max(modified, status.st_mtime), size + status.st_blocks * machine.STAT_BLOCK
+    with suppress(ValueError):
+        modified = time.mktime(time.strptime(date, "%Y%m%d-%H%M%S")) if date else modified
+    ordered = sorted(paths, key=lambda path: (path != main, path))
+    return Leftover(main, tuple(ordered), kind, size, max(0.0, now - modified), may_go=True, reason="")
+
+
+def _statuses(path: Path) -> Iterator[os.stat_result]:
+    yield path.lstat()
+    if path.is_dir() and not path.is_symlink():
+        for inner in path.rglob("*"):
+            yield inner.lstat()
+
+
+# Whether it may go
+
+
+def _newest_kept(made: Iterable[Leftover]) -> Iterator[Leftover]:
+    """The newest backup of each kind is not to go, whatever its age."""
+    newest: dict[Kind, Leftover] = {}
+    listed = list(made)
+    for each in listed:
+        if each.kind in (Kind.BACKUP, Kind.SQLITE_BACKUP) and (
+            each.kind not in newest or each.age_s < newest[each.kind].age_s
+        ):
+            newest[each.kind] = each
+    for each in listed:
+        if each in newest.values():
+            yield replace(each, may_go=False, reason="the newest one")
+        else:
+            yield each
+
+
+def _judged(each: Leftover, standing: _Standing) -> Leftover:
+    why = _in_use(each, standing) or each.reason or _last_copy(each, standing)
+    return replace(each, may_go=not why, reason=why or _REASONS[each.kind])
+
+
+_REASONS: Mapping[Kind, str] = {
+    Kind.UNFINISHED: "SQLite has all of it; a run would begin anew",
+    Kind.FAILED: "SQLite has all of it",
+    Kind.LOG: "what was in it was brought again",
+    Kind.BACKUP: "a verified target took its place",
+    Kind.SQLITE_BACKUP: "SQLite is whole without it",
+    Kind.RECORD: "SQLite has all of it",
+    Kind.QUARANTINE: "nothing is in it that is not in the target's own",
+    Kind.ORPHAN: "nothing needs it",
+    Kind.TEMPORARY: "nothing needs it",
+}
+
+
+def _in_use(each: Leftover, standing: _Standing) -> str:
+    if standing.holder and each.kind in (Kind.UNFINISHED, Kind.TEMPORARY, Kind.ORPHAN, Kind.QUARANTINE):
+        return f"a run is at work (PID {standing.holder})"
+    for path in each.pieces:
+        with suppress(OSError):
+            status = path.lstat()
+            if (pid := standing.open.get((status.st_dev, status.st_ino))) is not None:
+                return f"it is open in another program (PID {pid})"
+    return ""
+
+
+def _last_copy(each: Leftover, standing: _Standing) -> str:
+    """Why it may hold what is nowhere else; empty where it does not."""
+    if each.kind is Kind.QUARANTINE:
+        return _only_here(each.path, standing)
+    if each.kind is Kind.RECORD:
+        kept = sum(b'"kept": true' in line for line in lines(each.path))
+        return f"it holds {number_of(kept, 'value')} that SQLite has no place for" if kept else standing.unsound
+    if each.kind in (Kind.UNFINISHED, Kind.FAILED, Kind.SQLITE_BACKUP):
+        return standing.unsound
+    if each.kind is Kind.LOG:
+        return "" if standing.verified else standing.unsound
+    if each.kind is Kind.BACKUP and not standing.verified:
+        return standing.unsound or f"there is no verified target at {standing.files.target}"
+    return ""
+
+
+def _only_here(path: Path, standing: _Standing) -> str:
+    """Whether a quarantine holds entries that the one of the target does not have."""
+    if not path.is_file():
+        return "it is no plain file"
+    of_target = set() if path == standing.files.quarantine else set(lines(standing.files.quarantine))
+    if all(line in of_target for line in lines(path)):
+        return ""
+    return f"it holds {number_of(sum(1 for _ in entries(path)), 'entry', 'entries')}, which are in no target"
+
+
+def _standing(settings: Settings, files: Files) -> _Standing:
+    made = state.of_target(files)
+    there = files.target.is_file()
+    return _Standing(
+        files=files,
+        holder=machine.holder_of(files.lock) if files.lock.is_file() else None,
+        unsound=_unsound(settings.source),
+        verified=bool(there and made.get("published") and state.is_of(files, made)),
+        open=_open_files(),
+    )
+
+
+def _unsound(path: Path) -> str:
+    """Why SQLite is not known to hold all that it should."""
+    try:
+        check_source(path)
+        source = SourceFile(path)
+        schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
+        damage = salvage.damage(source, schema)
+    except NimadError as error:
+        return f"SQLite cannot be read, and this may be the last copy ({error})"
+    return f"pages of SQLite are damaged, and this may be the last copy ({damage[0]})" if damage else ""
+
+
+def _open_files() -> dict[tuple[int, int], int]:
+    """What other processes have open, as far as this user may see."""
+    found: dict[tuple[int, int], int] = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            for descriptor in (process / "fd").iterdir():
+                with suppress(OSError):
+                    status = descriptor.stat()
+                    if stat.S_ISREG(status.st_mode) and int(process.name) != os.getpid():
+                        found[status.st_dev, status.st_ino] = int(process.name)
+    return found

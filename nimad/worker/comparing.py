@@ -1,0 +1,442 @@
+"""Comparing: a target that is there, or whatever LadybugDB file, against SQLite; every row, and nothing is changed.
+
+Unlike a verification before publishing (`worker/verifying.py`), neither side is believed: the agent may have gone on
+writing to both, and to the target under ids of its own. So rows are paired first (`worker/pairing.py`), and what
+differs is told by which side moved.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from nimad.source import late
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.ranges import LAST_KEY, next_range
+from nimad.source.rows import Judged, Reject, Rows
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Table
+from nimad.source.schema import quoted as quoted_in_sql
+from nimad.target import loading, merging, reading
+from nimad.target import schema as t
+from nimad.target.database import Database
+from nimad.target.into import quoted
+from nimad.target.merging import Edge
+from nimad.worker import fitting, identity, ledger, pairing
+from nimad.worker.comparison import RECALLED, Listed, TableCompared
+from nimad.worker.identity import COLUMNS, Natural
+from nimad.worker.job import Job
+from nimad.worker.ledger import Notes
+from nimad.worker.pairing import Pairs
+
+#: Ends of an edge, and what a target without them has.
+_ENDS = "ends"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A row that both sides have, and not the same. `filled`: columns in which SQLite has nothing."""
+
+    key: int
+    at: int  # its id in the target
+    columns: frozenset[str]  # by their names in the target, and a turn's ends by SQLite's
+    filled: frozenset[str]
+
+    @property
+    def essential(self) -> frozenset[str]:
+        """What neither a recall nor a filling-in explains."""
+        return self.columns - self.filled - RECALLED
+
+    @property
+    def recalled(self) -> frozenset[str]:
+        return (self.columns - self.filled) & RECALLED
+
+
+@dataclass
+class Compared:
+    """What came of one table; ids are SQLite's, but for those of `extra` and `extra_edges`."""
+
+    rows: int = 0
+    there: int = 0
+    pairs: Pairs = field(default_factory=dict)
+    lacking: list[tuple[int, str]] = field(default_factory=list)
+    late: list[tuple[int, str]] = field(default_factory=list)
+    aside: list[tuple[int, str]] = field(default_factory=list)
+    differing: list[tuple[Difference, str]] = field(default_factory=list)
+    since_here: list[tuple[Difference, str]] = field(default_factory=list)
+    since_there: list[tuple[Difference, str]] = field(default_factory=list)
+    extra: list[tuple[int, str]] = field(default_factory=list)
+    extra_edges: list[Edge] = field(default_factory=list)  # without the source's key
+
+    def differences(self) -> Iterator[Difference]:
+        for difference, _ in (*self.differing, *self.since_here, *self.since_there):
+            yield difference
+
+    def facts(self) -> TableCompared:
+        unlike = len(self.differing) + len(self.since_here) + len(self.since_there)
+        extra = [*self.extra, *((edge.start, f"edge {edge.relation} to {edge.end}") for edge in self.extra_edges)]
+        return TableCompared(
+            rows=self.rows,
+            there=self.there,
+            same=len(self.pairs) - unlike,
+            renamed=sum(key != at for key, at in self.pairs.items()),
+            lacking=Listed.of(self.lacking),
+            late=Listed.of(self.late),
+            aside=Listed.of(self.aside),
+            differing=_listed(self.differing),
+            since_here=_listed(self.since_here),
+            since_there=_listed(self.since_there),
+            extra=Listed.of(extra),
+        )
+
+
+def _listed(found: Sequence[tuple[Difference, str]]) -> Listed:
+    return Listed.of(
+        (difference.key, f"{', '.join(sorted(difference.columns))}{f' ({why})' if why else ''}")
+        for difference, why in found
+    )
+
+
+class Comparison:
+    """One comparison, table by table; `run` does it, and the tables stay for whoever carries rows back."""
+
+    def __init__(self, job: Job, database: Database) -> None:
+        self.job, self.database = job, database
+        self.fit = fitting.fit(database, job.needs())
+        self.tables: dict[str, Compared] = {}
+        self._source = SourceFile(job.source_path())
+        self._notes = ledger.read_notes(Path(job.ledger)) if job.ledger else {}
+        self._nodes: set[int] = set()  # keys of SQLite's nodes that have a place in the target, there or not
+
+    def run(self) -> dict[str, Any]:
+        """Compare everything and return the facts for an answer."""
+        for table in self.fit.schema.tables():
+            self.tables[table.name] = Compared(
+                rows=self._source.number(f"SELECT count(*) FROM {quoted_in_sql(table.name)}"),
+                there=count(self.database, TARGET_TABLES[table.name]) if self.fit.has(table.name) else 0,
+            )
+        if not self.job.counts_only:
+            for table in self.fit.schema.tables():
+                self._compare(table)
+        return {
+            "tables": {name: asdict(compared.facts()) for name, compared in self.tables.items()},
+            "remarks": list(self.fit.remarks),
+            "beyond": self._beyond(),
+            "others": self._others(),
+        }
+
+    def noted(self, table: str) -> Notes:
+        return self._notes.get(table, Notes())
+
+    # Table by table
+
+    def _compare(self, table: Table) -> None:
+        found, here = self.tables[table.name], set[int]()
+        edges = _Edges(self.database, self.fit) if table.name == EDGES else None
+        there: Mapping[int, Natural] = {}
+        if table.name in COLUMNS:
+            there = self._naturals_there(table)
+            found.pairs = pairing.pair(
+                table.name, self._naturals_here(table), there, self._texts(table), self.noted(table.name)
+            )
+        for rows in self._chunks(table):
+            here.update(rows.keys)
+            judged = source_rows.judge(rows, self.fit.schema, self.job.isolated_of(table.name))
+            self._set_aside(table, judged.rejects)
+            if edges is not None:
+                self._compare_edges(judged, edges)
+            else:
+                self._compare_rows(judged)
+        strays = self._source.read(lambda c: source_rows.read_strays(c, table))
+        self._set_aside(table, source_rows.judge_strays(strays))
+        if table.name == NODES:
+            self._nodes = here - {key for key, part in found.aside if not part.startswith("embedding: ")}
+        if edges is None:
+            own, known = set(found.pairs.values()), self.noted(table.name).target_ids()
+            found.extra = [(at, "was in SQLite once" if at in known else "") for at in sorted(there.keys() - own)]
+        else:
+            found.extra = [(key, "") for key in sorted(edges.keyed)]
+            found.extra_edges = edges.left()
+
+    def _chunks(self, table: Table) -> Iterator[Rows]:
+        after: int | None = None
+        size = self.job.chunk_rows, self.job.chunk_bytes
+        while True:
+            rows = self._source.read(lambda c, after=after: _next(c, table, after, size))  # type: ignore[misc]
+            if rows is None:
+                return
+            yield rows
+            after = rows.keys[-1]
+
+    def _naturals_here(self, table: Table) -> dict[int, Natural]:
+        rows = self._source.read(
+            lambda c: late.columns(c, table, COLUMNS[table.name], sorted(source_rows.read_keys(c, table)))
+        )
+        found = {key: identity.of_source(table, values) for key, values in rows.items()}
+        return {key: its for key, its in found.items() if its is not None}
+
+    def _naturals_there(self, table: Table) -> dict[int, Natural]:
+        if not self.fit.has(table.name):
+            return {}
+        there = {column.target for column in table.columns}
+        wanted = ", ".join(f"n.{name}" if name in there else "NULL" for name in COLUMNS[table.name])
+        rows = self.database.ask(f"MATCH (n:{TARGET_TABLES[table.name]}) RETURN n.id, {wanted}")
+        return {row[0]: identity.natural(row[1:]) for row in rows}
+
+    def _texts(self, table: Table) -> tuple[pairing.Texts, pairing.Texts]:
+        if table.name != NODES or not any(column.target == "text" for column in table.columns):
+            return (lambda _: {}), (lambda _: {})
+
+        def here(keys: Collection[int]) -> dict[int, str | None]:
+            rows = self._source.read(lambda c: late.columns(c, table, ("text",), sorted(keys)))
+            return {key: row[0] if isinstance(row[0], str) else None for key, row in rows.items()}
+
+        def there(ids: Collection[int]) -> dict[int, str | None]:
+            return {key: row[0] for key, row in merging.columns(self.database, t.NODE_TABLE, ("text",), ids).items()}
+
+        return here, there
+
+    # Rows that the target has no place for, or does not have
+
+    def _set_aside(self, table: Table, rejects: Sequence[Reject]) -> None:
+        found = self.tables[table.name]
+        for reject in rejects:
+            key = reject.id if isinstance(reject.id, int) else 0
+            if reject.part == "row" and key in found.pairs:  # it could be represented once, and stays as it was
+                found.since_here.append((Difference(key, found.pairs[key], frozenset(), frozenset()), reject.reason))
+            else:
+                part = "" if reject.part == "row" else f"{reject.part}: "
+                found.aside.append((key, f"{part}{reject.reason}"))
+
+    def _miss(self, table: str, key: int) -> None:
+        """Note a row that the target does not have."""
+        found, bound = self.tables[table], self.job.bounds.get(table)
+        if (why := self.job.quarantined.get(table, {}).get(key)) is not None:
+            found.aside.append((key, why))
+        elif bound is not None and key > bound:
+            found.late.append((key, ""))
+        else:
+            was = "is gone from the target" if key in self.noted(table).digests else ""
+            found.lacking.append((key, was))
+
+    # Rows that both have
+
+    def _compare_rows(self, judged: Judged) -> None:
+        table = judged.rows.table
+        pairs = self.tables[table.name].pairs
+        for key in judged.rows.keys:
+            if key not in pairs:
+                self._miss(table.name, key)
+        judged = loading.select(judged, [key in pairs for key in judged.rows.keys])
+        ids = [pairs[key] for key in judged.rows.keys]
+        unlike = merging.differing(self.database, self.fit.schema, self._narrowed(judged), ids, nulls=True)
+        columns = {judged.rows.keys[p]: names for p, names in unlike.items()}
+        filled = {judged.rows.keys[p]: _empty(judged, p) & names for p, names in unlike.items()}
+        if table.name == TURNS:
+            self._compare_links(judged, columns, filled)
+        self._sort(
+            table,
+            [Difference(k, pairs[k], frozenset(v), frozenset(filled.get(k, ()))) for k, v in sorted(columns.items())],
+        )
+
+    def _narrowed(self, judged: Judged) -> Judged:
+        """The values as they would be in columns of 32 bits, where the target has such."""
+        table, skip = judged.rows.table, len(judged.rows.table.ends)
+        columns = list(judged.columns)
+        for index, column in enumerate(table.columns):
+            if (table.name, column.target) in self.fit.narrow:
+                columns[skip + index] = [_narrow(value) for value in columns[skip + index]]
+        return replace(judged, columns=columns)
+
+    def _compare_links(self, judged: Judged, columns: dict[int, set[str]], filled: dict[int, set[str]]) -> None:
+        """Hold the ends of turns against their links."""
+        pairs, nodes = self.tables[TURNS].pairs, self.tables[NODES].pairs
+        at = {pairs[key]: key for key in judged.rows.keys}
+        for index, end in enumerate(judged.rows.table.ends):
+            kind = LINKS[end.lower()]
+            there: dict[int, set[int]] = {}
+            for turn, node in reading.links(self.database, kind, sorted(at)) if kind in self.fit.present else ():
+                there.setdefault(at[turn], set()).add(node)
+            for key, node in zip(judged.rows.keys, judged.columns[index], strict=True):
+                wanted = {nodes[node]} if node in nodes else set()
+                if node is not None and node not in self._nodes:
+                    self.tables[TURNS].aside.append((key, f"{kind}: {end} {node} has no place in the target"))
+                if there.get(key, set()) != wanted:
+                    columns.setdefault(key, set()).add(end)
+                    if node is None:
+                        filled.setdefault(key, set()).add(end)
+
+    def _sort(self, table: Table, differences: Sequence[Difference]) -> None:
+        """Tell by which side's doing rows differ."""
+        if not differences:
+            return
+        found, still = self.tables[table.name], self._unmoved(table, [each.key for each in differences])
+        recalls = self._recalls(table, [each for each in differences if each.recalled and not each.essential])
+        for each in differences:
+            why = ""
+            if each.key in still:
+                why = "SQLite is as it was copied" if still[each.key] else "SQLite changed since"
+            if each.essential:
+                found.differing.append((each, why))
+                continue
+            side = recalls.get(each.key) or (_BY_LEDGER.get(still.get(each.key)) if each.recalled else "there")
+            lists = {"here": found.since_here, "there": found.since_there}
+            lists.get(side or "", found.differing).append((each, why))
+
+    def _unmoved(self, table: Table, keys: Sequence[int]) -> dict[int, bool]:
+        """Of rows that the ledger tells of, whether SQLite holds what was copied."""
+        digests = self.noted(table.name).digests
+        whole = self.job.needs().table(table.name)
+        known = [key for key in keys if key in digests]
+        rows = self._source.read(lambda c: source_rows.read_ids(c, whole, known))
+        return {row[0]: source_rows.digest(row) == digests[row[0]] for row in rows.values}
+
+    def _recalls(self, table: Table, differences: Sequence[Difference]) -> dict[int, str]:
+        """On which side the last recall was later: `here`, `there`, or none of it where they are equal."""
+        if not differences or not any(column.target == "last_accessed" for column in table.columns):
+            return {}
+        keys = {each.key: each.at for each in differences}
+        rows = self._source.read(lambda c: late.columns(c, table, ("last_accessed",), sorted(keys)))
+        there = merging.columns(self.database, TARGET_TABLES[table.name], ("last_accessed",), set(keys.values()))
+        found = {}
+        for key, at in keys.items():
+            ours, theirs = _moment(rows.get(key)), _moment(there.get(at))
+            if ours != theirs:
+                found[key] = "there" if theirs > ours else "here"
+        return found
+
+    # Edges
+
+    def _compare_edges(self, judged: Judged, edges: "_Edges") -> None:
+        found, nodes = self.tables[EDGES], self.tables[NODES].pairs
+        drawn, keep = [], []
+        for position, (key, *ends) in enumerate(
+            zip(judged.rows.keys, judged.columns[0], judged.columns[1], strict=True)
+        ):
+            joined = all(end in nodes for end in ends)
+            keep.append(joined)
+            if joined:
+                drawn.append((nodes[ends[0]], nodes[ends[1]]))
+            elif all(end in self._nodes and end is not None for end in ends):
+                self._miss(EDGES, key)
+            else:
+                _, rejects = loading.with_both_ends(
+                    loading.select(judged, [p == position for p in range(len(judged.rows))]), self._nodes
+                )
+                self._set_aside(judged.rows.table, rejects)
+        judged = loading.select(judged, keep)
+        unlike: Mapping[int, set[str]] = {position: {"id"} for position in range(len(drawn))}
+        if self.fit.keyed:
+            unlike = merging.differing(
+                self.database, self.fit.schema, self._narrowed(judged), list(judged.rows.keys), drawn
+            )
+        differences = []
+        for position, key in enumerate(judged.rows.keys):
+            names = unlike.get(position, set())
+            if "id" in names and edges.take(drawn[position], _relation(judged, position)):
+                found.pairs[key] = key  # drawn by the agent in both of them: what it says is the same
+            elif key in edges.keyed:
+                edges.keyed.discard(key)
+                found.pairs[key] = key
+                if names:
+                    columns = names if "id" not in names else {_ENDS}
+                    differences.append(Difference(key, key, frozenset(columns), frozenset(_empty(judged, position))))
+            else:
+                self._miss(EDGES, key)
+        self._sort(judged.rows.table, differences)
+
+    # What the target has beyond that
+
+    def _beyond(self) -> dict[str, dict[str, int]]:
+        """How many values the target has in columns that SQLite lacks."""
+        found: dict[str, dict[str, int]] = {}
+        for table, columns in self.fit.beyond.items():
+            for name in columns:
+                values = count(self.database, TARGET_TABLES[table], has_value(name))
+                if values:
+                    found.setdefault(TARGET_TABLES[table], {})[name] = values
+        return found
+
+    def _others(self) -> dict[str, int]:
+        """Rows of tables of the target that are none of ours."""
+        known = {*TARGET_TABLES.values(), *t.LINK_TABLES}
+        found = {table: count(self.database, table) for table in sorted(self.fit.present - known)}
+        return {table: rows for table, rows in found.items() if rows}
+
+
+#: Which side recalled a memory, where the moments do not tell: SQLite is as it was copied, or is not.
+_BY_LEDGER: Mapping[bool | None, str] = {True: "there"}
+
+
+class _Edges:
+    """The target's edges that no row of SQLite was found for yet."""
+
+    def __init__(self, database: Database, fit: fitting.Fit) -> None:
+        there = fit.has(EDGES)
+        self.keyed = merging.keys(database, t.EDGE_TABLE) if there and fit.keyed else set()
+        self._nameless = merging.edges_of_others(database, keyed=fit.keyed) if there else []
+        self._free = Counter((edge.start, edge.end, edge.relation) for edge in self._nameless)
+
+    def take(self, ends: tuple[int, int], relation: Any) -> bool:
+        """Take an edge without a key that says the same, if there is one."""
+        what = (*ends, relation)
+        if self._free[what] <= 0:
+            return False
+        self._free[what] -= 1
+        return True
+
+    def left(self) -> list[Edge]:
+        free, found = Counter(self._free), []
+        for edge in self._nameless:
+            what = (edge.start, edge.end, edge.relation)
+            if free[what] > 0:
+                free[what] -= 1
+                found.append(edge)
+        return found
+
+
+def has_value(column: str) -> str:
+    """A condition for rows that have a value in a column which SQLite lacks, and not just its default."""
+    name = f"n.{quoted(column)}"
+    return f"{name} IS NOT NULL" + (f" AND {name} <> 0" if column == "recall_count" else "")
+
+
+def count(database: Database, table: str, condition: str = "true") -> int:
+    """Rows of a table of nodes or of relationships."""
+    kinds = {str(name): str(kind) for name, kind in database.ask("CALL show_tables() RETURN name, type")}
+    pattern = f"()-[n:{quoted(table)}]->()" if kinds.get(table) == "REL" else f"(n:{quoted(table)})"
+    return int(database.ask(f"MATCH {pattern} WHERE {condition} RETURN count(*)")[0][0])
+
+
+def _relation(judged: Judged, position: int) -> Any:
+    at = {column.target: len(judged.rows.table.ends) + i for i, column in enumerate(judged.rows.table.columns)}
+    return judged.columns[at["relation"]][position] if "relation" in at else None
+
+
+def _next(connection: Any, table: Table, after: int | None, size: tuple[int, int]) -> Rows | None:
+    wanted = next_range(connection, table, after, LAST_KEY, *size)
+    return None if wanted is None else source_rows.read_range(connection, table, wanted)
+
+
+def _empty(judged: Judged, position: int) -> set[str]:
+    """The columns in which a row of SQLite has nothing."""
+    skip = len(judged.rows.table.ends)
+    return {
+        column.target
+        for index, column in enumerate(judged.rows.table.columns)
+        if judged.columns[skip + index][position] is None
+    }
+
+
+def _moment(row: Sequence[Any] | None) -> int:
+    return row[0] if row is not None and isinstance(row[0], int) else 0
+
+
+def _narrow(value: Any) -> Any:
+    if isinstance(value, float):
+        with suppress(OverflowError):
+            return struct.unpack("<f", struct.pack("<f", value))[0]
+    return value

@@ -1,0 +1,95 @@
+"""Pairing: which row of the target is which row of SQLite, whatever has been written to either of them since.
+
+The rules are those by which late arrivals are named (`worker/naming.py`), without a ledger that has to be there: what
+has the same id and is the same memory; what has the same turn, layer and moment; what is most like it. Each row of the
+target is one row's of SQLite at most.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from nimad.worker import identity
+from nimad.worker.identity import Natural
+from nimad.worker.ledger import Notes
+from nimad.worker.naming import Names, Wanted
+
+#: Rows whose texts are held at the same time.
+_TEXTS = 500
+
+#: The texts of rows, by key.
+Texts = Callable[[Collection[int]], Mapping[int, str | None]]
+#: The target's ids of rows of SQLite, by key.
+Pairs = dict[int, int]
+
+
+def pair(
+    table: str,
+    here: Mapping[int, Natural],
+    there: Mapping[int, Natural],
+    texts: tuple[Texts, Texts],
+    notes: Notes | None = None,
+) -> Pairs:
+    """Find the rows of the target that SQLite's are; those in neither of the result's sides have no counterpart.
+
+    `texts`: of SQLite's rows and of the target's; `notes`: what a ledger says, where there is one.
+    """
+    pairs = {
+        key: key for key, its in here.items() if key in there and _is_own(table, key, its, there[key], notes or Notes())
+    }
+    _pair_equals(here, there, pairs)
+    _pair_alike(table, here, there, texts, pairs)
+    return pairs
+
+
+def _is_own(table: str, key: int, here: Natural, there: Natural, notes: Notes) -> bool:
+    """Whether a row still is the one with the same id there.
+
+    Without a turn, layer and moment alone do not say so: only with a ledger that has a mark of it, and its id.
+    """
+    if not identity.same(table, here, there):
+        return False
+    if here[0] and there[0]:
+        return True
+    marked = notes.marks.get(key)
+    return marked is not None and key in notes.digests and identity.is_marked(table, there, marked)
+
+
+def _pair_equals(here: Mapping[int, Natural], there: Mapping[int, Natural], pairs: Pairs) -> None:
+    """Pair what has the same turn, layer and moment under another id."""
+    taken = set(pairs.values())
+    free: dict[Natural, list[int]] = {}
+    for at, its in sorted(there.items(), reverse=True):
+        if its[0] and at not in taken:
+            free.setdefault(its, []).append(at)
+    for key, its in sorted(here.items()):
+        if key not in pairs and free.get(its):
+            pairs[key] = free[its].pop()
+
+
+def _pair_alike(
+    table: str,
+    here: Mapping[int, Natural],
+    there: Mapping[int, Natural],
+    texts: tuple[Texts, Texts],
+    pairs: Pairs,
+) -> None:
+    """Pair what is left by likeness: of turn, layer and moment, and of text."""
+    left = sorted(here.keys() - pairs.keys())
+    taken = set(pairs.values())
+    others = {at: its for at, its in there.items() if at not in taken}
+    names = Names(table, Notes(), set(others), others)
+    for start in range(0, len(left) if others else 0, _TEXTS):
+        _place(names, left[start : start + _TEXTS], here, texts, pairs)
+
+
+def _place(
+    names: Names, keys: Sequence[int], here: Mapping[int, Natural], texts: tuple[Texts, Texts], pairs: Pairs
+) -> None:
+    near = {key: names.near(here[key]) | ({key} & names.others.keys()) for key in keys}
+    wanted = [key for key in keys if near[key]]
+    if not wanted:
+        return
+    own, theirs = texts[0](wanted), texts[1](set().union(*near.values()))
+    for key in wanted:
+        place = names.place(Wanted(key, here[key], own.get(key), ()), lambda _: theirs)
+        if place is not None and place.there:
+            pairs[key] = place.id
