@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 
-.PHONY: demo test test-system faults faults-arm64 faults-memory lint format bench deb deb-wheels test-deb deb-arm64 clean
+.PHONY: demo docs test test-system faults faults-arm64 faults-memory lint format bench deb deb-wheels test-deb deb-arm64 clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -17,6 +17,9 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 	@echo
 	@echo "One question by embedding: what is most like memory 17?"
 	$(BIN)/nimad search --target demo/graph.ladybug --limit 3 --like 17
+
+docs: $(READY)  ## docs/reference, made from the program itself
+	$(BIN)/python packaging/reference.py
 
 test: $(READY)  ## the whole test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long" -n $$(($$(nproc) + 1)) --dist loadgroup  # a quarter of it is waiting

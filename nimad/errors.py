@@ -4,7 +4,9 @@ Each error carries the exit code that a program calling ``nimad`` sees, and a me
 happened, to which file or row, and what to do next.
 """
 
+from collections.abc import Mapping
 from enum import IntEnum
+from typing import Final
 
 
 class ExitCode(IntEnum):
@@ -21,6 +23,26 @@ class ExitCode(IntEnum):
     DIFFERENCE = 76
     NOT_ALLOWED = 77
     CONFIGURATION = 78
+
+
+#: What each code tells its reader, in the order in which they are explained; the documentation is made from this.
+MEANINGS: Final[Mapping[ExitCode, str]] = {
+    ExitCode.COMPLETE: "complete, or nothing to do",
+    ExitCode.QUARANTINED: "complete, now or before, but rows or parts of rows are in quarantine, or cannot be read",
+    ExitCode.USAGE: "the command line, or the file it names, cannot be what was meant",
+    ExitCode.ENGINE: "the engine is missing or is the wrong one, or the agent's own could not open the result",
+    ExitCode.INTERNAL: "a bug of nimad, with its traceback",
+    ExitCode.CANNOT_WRITE: "cannot write: no folder, too little room to begin, another file in the way",
+    ExitCode.IO_ERROR: (
+        "nothing of the source can be read, the disk failed, or was full in the middle: make room and run again"
+    ),
+    ExitCode.INTERRUPTED: (
+        "interrupted or stopped, or too little memory: the last line says what to do, mostly to run it again"
+    ),
+    ExitCode.DIFFERENCE: "verification found a difference; nothing was published",
+    ExitCode.NOT_ALLOWED: "not allowed: a file is closed to this user; run it as its owner",
+    ExitCode.CONFIGURATION: "a configuration file is malformed",
+}
 
 
 class NimadError(Exception):

@@ -18,7 +18,7 @@ import nimad
 from nimad.cli.main import cli
 from nimad.errors import CannotWriteError, NimadError, NotAllowedError, UsageError
 from nimad.rights import Account
-from nimad.service import setup
+from nimad.service import agent_scripts, setup
 
 DROP_IN = Path("etc/systemd/system/nima-migrate.service.d/10-setup.conf")
 PROGRAM = [sys.executable, "-m", "nimad"]
@@ -271,6 +271,144 @@ def test_a_set_up_needs_a_user(root: Path) -> None:
     done = CliRunner().invoke(cli, ["setup", "--root", str(root)])
     assert isinstance(done.exception, UsageError)
     assert "sudo nimad setup --user NAME" in str(done.exception)
+
+
+# The agent's scripts
+
+
+@pytest.fixture
+def plugin(home: Path) -> Path:
+    """The folder of nima-core's plugin, with a script of its own."""
+    folder = home / agent_scripts.FOLDER
+    folder.mkdir(parents=True)
+    (folder / "migrate_to_ladybug.py").write_text("print('of nima-core')\n")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_plugins_scripts_become_ours_and_what_was_there_is_kept(root: Path, home: Path, plugin: Path) -> None:
+    written = setup.set_up(user(home), None, PROGRAM, root)
+    assert written.scripts
+    assert {plugin / name for name in agent_scripts.NAMES} <= set(written.changed)
+    (kept,) = written.kept
+    assert kept.name.startswith("migrate_to_ladybug.py.backup-2")
+    assert kept.read_text() == "print('of nima-core')\n"
+    ours = plugin / "migrate_to_ladybug.py"
+    assert os.access(ours, os.X_OK)
+    head = ours.read_text().splitlines()[:2]
+    assert head[0] == "#!/usr/bin/env python3"
+    assert head[1].endswith(f"and puts back: {kept.name}")
+    found = "import nimad_program; print(nimad_program.find())"
+    asked = subprocess.run([sys.executable, "-c", found], cwd=plugin, capture_output=True, text=True, check=True)
+    assert asked.stdout == f"{PROGRAM}\n"
+    again = setup.set_up(user(home), None, PROGRAM, root)
+    assert (again.changed, again.kept, len(names(plugin))) == ([], [], 4)
+
+
+def test_undo_puts_back_what_the_scripts_took_the_place_of(root: Path, home: Path, plugin: Path) -> None:
+    setup.set_up(user(home), None, PROGRAM, root)
+    undone = setup.undo(root)
+    assert undone.put_back == [plugin / "migrate_to_ladybug.py"]
+    assert names(plugin) == ["migrate_to_ladybug.py"]
+    assert (plugin / "migrate_to_ladybug.py").read_text() == "print('of nima-core')\n"
+
+
+def test_a_script_that_nima_core_brought_later_is_kept_too_and_not_taken_away(
+    root: Path, home: Path, plugin: Path
+) -> None:
+    setup.set_up(user(home), None, PROGRAM, root)
+    (plugin / "migrate_to_ladybug.py").write_text("print('of a newer nima-core')\n")
+    setup.undo(root)
+    assert (plugin / "migrate_to_ladybug.py").read_text() == "print('of a newer nima-core')\n"
+    setup.set_up(user(home), None, PROGRAM, root)
+    setup.undo(root)
+    assert (plugin / "migrate_to_ladybug.py").read_text() == "print('of a newer nima-core')\n"
+
+
+def test_without_drop_ins_the_plugin_stays_as_it_is(root: Path, home: Path, plugin: Path) -> None:
+    assert not setup.set_up(user(home), None, PROGRAM, root, drop_ins=False).scripts
+    assert names(plugin) == ["migrate_to_ladybug.py"]
+    setup.set_up(user(home), None, PROGRAM, root)
+    taken_back = setup.set_up(user(home), None, PROGRAM, root, drop_ins=False)
+    assert taken_back.put_back == [plugin / "migrate_to_ladybug.py"]
+    assert names(plugin) == ["migrate_to_ladybug.py"]
+
+
+@pytest.mark.parametrize("name", agent_scripts.NAMES)
+def test_a_link_in_the_place_of_a_script_is_not_followed(root: Path, home: Path, plugin: Path, name: str) -> None:
+    mine = home / "mine.py"
+    mine.write_text("print('mine')\n")
+    (plugin / name).unlink(missing_ok=True)
+    (plugin / name).symlink_to(mine)
+    error = refusal(root, user(home))
+    assert isinstance(error, NotAllowedError)
+    assert f"{plugin}/{name} is a symbolic link, which setup does not replace; remove it" in str(error)
+    assert "--no-drop-ins" in str(error)
+    assert mine.read_text() == "print('mine')\n"
+
+
+def test_a_folder_in_the_place_of_a_script_is_refused(root: Path, home: Path, plugin: Path) -> None:
+    (plugin / "health_check.py").mkdir()
+    assert "health_check.py is no plain file; move it away" in str(refusal(root, user(home)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root meets other people's files")
+def test_a_strangers_script_is_refused(root: Path, home: Path, plugin: Path) -> None:
+    (plugin / "health_check.py").write_text("")
+    os.chown(plugin / "health_check.py", 12_346, 12_346)
+    assert "health_check.py belongs to 12346, and not to pi; move it away" in str(refusal(root, user(home)))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root could write where she may not")
+def test_root_writes_no_script_where_she_could_not(tmp_path: Path) -> None:
+    """Her plugin's folder is a link to a folder of another's: what root could write there, she could not."""
+    home, other = tmp_path / "home", tmp_path / "other"
+    for folder in (home, other, home / agent_scripts.FOLDER.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    other.chmod(0o755)
+    (home / agent_scripts.FOLDER).symlink_to(other)
+    for folder in (home, *(home / part for part in (".openclaw", ".openclaw/extensions"))):
+        os.chown(folder, 12_345, 12_345)
+    place = agent_scripts.place_of(Account("pi", 12_345, 12_345, str(home), known=True))
+    assert place is not None
+    with pytest.raises(CannotWriteError, match=r"cannot be written by its owner .*--no-drop-ins"):
+        agent_scripts.install(place, PROGRAM)
+    assert names(other) == []
+    os.chown(other, 12_345, 12_345)
+    agent_scripts.install(place, PROGRAM)
+    assert {path.stat().st_uid for path in other.iterdir()} == {12_345}
+
+
+def test_a_home_that_is_not_hers_gets_no_scripts(home: Path, plugin: Path) -> None:
+    assert plugin.is_dir()
+    assert agent_scripts.place_of(user(home, uid=os.getuid() + 1)) is None
+
+
+def test_a_script_that_cannot_be_written_leaves_all_as_it_was(root: Path, home: Path, plugin: Path) -> None:
+    (plugin / ".health_check.py.part").mkdir()  # the last of them fails
+    error = refusal(root, user(home))
+    assert isinstance(error, CannotWriteError)
+    assert "cannot be written by its owner (Is a directory); make that possible, or leave the scripts" in str(error)
+    assert names(plugin) == [".health_check.py.part", "migrate_to_ladybug.py"]
+    assert (plugin / "migrate_to_ladybug.py").read_text() == "print('of nima-core')\n"
+
+
+def test_the_command_says_what_became_of_the_scripts(
+    root: Path, home: Path, plugin: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nimad.cli.setup.account_of", lambda _: user(home))
+    command = ["setup", "--user", "pi", "--root", str(root)]
+    done = CliRunner().invoke(cli, command)
+    assert f"Wrote {plugin}/migrate_to_ladybug.py\n" in done.output
+    assert f"Kept what was there as {plugin}/migrate_to_ladybug.py.backup-2" in done.output
+    undone = CliRunner().invoke(cli, ["setup", "--undo", "--root", str(root)])
+    assert f"Put back {plugin}/migrate_to_ladybug.py\n" in undone.output
+    shutil.rmtree(plugin)
+    without = CliRunner().invoke(cli, command)
+    assert f"No drop-ins: there is no {plugin} of pi's\n" in without.output
 
 
 def test_the_units_of_one_and_of_many_differ_only_in_whose_memory_it_is() -> None:

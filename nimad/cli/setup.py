@@ -8,6 +8,7 @@ from nimad import command
 from nimad.cli.options import file_option
 from nimad.errors import UsageError
 from nimad.rights import account_of
+from nimad.service.agent_scripts import FOLDER
 from nimad.service.setup import NAME, Written, set_up
 from nimad.service.setup import undo as take_back
 
@@ -15,19 +16,25 @@ from nimad.service.setup import undo as take_back
 @click.command()
 @click.option("--user", metavar="NAME", help="Whose memory the service migrates.")
 @file_option("--source", "Her SQLite memory.  [default: her ~/.nima/memory/graph.sqlite]")
+@click.option("--no-drop-ins", is_flag=True, help="Leave nima-core's own migrate_to_ladybug.py and health_check.py be.")
 @click.option("--undo", is_flag=True, help="Take away what setup wrote.")
 @click.option("--root", type=click.Path(path_type=Path), default="/", hidden=True)
-def setup(*, user: str | None, source: Path | None, undo: bool, root: Path) -> None:
+def setup(*, user: str | None, source: Path | None, no_drop_ins: bool, undo: bool, root: Path) -> None:
     """Set the systemd service up for a user. As root.
 
-    It checks what the service will need, and writes whom it runs for into /etc/systemd/system.
+    It checks what the service will need, and writes whom it runs for into /etc/systemd/system. The scripts that
+    nima-core's start-up hook and its guide call become nimad's, where its plugin is installed; what was there is kept.
     """
     if undo:
         _say_undone(take_back(root))
         return
     if user is None:
         raise UsageError("setup has to know whose memory it is: sudo nimad setup --user NAME")
-    _say_done(set_up(account_of(user), source, command.program(), root))
+    account = account_of(user)
+    written = set_up(account, source, command.program(), root, drop_ins=not no_drop_ins)
+    _say_done(written)
+    if not written.scripts and not no_drop_ins:
+        click.echo(f"No drop-ins: there is no {Path(account.home) / FOLDER} of {account.name}'s")
 
 
 def _say_done(written: Written) -> None:
@@ -35,7 +42,10 @@ def _say_done(written: Written) -> None:
         click.echo(f"Wrote {path}")
     for path in written.removed:
         click.echo(f"Removed {path}")
-    if not written.changed and not written.removed:
+    for path in written.kept:
+        click.echo(f"Kept what was there as {path}")
+    _say_put_back(written)
+    if not written.changed and not written.removed and not written.put_back:
         click.echo("Set up already; nothing was changed")
     verb = "restart" if written.running else "enable --now"
     click.echo(f"Go on with: sudo systemctl {verb} {NAME}")
@@ -45,9 +55,15 @@ def _say_done(written: Written) -> None:
 def _say_undone(written: Written) -> None:
     for path in written.removed:
         click.echo(f"Removed {path}")
-    if not written.removed:
+    _say_put_back(written)
+    if not written.removed and not written.put_back:
         click.echo("Nothing that setup wrote is here; nothing was changed")
     if written.running:
         click.echo(f"{NAME} still runs, as it was set up; stop it with: sudo systemctl disable --now {NAME}")
     elif written.enabled:
         click.echo(f"{NAME} is still enabled; leave it out of the next start with: sudo systemctl disable {NAME}")
+
+
+def _say_put_back(written: Written) -> None:
+    for path in written.put_back:
+        click.echo(f"Put back {path}")

@@ -18,6 +18,8 @@ import nimad
 from nimad.config import Settings, file, load
 from nimad.errors import CannotWriteError, ConfigurationError, NotAllowedError, UsageError
 from nimad.rights import Account
+from nimad.service import agent_scripts
+from nimad.service.agent_scripts import Place
 
 NAME: Final = "nima-migrate"
 _UNIT: Final = f"{NAME}.service"
@@ -44,12 +46,19 @@ _SYSTEM: Final = Path("/")
 
 @dataclass(frozen=True)
 class Written:
-    """What a set-up made of the machine: the files that are new or changed, and those that are gone."""
+    """What a set-up made of the machine: the files that are new or changed, and those that are gone.
+
+    `kept`: where what stood in the place of the agent's scripts is now; `put_back`: what stands there again.
+    `scripts`: whether the agent's scripts are ours.
+    """
 
     changed: Sequence[Path]
     removed: Sequence[Path]
     running: bool = False
     enabled: bool = False
+    kept: Sequence[Path] = ()
+    put_back: Sequence[Path] = ()
+    scripts: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +69,7 @@ class _Plan:
     settings: Settings
     program: Sequence[str]
     source_typed: bool
+    scripts: Place | None  # where the agent's scripts are to be ours
 
     @property
     def home(self) -> Path:
@@ -71,16 +81,20 @@ class _Plan:
         return sorted({Path(os.path.realpath(each.parent)) for each in files})
 
 
-def set_up(account: Account, source: Path | None, program: Sequence[str], root: Path = _SYSTEM) -> Written:
+def set_up(
+    account: Account, source: Path | None, program: Sequence[str], root: Path = _SYSTEM, *, drop_ins: bool = True
+) -> Written:
     """Have the service migrate this user's memory; `program` are the words that start nimad.
 
+    With `drop_ins`, nima-core's scripts of the guide call it too, where its plugin is installed.
     `root` is a folder to be taken for the file system; then no systemd is told. Raises a `NimadError` that says what
     stands against it, and has changed nothing then.
     """
     _check_machine(root)
     if not account.known:
         raise UsageError(f"--user: the system knows no name and no home of user {account.name}; name another")
-    plan = _Plan(account, _settings(account, source, root), program, source is not None)
+    scripts = agent_scripts.place_of(account) if drop_ins else None
+    plan = _Plan(account, _settings(account, source, root), program, source is not None, scripts)
     _check_memory(plan)
     _check_program(plan)
     wanted = _wanted(plan, root)
@@ -92,23 +106,39 @@ def set_up(account: Account, source: Path | None, program: Sequence[str], root: 
         _bring_about(wanted, before)
         if root == _SYSTEM:
             _verify()
+        placed = agent_scripts.Changes() if scripts is None else agent_scripts.install(scripts, program)
     except BaseException:
         _bring_about(before, wanted)
         raise
+    gone = _take_scripts_back(before, root, unless=scripts)
     _reload(root)
-    changed = [path for path, text in wanted.items() if before.get(path) != text]
-    return Written(changed, sorted(before.keys() - wanted.keys()), _says(root, "is-active"), _says(root, "is-enabled"))
+    return Written(
+        [*(path for path, text in wanted.items() if before.get(path) != text), *placed.written],
+        [*sorted(before.keys() - wanted.keys()), *gone.removed],
+        _says(root, "is-active"),
+        _says(root, "is-enabled"),
+        placed.kept,
+        gone.put_back,
+        scripts is not None,
+    )
 
 
 def undo(root: Path = _SYSTEM) -> Written:
     """Take away what `set_up` wrote, and nothing else. A service that runs goes on."""
     _check_machine(root)
     enabled, before = _says(root, "is-enabled"), _existing(root)
+    gone = _take_scripts_back(before, root)
     _bring_about({}, before)
     with suppress(OSError):  # somebody else's drop-ins are in it, or it was never there
         (root / _DROP_IN).parent.rmdir()
     _reload(root)
-    return Written([], sorted(before), _says(root, "is-active"), enabled)
+    return Written([], [*sorted(before), *gone.removed], _says(root, "is-active"), enabled, put_back=gone.put_back)
+
+
+def _take_scripts_back(before: Mapping[Path, str], root: Path, unless: Place | None = None) -> agent_scripts.Changes:
+    """Take the scripts away that an earlier set-up installed, unless they are where they belong."""
+    earlier = agent_scripts.recorded(before.get(root / _DROP_IN, ""))
+    return agent_scripts.Changes() if earlier is None or earlier == unless else agent_scripts.take_back(earlier)
 
 
 def _settings(account: Account, source: Path | None, root: Path) -> Settings:
@@ -212,6 +242,8 @@ def _drop_in(plan: _Plan, root: Path, *, with_program: bool) -> str:
     if _systemd_version(root) >= _GROWING_DELAY:
         lines += ["", "# From 5 s on, each restart comes later than the one before.", "RestartSteps=6"]
         lines += ["RestartMaxDelaySec=10min"]
+    if plan.scripts is not None:
+        lines += ["", plan.scripts.record()]
     return "\n".join(lines) + "\n"
 
 
