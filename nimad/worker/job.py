@@ -26,6 +26,7 @@ class Task(StrEnum):
     COMPACT = "compact"  # copy the target into a new file without holes
     INDEX = "index"  # make the vector index in a file, and ask it once
     SEARCH = "search"  # ask the target a question
+    VITALS = "vitals"  # how much of what is in the target, for a health check
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
 
@@ -111,6 +112,7 @@ class Job:
     text: str = ""  # the question of SEARCH
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0
+    since_ms: int = 0  # from when on a memory is a recent one, for VITALS
     late: Late | None = None
     applied: Applied | None = None  # what CONFIRM looks for
 
