@@ -3,6 +3,8 @@
 import errno
 import hashlib
 import os
+import stat
+from enum import StrEnum
 from pathlib import Path
 
 #: How the system says that the disk, and not the program, is at fault.
@@ -15,6 +17,36 @@ ENGINE_SUFFIXES = (*READ_SUFFIXES, ".checkpoint.intent.lock", ".checkpoint.apply
 
 #: What SQLite may leave beside a file of its own.
 SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
+
+#: How each kind of file begins. The engine's has its storage version next, in eight bytes, the lowest first.
+SQLITE_MAGIC, ENGINE_MAGIC = b"SQLite format 3\x00", b"LBUG"
+_HEADER_BYTES = 16
+
+
+class FileKind(StrEnum):
+    """What a file is, by how it begins."""
+
+    SQLITE = "sqlite"
+    LADYBUG = "ladybug"
+
+
+def kind_of(path: Path) -> FileKind | None:
+    """The kind of a file's content, None for any other; raises `OSError` where it cannot be read."""
+    header = _header(path)
+    if header.startswith(SQLITE_MAGIC):
+        return FileKind.SQLITE
+    return FileKind.LADYBUG if header.startswith(ENGINE_MAGIC) else None
+
+
+def storage_version(path: Path) -> int | None:
+    """The storage version of an engine's file; None for any other file."""
+    header = _header(path)
+    return int.from_bytes(header[4:12], "little") if header.startswith(ENGINE_MAGIC) else None
+
+
+def _header(path: Path) -> bytes:
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # nobody waits for a FIFO's writer
+        return file.read(_HEADER_BYTES) if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def pieces(path: Path) -> list[Path]:

@@ -7,13 +7,14 @@ from pathlib import Path
 import nimad
 
 PACKAGE = Path(nimad.__file__).parent
-ROOMS = ("config", "source", "target", "worker", "migration", "service", "report", "cli")
+ROOMS = ("config", "source", "target", "worker", "migration", "service", "desk", "report", "cli")
 #: What each room must not import, besides the rooms after it.
 FORBIDDEN = {
     "config": {"sqlite3", "pyarrow", "ladybug"},
     "source": {"ladybug"},
     "migration": {"nimad.target", "pyarrow", "ladybug", "nimad.worker.tasks", "nimad.source.arrow", "loguru", "click"},
     "service": {"sqlite3", "nimad.source", "nimad.target", "pyarrow", "ladybug", "loguru", "click"},
+    "desk": {"sqlite3", "nimad.target", "nimad.worker.tasks", "pyarrow", "ladybug", "loguru", "click"},
     "report": {"sqlite3", "nimad.target", "pyarrow", "ladybug"},
     "cli": {"sqlite3", "nimad.target", "pyarrow", "ladybug"},
 }

@@ -7,6 +7,7 @@ import click
 
 from nimad import __version__
 from nimad.cli.config import config
+from nimad.cli.health import health
 from nimad.cli.index import index
 from nimad.cli.migrate import migrate
 from nimad.cli.pausing import pause, resume
@@ -29,6 +30,7 @@ def cli() -> None:
 
 
 cli.add_command(config)
+cli.add_command(health)
 cli.add_command(index)
 cli.add_command(migrate)
 cli.add_command(pause)

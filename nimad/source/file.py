@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from nimad.disk import SQLITE_MAGIC
 from nimad.errors import NotAllowedError, SourceBusyError, SourceDamagedError, SourceError, StoppedError
 from nimad.source.log import holds_commit
 
@@ -26,7 +27,6 @@ _STEPS = 100_000
 ATTEMPTS = 40
 PAUSE_S = 0.05
 
-_MAGIC = b"SQLite format 3\x00"
 _HEADER_BYTES = 100
 _WAL_FORMAT = 2  # byte 18 of the header: 1 is a rollback journal, 2 is WAL (sqlite.org/fileformat.html)
 
@@ -190,7 +190,7 @@ def check_source(path: Path) -> None:
 
 
 def _check_header(path: Path, header: bytes, size: int) -> None:
-    if not header.startswith(_MAGIC):
+    if not header.startswith(SQLITE_MAGIC):
         raise SourceError(f"{path} is not an SQLite file; name the NIMA memory with --source")
     if len(header) < _HEADER_BYTES:
         raise SourceDamagedError(f"{path} is truncated: it ends after {len(header)} bytes; restore a backup")

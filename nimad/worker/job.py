@@ -26,6 +26,7 @@ class Task(StrEnum):
     COMPACT = "compact"  # copy the target into a new file without holes
     INDEX = "index"  # make the vector index in a file, and ask it once
     SEARCH = "search"  # ask the target a question
+    VITALS = "vitals"  # how much of what is in the target, for a health check
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
     COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
@@ -117,6 +118,7 @@ class Job:
     limit: int = 0
     counts_only: bool = False  # COMPARE counts tables, and reads no row
     quarantined: Quarantined = field(default_factory=dict)  # rows that COMPARE does not expect in the target
+    since_ms: int = 0  # from when on a memory is a recent one, for VITALS
     late: Late | None = None
     applied: Applied | None = None  # what CONFIRM looks for
 

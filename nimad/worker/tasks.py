@@ -294,6 +294,14 @@ def _search(job: Job, module: ModuleType) -> Facts:
         return searching.text(database, job.text, job.limit)
 
 
+def _vitals(job: Job, module: ModuleType) -> Facts:
+    from nimad.target import vitals
+
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        found = vitals.of(database, job.since_ms)
+    return {"vitals": None if found is None else asdict(found)}
+
+
 def _catch_up(job: Job, module: ModuleType) -> Facts:
     from nimad.worker import catching_up
 
@@ -328,6 +336,7 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.COMPACT: _compact,
     Task.INDEX: _index,
     Task.SEARCH: _search,
+    Task.VITALS: _vitals,
     Task.CATCH_UP: _catch_up,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,

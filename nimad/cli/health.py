@@ -1,0 +1,43 @@
+"""`nimad health`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from nimad.cli.options import file_option
+from nimad.config import load
+from nimad.config.places import expand
+from nimad.desk.health import of_file, of_memory
+from nimad.report.console import write
+from nimad.report.health_page import lines, to_json
+from nimad.report.signs import signs_of_stdout
+
+
+@click.command()
+@file_option("--db", "One file, SQLite or LadybugDB.  [default: source and target side by side]")
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+@click.option("--verbose", is_flag=True, help="Also who contributed most, and the mean free energy.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def health(
+    db: Path | None, source: Path | None, target: Path | None, config: Path | None, *, verbose: bool, as_json: bool
+) -> None:
+    """Look whether a memory can be read whole, and what it holds.
+
+    Of two files every figure that differs is marked. Exit code 0: healthy. 1: a file is missing, damaged or open
+    elsewhere, or a difference is not accounted for.
+    """
+    if db is not None and (source or target):
+        raise click.UsageError("Name one file with --db, or two with --source and --target.")
+    found = of_file(expand(db)) if db else of_memory(load({"source": source, "target": target}, os.environ, config))
+    if as_json:
+        write(json.dumps(to_json(found, verbose=verbose), indent=2, ensure_ascii=False))
+    else:
+        signs = signs_of_stdout()
+        for line in lines(found, signs, verbose=verbose):
+            write(signs.text(line))
+    sys.exit(0 if found.ok else 1)

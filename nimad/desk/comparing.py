@@ -1,0 +1,94 @@
+"""Comparing the figures of a source with those of its target: what differs, and what of that is as it should be."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nimad.source.schema import EDGES, NODES, TURNS
+from nimad.source.vitals import Vitals
+
+#: Digits to which two means are the same: engines add up in different orders.
+_DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One figure that is not the same on both sides. `what`: its name in `Vitals`, with the layer's behind a blank."""
+
+    what: str
+    source: Any
+    target: Any
+    why: str = ""  # that explains it
+
+    @property
+    def expected(self) -> bool:
+        return bool(self.why)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both sides, and what is known of why they may differ.
+
+    `quarantine`: entries of what was set aside; `tables`: of the source, which the run took, None where nothing tells;
+    `handed_over`: since when the target is the agent's alone, empty while it is not.
+    """
+
+    source: Vitals
+    target: Vitals
+    quarantine: Sequence[Mapping[str, Any]] = ()
+    tables: Sequence[str] | None = None
+    handed_over: str = ""
+
+
+def differences(pair: Pair) -> list[Difference]:
+    """Every figure that differs, in the order in which they are shown."""
+    return [_explained(pair, *found) for found in _differing(pair.source, pair.target)]
+
+
+def _differing(source: Vitals, target: Vitals) -> Iterator[tuple[str, Any, Any]]:
+    for name in ("nodes", "turns", "edges", "embeddings", "recent", "first_ms", "last_ms"):
+        if getattr(source, name) != getattr(target, name):
+            yield name, getattr(source, name), getattr(target, name)
+    for layer in [*source.layers, *(name for name in target.layers if name not in source.layers)]:
+        ours, theirs = source.layers.get(layer, 0), target.layers.get(layer, 0)
+        if ours != theirs:
+            yield f"layer {layer}", ours, theirs
+    if _rounded(source.mean_fe_score) != _rounded(target.mean_fe_score):
+        yield "mean_fe_score", source.mean_fe_score, target.mean_fe_score
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, _DIGITS)
+
+
+def _explained(pair: Pair, what: str, source: Any, target: Any) -> Difference:
+    return Difference(what, source, target, _why(pair, what, source, target))
+
+
+def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
+    table = {"turns": TURNS, "edges": EDGES}.get(what, NODES)
+    if pair.handed_over:
+        return "handed over"
+    if pair.tables is not None and table not in pair.tables:
+        return "left out"
+    aside = sum(_takes(entry, table, what) for entry in pair.quarantine)
+    if what in ("first_ms", "last_ms", "recent", "mean_fe_score"):  # of which rows follows from how many
+        rows = sum(_takes(entry, NODES, "nodes") for entry in pair.quarantine)
+        return "quarantine" if rows and pair.source.nodes - rows == pair.target.nodes else ""
+    return "quarantine" if aside and source - aside == target else ""
+
+
+def _takes(entry: Mapping[str, Any], table: str, what: str) -> bool:
+    """Whether what was set aside is one less of a figure."""
+    row = entry.get("row")
+    if entry["table"] != table or not isinstance(row, Mapping):
+        return False
+    if what == "embeddings":
+        return entry["part"] == "embedding" or (entry["part"] == "row" and isinstance(row.get("embedding"), Mapping))
+    if entry["part"] != "row":
+        return False
+    return what.removeprefix("layer ") == _name(row.get("layer")) if what.startswith("layer ") else True
+
+
+def _name(layer: Any) -> str:
+    return layer if isinstance(layer, str) else repr(layer)

@@ -1,0 +1,230 @@
+"""Health: whether a memory can be read whole, how much of what it holds, and whether two files of it hold the same."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nimad import command
+from nimad.config import Settings
+from nimad.desk.comparing import Difference, Pair, differences
+from nimad.disk import FileKind, has_log, kind_of, pieces, sqlite_pieces
+from nimad.errors import NimadError
+from nimad.migration import machine, retry, state
+from nimad.migration.child import Workers
+from nimad.migration.ends import Answer, Kind
+from nimad.migration.files import Files, not_for_us
+from nimad.migration.plan import POOL_FLOOR, limits_for
+from nimad.source import salvage
+from nimad.source.file import SourceFile, check_source
+from nimad.source.schema import NODES, TARGET_TABLES
+from nimad.source.survey import read_schema
+from nimad.source.vitals import Vitals, read_vitals
+from nimad.worker.job import Job, Task
+from nimad.worker.quarantine import entries
+
+#: How long a memory counts as recent, in milliseconds.
+RECENT_MS = 24 * 3_600 * 1_000
+#: Times that a target is asked which another program has open, and the seconds in between: a service opens it for a
+#: moment, whenever something comes late.
+_TRIES, _PAUSE_S = 4, 1.0
+
+
+@dataclass(frozen=True)
+class Checkup:
+    """What was found in one file. `bytes`: of it and of what belongs to it on the disk."""
+
+    path: Path
+    kind: FileKind | None = None
+    bytes: int = 0
+    vitals: Vitals | None = None
+    problem: str = ""  # why it is not well
+
+    @property
+    def ok(self) -> bool:
+        return not self.problem
+
+
+@dataclass(frozen=True)
+class Health:
+    """One file, or the two of one memory, the source first, and where they differ."""
+
+    files: Sequence[Checkup]
+    differences: Sequence[Difference] = ()
+    notes: Sequence[str] = ()  # what is to be known, and no fault
+    advice: str = ""  # what to do about a difference
+
+    @property
+    def ok(self) -> bool:
+        return all(file.ok for file in self.files) and all(found.expected for found in self.differences)
+
+
+def of_file(path: Path) -> Health:
+    """The health of one file of either kind, told apart by what is in it."""
+    found = _look(path, _moment())
+    return Health([found], notes=[*_emptiness([found])])
+
+
+def of_memory(settings: Settings) -> Health:
+    """The health of a memory: of its source, of its target, or of both beside each other."""
+    since, files = _moment(), Files(settings.target)
+    there = [path for path in (settings.source, settings.target) if _exists(path)]
+    found = [_look(path, since) for path in there or [settings.source]]
+    notes = [*_emptiness(found), *_missing(settings, files, there)]
+    if len(found) < 2 or not all(file.vitals for file in found):  # noqa: PLR2004 - a pair
+        return Health(found, notes=notes)
+    return _compared(settings, files, found, notes)
+
+
+def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes: Sequence[str]) -> Health:
+    source, target = found[0].vitals or Vitals(), found[1].vitals or Vitals()
+    made = state.of_target(files)
+    handed_over = str(made.get("handed_over") or "")
+    pair = Pair(source, target, list(_entries(files)), made.get("tables"), handed_over)
+    differing = differences(pair)
+    advice = ""
+    if not all(difference.expected for difference in differing):
+        advice = f"See whether something is at work on it: {_status(settings)}"
+    if handed_over and differing:
+        notes = [*notes, f"The target was handed over on {handed_over}: the agent writes to it by itself"]
+    return Health(found, differing, notes, advice)
+
+
+def _status(settings: Settings) -> str:
+    return command.line("status", "--source", settings.source, "--target", settings.target)
+
+
+def _entries(files: Files) -> Iterable[Mapping[str, Any]]:
+    try:
+        yield from entries(files.quarantine)
+    except OSError:  # closed to us: then its rows are differences
+        return
+
+
+def _emptiness(found: Sequence[Checkup]) -> list[str]:
+    return [f"{file.path} holds no memory yet" for file in found if file.vitals and not file.vitals.nodes]
+
+
+def _missing(settings: Settings, files: Files, there: Sequence[Path]) -> list[str]:
+    """What to say of the one of two files that is not there."""
+    if settings.target in there or settings.source not in there:
+        gone = settings.target in there and settings.source not in there
+        return [f"There is no SQLite memory at {settings.source}"] if gone else []
+    if _exists(files.staging):
+        return [f"A migration is unfinished; see how it stands with: {_status(settings)}"]
+    return [f"There is no LadybugDB file yet; make it with: {command.migrate(settings)}"]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.lstat()
+    except PermissionError:
+        return True  # or nobody knows: looking at it says so
+    except OSError:
+        return False
+    return True
+
+
+def _moment() -> int:
+    return round(time.time() * 1_000) - RECENT_MS
+
+
+# One file
+
+
+def _look(path: Path, since_ms: int) -> Checkup:
+    try:
+        kind = kind_of(path)
+    except FileNotFoundError:
+        return Checkup(path, problem=f"there is no file {path}")
+    except PermissionError as error:
+        return Checkup(path, problem=str(not_for_us(path, str(error.strerror))))
+    except OSError as error:
+        return Checkup(path, problem=f"{path} cannot be read ({error.strerror}); check the disk (dmesg)")
+    if kind is None:
+        return Checkup(path, problem=_no_memory(path))
+    look = _sqlite if kind is FileKind.SQLITE else _ladybug
+    size = _bytes(sqlite_pieces(path) if kind is FileKind.SQLITE else pieces(path))
+    try:
+        vitals = look(path, since_ms)
+    except NimadError as error:
+        return Checkup(path, kind, size, problem=str(error))
+    if isinstance(vitals, str):
+        return Checkup(path, kind, size, problem=vitals)
+    table = NODES if kind is FileKind.SQLITE else TARGET_TABLES[NODES]
+    problem = "" if vitals else f"{path} has no table {table}, so it is no NIMA memory"
+    if vitals and kind is FileKind.SQLITE:
+        problem = _damage(path)
+    return Checkup(path, kind, size, vitals, problem)
+
+
+def _no_memory(path: Path) -> str:
+    if not path.is_file():
+        return f"{path} is not a file"
+    return f"{path} is {'no SQLite file and none of LadybugDB' if path.stat().st_size else 'empty'}"
+
+
+def _bytes(files: Iterable[Path]) -> int:
+    return sum(file.stat().st_size for file in files if file.exists())
+
+
+def _sqlite(path: Path, since_ms: int) -> Vitals | None:
+    check_source(path)
+    return SourceFile(path).read(partial(read_vitals, since_ms=since_ms))
+
+
+def _damage(path: Path) -> str:
+    """What SQLite finds wrong with the tables that hold the memory; empty when all is well."""
+    source = SourceFile(path)
+    schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
+    found = salvage.damage(source, schema)
+    if not found:
+        return ""
+    look = command.line("migrate", "--source", path, "--dry-run")
+    return f"{path} is damaged ({found[0]}); restore a backup of it, or see what of it can be read with: {look}"
+
+
+def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
+    """The figures of an engine's file, by a worker; or why it cannot be asked."""
+    path = path if has_log(path) else path.resolve()  # a log stands by the name that the file was opened by
+    limits = limits_for(machine.space_taken(path))
+    job = Job(
+        task=Task.VITALS,
+        target=str(path),
+        pool_bytes=POOL_FLOOR,
+        address_space_bytes=limits.address_space_bytes,
+        threads=limits.threads,
+        since_ms=since_ms,
+    )
+    stop = threading.Event()
+    with Workers(stop) as workers:
+        workers.early = False
+        answer = workers.do(job)
+        for _ in range(_TRIES - 1):
+            if answer.kind is not Kind.LOCKED:
+                break
+            workers.pause(_PAUSE_S)
+            answer = workers.do(job)
+    if answer.ok:
+        found = answer.facts["vitals"]
+        return None if found is None else Vitals(**found)
+    return _why_not(path, answer)
+
+
+def _why_not(path: Path, answer: Answer) -> str:
+    if answer.kind is Kind.LOCKED:
+        holder = machine.holder_of(path)
+        who = f" (PID {holder})" if holder else ""
+        return f"{path} is open in another program{who}, and cannot be asked meanwhile; ask again once it is closed"
+    make = _WHY.get(answer.kind)
+    return make(path, answer) if make else f"{path} cannot be read ({answer.message})"
+
+
+_WHY: Mapping[Kind | None, Callable[[Path, Answer], str]] = {
+    Kind.ENGINE_MISSING: lambda _, answer: str(retry.error_of(answer)),
+    Kind.NOT_ALLOWED: lambda path, answer: str(not_for_us(path, answer.message)),
+    Kind.STORAGE_VERSION: lambda path, answer: f"{path} belongs to a newer LadybugDB than ours ({answer.message})",
+}
