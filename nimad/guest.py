@@ -11,7 +11,6 @@ the agent's interpreter need not be able to run the rest of this program.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -38,31 +37,34 @@ _COUNTS = {
 def identify(name: str) -> tuple[Any, dict[str, Any]]:
     """Import the engine `name`; return the module, or None, and the facts.
 
-    The facts always have `module`, `folder`, `namesake` (that library's version, where it is installed), `python` and
-    `pyarrow`; of an engine `version` and `storage_version`; of anything else `problem`: `missing`, `namesake`,
+    The facts always have `module`, `folder`, `python` and `pyarrow`; of an engine `version` and `storage_version`; of
+    anything else `namesake` (that library's version, where it is installed) and `problem`: `missing`, `namesake`,
     `another` (a package that is no database) or what went wrong on importing it.
     """
     folder = folder_of(name)
     facts: dict[str, Any] = {
         "module": name,
         "folder": folder,
-        "namesake": _installed(NAMESAKE),
         "python": ".".join(map(str, sys.version_info[:3])),
         "pyarrow": importlib.util.find_spec("pyarrow") is not None,
     }
     if folder is None:
-        return None, dict(facts, problem="missing")
-    if facts["namesake"] and _names_no_database(folder):
-        return None, dict(facts, problem="namesake")
+        return None, _without(facts, "missing")
+    if _names_no_database(folder) and _installed(NAMESAKE):
+        return None, _without(facts, "namesake")
     try:
         module = importlib.import_module(name)
         version, storage = str(module.Database.get_version()), int(module.Database.get_storage_version())
     except AttributeError:
-        return None, dict(facts, problem="namesake" if facts["namesake"] else "another")
+        return None, _without(facts, "namesake" if _installed(NAMESAKE) else "another")
     except Exception as error:  # noqa: BLE001 - whatever a stranger's package raises while it is imported
-        problem = "namesake" if facts["namesake"] else f"{type(error).__name__}: {error}"
-        return None, dict(facts, problem=problem)
+        return None, _without(facts, "namesake" if _installed(NAMESAKE) else f"{type(error).__name__}: {error}")
     return module, dict(facts, version=version, storage_version=storage)
+
+
+def _without(facts: dict[str, Any], problem: str) -> dict[str, Any]:
+    """The facts where there is no engine."""
+    return dict(facts, problem=problem, namesake=_installed(NAMESAKE))
 
 
 def folder_of(name: str) -> str | None:
@@ -127,6 +129,8 @@ def _names_no_database(folder: str) -> bool:
 
 
 def _installed(distribution: str) -> str | None:
+    import importlib.metadata  # a tenth of a worker's imports, and only asked for where something is wrong
+
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

@@ -101,7 +101,9 @@ class Context:
         file = machine.space_taken(Path(job.target)) if job.target else 0
         work = file + (job.range.bytes if job.range else 0)
         limited = replace(job, pool_bytes=self.plan.pool_for(file, self.pool_bytes))
-        answer = self.workers.do(limited, limit_s=self.patience.limit_s(work, trial=job.task is Task.TRY))
+        limit_s = self.patience.limit_s(work, trial=job.task is Task.TRY)
+        last = job.task is Task.VERIFY  # mostly; a worker that nobody needs costs as much as another
+        answer = self.workers.do(limited, limit_s=limit_s, last=last)
         if answer.ok:
             self.patience.note(work, answer.facts["seconds"])
         if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it

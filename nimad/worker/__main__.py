@@ -4,10 +4,11 @@ The imports come before the wait, so that a worker that was started early is rea
 """
 
 import json
+import os
 import sys
 import traceback
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 from nimad.disk import DISK_ERRORS
 from nimad.errors import EngineError, SourceBusyError, SourceError
@@ -84,5 +85,11 @@ def _say(answer: TextIO, facts: dict[str, Any]) -> int:
     return 0 if facts["ok"] else 1
 
 
+def _leave(status: int) -> NoReturn:
+    """End at once: files are closed and synced by now, and taking Python apart costs a fifth of a small job's time."""
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    _leave(main())
