@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# One process more than there are processors, because a quarter of a test is waiting; in the order of tests/conftest.py.
+SHARED := -n $$(($$(nproc) + 1)) --dist loadgroup --no-loadscope-reorder
+# Workers are started by the thousand: none is to compile the program anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo docs test test-system faults faults-arm64 faults-memory lint format bench deb deb-wheels test-deb deb-arm64 clean
 
@@ -22,7 +26,7 @@ docs: $(READY)  ## docs/reference, made from the program itself
 	$(BIN)/python packaging/reference.py
 
 test: $(READY)  ## the whole test suite, at the length that CI runs
-	$(BIN)/python -m pytest -m "not long" -n $$(($$(nproc) + 1)) --dist loadgroup  # a quarter of it is waiting
+	$(BIN)/python -m pytest -m "not long" $(SHARED)
 
 test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
 	$(BIN)/python tests/system/service.py

@@ -34,8 +34,8 @@ from nimad.sample import Sample, write_sample
 MAY_STAY = (".state.json", ".quarantine.jsonl", ".ledger")
 #: Seconds after which a process that should have ended is called stuck.
 PATIENCE_S = 90.0
-#: Seconds between two looks at the folder while a run goes on.
-LOOK_S = 0.003
+#: Seconds between two looks at the folder while a run goes on, and at what it says, all of which is read each time.
+LOOK_S, LISTEN_S = 0.003, 0.01
 
 
 # Memories
@@ -189,7 +189,7 @@ class Life:
         while not true():
             assert not self.over, f"ended with {self.process.returncode} before {what}:\n{self.said}"
             assert time.monotonic() < deadline, f"waited too long for {what}:\n{self.said}"
-            time.sleep(LOOK_S)
+            time.sleep(LISTEN_S)
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

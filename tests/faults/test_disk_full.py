@@ -234,7 +234,7 @@ def assert_says_as_much(said: str, foretold: str) -> None:
     assert all(abs(int(one) - int(other)) <= 1 for one, other in pairs)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_an_interrupted_run_goes_on_within_the_room_that_an_undisturbed_one_has(
     modest: Path, mount: Mount, number: signal.Signals
 ) -> None:

@@ -19,11 +19,12 @@ from pathlib import Path
 import pytest
 from support import assert_same
 from test_kills import heard, reached, rows_of, write_figures
-from torture import LOOK_S, Life, beside, left_behind, small_memory, state_of, target_of
+from torture import LISTEN_S, Life, beside, left_behind, small_memory, state_of, target_of
 
 from nimad.errors import ExitCode
 
-SHORT_CUTS = 10
+#: Of a default run, and of a long one.
+SHORT_CUTS = 5
 LONG_CUTS = int(os.environ.get("NIMAD_POWER_CUTS", "100"))
 #: Copies of one run.
 CUTS_OF_A_RUN = 5
@@ -66,7 +67,7 @@ def cuts_of(folder: Path, memory: Path, options: Sequence[str], wanted: int, num
     with Life(source, *options, "--json") as life:
         for number, share in enumerate(shares):
             while not life.over and not reached(heard(life), share):
-                time.sleep(LOOK_S)
+                time.sleep(LISTEN_S)
             time.sleep(numbers.uniform(0, LONGEST_WAIT_S))
             cuts.append(cut_power(source, folder.with_name(f"{folder.name}-cut-{number}"), numbers))
         assert life.wait() == ExitCode.COMPLETE, life.said
@@ -180,7 +181,7 @@ def cut_and_go_on(folder: Path, memory: Path, wanted: int) -> None:
     assert not failed, f"seed {seed}: {len(failed)} of {len(cuts)} did not complete\n" + "\n".join(failed)
 
 
-def test_from_ten_torn_copies_a_new_run_ends_complete(tmp_path: Path, memory: Path) -> None:
+def test_from_torn_copies_of_one_run_new_ones_end_complete(tmp_path: Path, memory: Path) -> None:
     cut_and_go_on(tmp_path, memory, SHORT_CUTS)
 
 
