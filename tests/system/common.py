@@ -5,6 +5,7 @@ under the build folder, and takes away everything else when it ends.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import re
@@ -20,6 +21,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD = CHECKOUT / "build" / "system"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+#: Held by whoever installs, because apt waits for nobody and two of these tests may run at once.
+_APT = Path("/run/lock/nimad-system-tests")
 #: glibc of the wheels, newest first: pip takes each name literally and adds none by itself.
 _MANYLINUX = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")
 #: Released without a wheel. Pure Python, so that one made here serves every machine.
@@ -77,12 +80,14 @@ def need(*packages: str) -> None:
     """Install those Debian packages that are not there yet."""
     if os.geteuid() != 0:
         raise SystemExit("a system test builds whole systems: run it as root")
-    missing = [name for name in packages if not _installed(name)]
-    if missing:
-        say(f"Installing {' '.join(missing)}")
-        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run("apt-get", "-qq", "update", env=quiet)
-        run("apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing, env=quiet)
+    with _APT.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        missing = [name for name in packages if not _installed(name)]
+        if missing:
+            say(f"Installing {' '.join(missing)}")
+            quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+            run("apt-get", "-qq", "update", env=quiet)
+            run("apt-get", "-qq", "install", "-y", "--no-install-recommends", *missing, env=quiet)
 
 
 def _installed(package: str) -> bool:
