@@ -34,6 +34,9 @@ from nimad._version import VERSION  # from this checkout, wherever an installed 
 BUILD: Final = CHECKOUT / "build" / "deb"
 DIST: Final = CHECKOUT / "dist"
 PACKAGE: Final = "nima-migrate"
+MB: Final = 1_000_000
+#: Bytes that a package may have, and may take on the disk.
+LARGEST, LARGEST_INSTALLED = 45 * MB, 140 * MB
 #: Where everything lies that no other program is to find: a virtual environment made by hand. So /usr/bin/python3,
 #: which may be an agent's, does not see our engine, and `sys.executable -m nimad.worker` does.
 HOME: Final = Path("usr/lib") / PACKAGE
@@ -75,7 +78,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", metavar="RELEASE-PROCESSOR", help="build just one, as bookworm-arm64")
     parser.add_argument("--dist", type=Path, default=DIST, metavar="DIR", help="where the packages go  [dist]")
-    parser.add_argument("--level", type=int, default=6, help="how hard xz tries, 0 to 9  [6]")
     options = parser.parse_args()
     wanted = [(r, p) for r in RELEASES for p in PROCESSORS if options.only in (None, f"{r.suite}-{p.debian}")]
     if not wanted:
@@ -83,8 +85,8 @@ def main() -> int:
     _check_tools(processor for _, processor in wanted)
     options.dist.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for package in pool.map(lambda pair: build(pair[0], pair[1], options.dist, options.level), wanted):
-            print(f"{package}  {package.stat().st_size / 1e6:.1f} MB", flush=True)
+        for package in pool.map(lambda pair: build(*pair, options.dist), wanted):
+            print(f"{package}  {package.stat().st_size / MB:.1f} MB", flush=True)
     return 0
 
 
@@ -96,7 +98,7 @@ def _check_tools(processors: Iterator[Processor]) -> None:
         raise SystemExit(f"Missing here; type: sudo apt install {' '.join(missing)}")
 
 
-def build(release: Release, processor: Processor, dist: Path, level: int) -> Path:
+def build(release: Release, processor: Processor, dist: Path) -> Path:
     """Build one package; return its file."""
     when = _when()
     full = f"{VERSION}+{release.mark}"
@@ -109,7 +111,6 @@ def build(release: Release, processor: Processor, dist: Path, level: int) -> Pat
     command = ["dpkg-buildpackage", "-b", "-d", "-uc", "-us", f"-a{processor.debian}"]
     with log.open("wb") as out:
         clean = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "SOURCE_DATE_EPOCH": str(when), "TZ": "UTC"}
-        clean["XZ_LEVEL"] = str(level)
         done = subprocess.run(
             command, cwd=tree, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, check=False, env=clean
         )
@@ -118,7 +119,19 @@ def build(release: Release, processor: Processor, dist: Path, level: int) -> Pat
             f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(errors='replace')[-3_000:]}"
         )
     (made,) = tree.parent.glob("*.deb")
+    _check_size(made)
     return Path(shutil.copyfile(made, dist / made.name))
+
+
+def _check_size(package: Path) -> None:
+    """Raise when a package has grown too large for a small card, or for a slow line."""
+    query = ["dpkg-deb", "--field", package, "Installed-Size"]
+    installed = int(subprocess.run(query, check=True, capture_output=True, text=True).stdout) * 1024
+    if package.stat().st_size > LARGEST or installed > LARGEST_INSTALLED:
+        raise SystemExit(
+            f"{package} has {package.stat().st_size / MB:.1f} MB, and {installed / MB:.1f} MB when it is installed; "
+            f"allowed are {LARGEST / MB:.0f} and {LARGEST_INSTALLED / MB:.0f}"
+        )
 
 
 def _when() -> int:

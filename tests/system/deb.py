@@ -77,7 +77,7 @@ def _test(suite: str, options: argparse.Namespace) -> Mapping[str, bool]:
         checks = _Life(machine, suite, package, Path(work), options.nodes or NODES).checks()
     say(f"{suite}: {time.monotonic() - began:.0f} s in the container")
     began = time.monotonic()
-    complaints = _lintian(suite, options.build, package)
+    complaints = _lintian(suite, options.build, package, disk)
     say(f"{suite}: {time.monotonic() - began:.0f} s for lintian")
     if complaints:
         say(complaints)
@@ -89,10 +89,10 @@ def _test(suite: str, options: argparse.Namespace) -> Mapping[str, bool]:
 
 
 def _build(suite: str, options: argparse.Namespace, folder: Path) -> Path:
-    """The package for this machine, compressed in a hurry."""
+    """The package for this machine, as `make deb` makes it."""
     shutil.rmtree(folder, ignore_errors=True)
     script = options.source / "packaging" / "build.py"
-    run(sys.executable, script, "--only", f"{suite}-amd64", "--level", "1", "--dist", folder)
+    run(sys.executable, script, "--only", f"{suite}-amd64", "--dist", folder)
     return _one(folder, suite)
 
 
@@ -111,7 +111,8 @@ def _disk(suite: str, build: Path, package: Path) -> Path:
     if common.rebuilt(folder, parts) is None:
         return root
     say(f"Building the disk of {suite}")
-    _bootstrap(suite, root, _PRISTINE)
+    choice = ["--variant=minbase", f"--include={_PRISTINE}", f"--keyring={common.KEYRING}"]
+    run("mmdebstrap", "--quiet", *choice, suite, root, common.mirror())
     shutil.copy(package, root / "root" / package.name)
     _chroot(root, f"apt-get -q update && apt-get -qy install --download-only /root/{package.name}")
     (root / "root" / package.name).unlink()
@@ -120,11 +121,6 @@ def _disk(suite: str, build: Path, package: Path) -> Path:
     _chroot(root, "systemctl mask systemd-networkd systemd-resolved apt-daily.timer apt-daily-upgrade.timer")
     common.built(folder, parts)
     return root
-
-
-def _bootstrap(suite: str, root: Path, packages: str) -> None:
-    choice = ["--variant=minbase", f"--include={packages}", f"--keyring={common.KEYRING}"]
-    run("mmdebstrap", "--quiet", *choice, suite, root, common.mirror())
 
 
 def _chroot(root: Path, script: str) -> str:
@@ -140,13 +136,14 @@ def _chroot(root: Path, script: str) -> str:
     )
 
 
-def _lintian(suite: str, build: Path, package: Path) -> str:
-    """What lintian of this release complains about."""
+def _lintian(suite: str, build: Path, package: Path, disk: Path) -> str:
+    """What lintian of this release, installed on a copy of the disk, complains about."""
     folder, parts = build / f"lintian-{suite}", [suite]
     root = folder / "root"
     if common.rebuilt(folder, parts) is not None:
         say(f"Building the disk of {suite} with lintian")
-        _bootstrap(suite, root, "lintian")
+        run("cp", "-a", disk, root)
+        _chroot(root, "apt-get -qy install --no-install-recommends lintian")
         common.built(folder, parts)
     shutil.copy(package, root / "root" / package.name)
     try:
@@ -208,6 +205,11 @@ class _Life:
         self._note("every library finds those it needs", not unresolved, unresolved)
         completion = ". /usr/share/bash-completion/completions/nimad && complete -p nimad"
         self._note("bash can complete it", self._holds(f"bash -c '{completion}'"))
+        for shell in ("bash", "zsh"):
+            words = f"_NIMAD_COMPLETE={shell}_complete COMP_WORDS='nimad migrate --dry' COMP_CWORD=2 nimad"
+            self._note(f"{shell} is told the options of a command", "--dry-run" in self._run(words))
+        first = self._run("head -n 1 /usr/share/zsh/vendor-completions/_nimad")
+        self._note("zsh finds its completion by the name of the command", first == "#compdef nimad\n", first)
 
     def _set_up(self) -> None:
         for name, nodes in zip(_PEOPLE, (self._nodes, _FEW, _FEW), strict=True):
@@ -241,6 +243,8 @@ class _Life:
         self._note("it went on with what was there", "Going on with" in journal, journal)
         self._note("every row was verified", f"Verified: {self._nodes} nodes" in journal, journal)
         self._note("it follows the memory", self._holds(f"systemctl is-active {SERVICE}"))
+        compared = self._machine.attempt(f"runuser -u pi -- nimad verify --target {_HOME}/graph.ladybug")
+        self._note("nimad verify finds no difference", compared.status == 0, compared.output)
         found = self._run(f"runuser -u pi -- nimad search --target {_HOME}/graph.ladybug --limit 1 telescope")
         self._note("a search finds something", bool(found.strip()))
 
