@@ -7,16 +7,20 @@ from pathlib import Path
 import nimad
 
 PACKAGE = Path(nimad.__file__).parent
-ROOMS = ("config", "source", "target", "worker", "migration", "service", "desk", "report", "cli")
+ROOMS = ("config", "source", "target", "worker", "writeback", "migration", "service", "desk", "report", "cli")
 #: What each room must not import, besides the rooms after it.
 FORBIDDEN = {
     "config": {"sqlite3", "pyarrow", "ladybug"},
     "source": {"ladybug"},
+    "writeback": {"nimad.target", "nimad.worker", "pyarrow", "ladybug"},
     "migration": {"nimad.target", "pyarrow", "ladybug", "nimad.worker.tasks", "nimad.source.arrow", "loguru", "click"},
-    "service": {"sqlite3", "nimad.source", "nimad.target", "pyarrow", "ladybug", "loguru", "click"},
-    "desk": {"sqlite3", "nimad.target", "nimad.worker.tasks", "pyarrow", "ladybug", "loguru", "click"},
-    "report": {"sqlite3", "nimad.target", "pyarrow", "ladybug"},
-    "cli": {"sqlite3", "nimad.target", "pyarrow", "ladybug"},
+    "service": {"nimad.writeback", "sqlite3", "nimad.source", "nimad.target", "pyarrow", "ladybug", "loguru", "click"},
+    "desk": {
+        *("nimad.writeback", "sqlite3", "nimad.target", "nimad.worker.tasks"),
+        *("pyarrow", "ladybug", "loguru", "click"),
+    },
+    "report": {"nimad.writeback", "sqlite3", "nimad.target", "pyarrow", "ladybug"},
+    "cli": {"nimad.writeback", "sqlite3", "nimad.target", "pyarrow", "ladybug"},
 }
 
 
@@ -46,3 +50,30 @@ def test_every_room_of_the_house_is_there() -> None:
 
 def test_no_room_knows_a_later_one_or_what_is_not_its_business() -> None:
     assert [breach for room in ROOMS for breach in breaches(room)] == []
+
+
+def test_only_a_rollback_may_write_to_sqlite() -> None:
+    others = [
+        f"{file.relative_to(PACKAGE)} imports {name}"
+        for file in sorted(PACKAGE.rglob("*.py"))
+        for name in imports(file)
+        if name.startswith("nimad.writeback") and file.parent.name != "writeback"
+    ]
+    assert {other.split(" ")[0] for other in others} == {"migration/rollback.py"}
+
+
+def test_a_memory_is_opened_for_writing_in_one_place_alone() -> None:
+    """Wherever else SQLite is opened, it is read-only, or a file of our own making."""
+    opened = {
+        str(file.relative_to(PACKAGE))
+        for file in PACKAGE.rglob("*.py")
+        if "sqlite3.connect(" in file.read_text("utf-8")
+    }
+    assert opened == {
+        "sample.py",  # makes one
+        "source/file.py",  # mode=ro
+        "source/salvage.py",  # a copy of what can be read
+        "writeback/backup.py",  # a copy, too
+        "writeback/writer.py",
+    }
+    assert "mode=ro" in (PACKAGE / "source/file.py").read_text("utf-8")

@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from nimad import rights
 from nimad.disk import export_folder, pieces, sqlite_pieces, sync
-from nimad.errors import CannotWriteError, LockedError, NotAllowedError
+from nimad.errors import CannotWriteError, LockedError, NotAllowedError, RefusedError
+from nimad.migration import machine
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class Files:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment))
         return free_name(self._beside(f".backup-{stamp}"))
 
+    def record(self, moment: float) -> Path:
+        """A free name for what a rollback carries back."""
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment))
+        return free_name(self._beside(f".rollback-{stamp}.jsonl"))
+
     def _beside(self, suffix: str) -> Path:
         return self.target.with_name(self.target.name + suffix)
 
@@ -213,6 +220,24 @@ def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]") -> None:
 
 def _temporary(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
+
+
+@contextlib.contextmanager
+def held(target: Path, *, readers: bool = False) -> Iterator[IO[bytes]]:
+    """Keep the target from being opened, by the lock that the engine itself takes; with `readers`, for writing only.
+
+    Whoever opens and closes the file once more in this process gives the lock up. Raises `RefusedError` where another
+    program has it open.
+    """
+    with target.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = machine.holder_of(target) or "unknown"
+            raise RefusedError(f"{target} is open in another program (PID {holder}); stop that first") from None
+        if readers:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        yield file
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """The vector index of a finished target, made later: in a copy, which takes the target's place in one rename."""
 
-import fcntl
 import json
 import os
 import shlex
@@ -20,7 +19,7 @@ from nimad.errors import DiskError, EngineError, RefusedError, UsageError
 from nimad.migration import engines, machine, readers, remembered, retry, state, vectors
 from nimad.migration.child import Launch, Workers
 from nimad.migration.ends import Answer
-from nimad.migration.files import Files, check_names, locked, replace_text
+from nimad.migration.files import Files, check_names, held, locked, replace_text
 from nimad.migration.plan import limits_for
 from nimad.migration.remembered import Remembered
 from nimad.worker.job import Job, Task
@@ -47,10 +46,10 @@ def index(settings: Settings, stop: threading.Event | None = None) -> Path:
             raise EngineError(choice.refusal)
         with locked(files), Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do:
             _take_in_log(files, do)
-            with _held(files, before) as held:
+            with _held(files, before) as file:
                 engine = _check(settings, choice, before, do)
                 try:
-                    _build(files, held, settings, choice, do)
+                    _build(files, file, settings, choice, do)
                     return _swap(files, engine)
                 finally:
                     discard(files.indexing)
@@ -73,12 +72,7 @@ def _take_in_log(files: Files, workers: Workers) -> None:
 def _held(files: Files, before: Remembered) -> Iterator[IO[bytes]]:
     """Keep the target from being opened, by the lock that the engine itself takes."""
     target = files.target
-    with target.open("r+b") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            holder = machine.holder_of(target) or "unknown"
-            raise RefusedError(f"{target} is open in another program (PID {holder}); stop that first") from None
+    with held(target) as file:
         names = [target, *(target.with_name(name) for name in before.also)]
         if not all(is_closed(name) for name in names):  # a log stands by the name that was opened
             raise RefusedError(f"{target} was not closed by the program that wrote to it; let that open and close it")
@@ -116,12 +110,12 @@ def _download(choice: engines.Choice) -> str:
     return f'{shlex.quote(choice.interpreter.python)} -c "{program}"'
 
 
-def _build(files: Files, held: IO[bytes], settings: Settings, choice: engines.Choice, workers: Workers) -> None:
+def _build(files: Files, opened: IO[bytes], settings: Settings, choice: engines.Choice, workers: Workers) -> None:
     copy = files.indexing
     discard(copy)
     with copy.open("xb") as file:
         copy.chmod(files.target.stat().st_mode)
-        shutil.copyfileobj(held, file)  # opening and closing the target once more would give up the lock
+        shutil.copyfileobj(opened, file)  # opening and closing the target once more would give up the lock
     size = machine.space_taken(copy)
     job = Job(task=Task.COUNT, target=str(copy), extension=str(settings.vector_extension or ""))
     job = job.within(limits_for(size))

@@ -37,7 +37,7 @@ def publish(context: Context) -> None:
     if context.settings.retry and not context.settings.replace and files.target.exists():
         check_untouched(context, context.state.replaces)
     before = names_of(context.state.replaces)
-    _remove_links(files, before)
+    remove_links(files, before)
     backup = _make_room(files, before, replace=context.settings.replaces)
     rename_new(files.staging, files.target)
     tidy(files)
@@ -66,7 +66,7 @@ def check_names_closed(files: Files, before: Sequence[str]) -> None:
 
 def link(files: Files, before: Sequence[str] = ()) -> None:
     """Make the further names of the target, and remove those that are no longer asked for."""
-    _remove_links(files, [name for name in before if name not in files.also])
+    remove_links(files, [name for name in before if name not in files.also])
     for path in files.links:
         if not os.path.lexists(path):
             path.symlink_to(files.target.name)
@@ -74,7 +74,8 @@ def link(files: Files, before: Sequence[str] = ()) -> None:
         sync(files.target.parent)
 
 
-def _remove_links(files: Files, names: Sequence[str]) -> None:
+def remove_links(files: Files, names: Sequence[str]) -> None:
+    """Remove our links at these further names of the target, and at those that are asked for."""
     for path in (*files.links, *(files.target.with_name(name) for name in names)):
         if files.is_link(path):
             path.unlink()

@@ -33,7 +33,7 @@ from nimad.worker.ledger import Notes
 from nimad.worker.pairing import Pairs
 
 #: Ends of an edge, and what a target without them has.
-_ENDS = "ends"
+ENDS = "ends"
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,14 @@ class Difference:
     at: int  # its id in the target
     columns: frozenset[str]  # by their names in the target, and a turn's ends by SQLite's
     filled: frozenset[str]
+    unmoved: bool | None = None  # whether SQLite holds what was copied, by the ledger; None where that does not tell
+    side: str = ""  # where it was recalled last: `here` is SQLite, `there` the target
+    note: str = ""
+
+    @property
+    def why(self) -> str:
+        words = {True: "SQLite is as it was copied", False: "SQLite changed since", None: ""}
+        return self.note or words[self.unmoved]
 
     @property
     def essential(self) -> frozenset[str]:
@@ -65,19 +73,19 @@ class Compared:
     lacking: list[tuple[int, str]] = field(default_factory=list)
     late: list[tuple[int, str]] = field(default_factory=list)
     aside: list[tuple[int, str]] = field(default_factory=list)
-    differing: list[tuple[Difference, str]] = field(default_factory=list)
-    since_here: list[tuple[Difference, str]] = field(default_factory=list)
-    since_there: list[tuple[Difference, str]] = field(default_factory=list)
+    differing: list[Difference] = field(default_factory=list)
+    since_here: list[Difference] = field(default_factory=list)
+    since_there: list[Difference] = field(default_factory=list)
     extra: list[tuple[int, str]] = field(default_factory=list)
     extra_edges: list[Edge] = field(default_factory=list)  # without the source's key
 
     def differences(self) -> Iterator[Difference]:
-        for difference, _ in (*self.differing, *self.since_here, *self.since_there):
-            yield difference
+        yield from (*self.differing, *self.since_here, *self.since_there)
 
     def facts(self) -> TableCompared:
         unlike = len(self.differing) + len(self.since_here) + len(self.since_there)
-        extra = [*self.extra, *((edge.start, f"edge {edge.relation} to {edge.end}") for edge in self.extra_edges)]
+        drawn = ((edge.start, f"from {edge.start} to {edge.end}: {edge.relation}") for edge in self.extra_edges)
+        extra = [*self.extra, *drawn]
         return TableCompared(
             rows=self.rows,
             there=self.there,
@@ -93,10 +101,9 @@ class Compared:
         )
 
 
-def _listed(found: Sequence[tuple[Difference, str]]) -> Listed:
+def _listed(found: Sequence[Difference]) -> Listed:
     return Listed.of(
-        (difference.key, f"{', '.join(sorted(difference.columns))}{f' ({why})' if why else ''}")
-        for difference, why in found
+        (each.key, f"{', '.join(sorted(each.columns))}{f' ({each.why})' if each.why else ''}".strip()) for each in found
     )
 
 
@@ -125,7 +132,7 @@ class Comparison:
             "tables": {name: asdict(compared.facts()) for name, compared in self.tables.items()},
             "remarks": list(self.fit.remarks),
             "beyond": self._beyond(),
-            "others": self._others(),
+            "others": self.others(),
         }
 
     def noted(self, table: str) -> Notes:
@@ -175,8 +182,7 @@ class Comparison:
         rows = self._source.read(
             lambda c: late.columns(c, table, COLUMNS[table.name], sorted(source_rows.read_keys(c, table)))
         )
-        found = {key: identity.of_source(table, values) for key, values in rows.items()}
-        return {key: its for key, its in found.items() if its is not None}
+        return {key: _natural(table, values) for key, values in rows.items()}
 
     def _naturals_there(self, table: Table) -> dict[int, Natural]:
         if not self.fit.has(table.name):
@@ -206,7 +212,8 @@ class Comparison:
         for reject in rejects:
             key = reject.id if isinstance(reject.id, int) else 0
             if reject.part == "row" and key in found.pairs:  # it could be represented once, and stays as it was
-                found.since_here.append((Difference(key, found.pairs[key], frozenset(), frozenset()), reject.reason))
+                nothing: frozenset[str] = frozenset()
+                found.since_here.append(Difference(key, found.pairs[key], nothing, nothing, note=reject.reason))
             else:
                 part = "" if reject.part == "row" else f"{reject.part}: "
                 found.aside.append((key, f"{part}{reject.reason}"))
@@ -274,17 +281,14 @@ class Comparison:
         if not differences:
             return
         found, still = self.tables[table.name], self._unmoved(table, [each.key for each in differences])
-        recalls = self._recalls(table, [each for each in differences if each.recalled and not each.essential])
-        for each in differences:
-            why = ""
-            if each.key in still:
-                why = "SQLite is as it was copied" if still[each.key] else "SQLite changed since"
-            if each.essential:
-                found.differing.append((each, why))
-                continue
-            side = recalls.get(each.key) or (_BY_LEDGER.get(still.get(each.key)) if each.recalled else "there")
-            lists = {"here": found.since_here, "there": found.since_there}
-            lists.get(side or "", found.differing).append((each, why))
+        recalls = self._recalls(table, [each for each in differences if each.recalled])
+        lists = {"here": found.since_here, "there": found.since_there}
+        for difference in differences:
+            each = replace(difference, unmoved=still.get(difference.key))
+            if each.recalled:  # where the moments do not tell, the target was written to if SQLite was not
+                each = replace(each, side=recalls.get(each.key) or ("there" if each.unmoved else ""))
+            side = "there" if not each.recalled else each.side
+            lists.get("" if each.essential else side, found.differing).append(each)
 
     def _unmoved(self, table: Table, keys: Sequence[int]) -> dict[int, bool]:
         """Of rows that the ledger tells of, whether SQLite holds what was copied."""
@@ -342,7 +346,7 @@ class Comparison:
                 edges.keyed.discard(key)
                 found.pairs[key] = key
                 if names:
-                    columns = names if "id" not in names else {_ENDS}
+                    columns = names if "id" not in names else {ENDS}
                     differences.append(Difference(key, key, frozenset(columns), frozenset(_empty(judged, position))))
             else:
                 self._miss(EDGES, key)
@@ -360,15 +364,11 @@ class Comparison:
                     found.setdefault(TARGET_TABLES[table], {})[name] = values
         return found
 
-    def _others(self) -> dict[str, int]:
+    def others(self) -> dict[str, int]:
         """Rows of tables of the target that are none of ours."""
         known = {*TARGET_TABLES.values(), *t.LINK_TABLES}
         found = {table: count(self.database, table) for table in sorted(self.fit.present - known)}
         return {table: rows for table, rows in found.items() if rows}
-
-
-#: Which side recalled a memory, where the moments do not tell: SQLite is as it was copied, or is not.
-_BY_LEDGER: Mapping[bool | None, str] = {True: "there"}
 
 
 class _Edges:
@@ -429,6 +429,17 @@ def _empty(judged: Judged, position: int) -> set[str]:
         for index, column in enumerate(judged.rows.table.columns)
         if judged.columns[skip + index][position] is None
     }
+
+
+def _natural(table: Table, values: Sequence[Any]) -> Natural:
+    """What a row of SQLite is, as far as its values are any that a target has."""
+    if (its := identity.of_source(table, values)) is not None:
+        return its
+    single = [None] * len(values)
+    parts = [
+        identity.of_source(table, [*single[:at], value, *single[at + 1 :]]) or single for at, value in enumerate(values)
+    ]
+    return tuple(part[at] for at, part in enumerate(parts))
 
 
 def _moment(row: Sequence[Any] | None) -> int:

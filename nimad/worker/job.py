@@ -30,6 +30,7 @@ class Task(StrEnum):
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
     COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
+    CARRY = "carry"  # the same, and write what SQLite lacks of it into a file
 
 
 class Failure(StrEnum):
@@ -111,7 +112,7 @@ class Job:
     quarantine: str = ""
     strict: bool = False
     writable: bool = False  # COUNT takes in what a write-ahead log still holds
-    copy_to: str = ""  # the new file of COMPACT
+    copy_to: str = ""  # the new file of COMPACT, and of CARRY: empty, it only counts
     extension: str = ""  # the VECTOR extension for INDEX; empty: the installed one
     text: str = ""  # the question of SEARCH
     like: int | None = None  # or the node whose neighbours are wanted

@@ -324,6 +324,16 @@ def _compare(job: Job, module: ModuleType) -> Facts:
         return comparing.Comparison(job, database).run()
 
 
+def _carry(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import carrying, comparing
+
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        compared = comparing.Comparison(job, database)
+        facts = compared.run()
+        with carrying.Record(Path(job.copy_to) if job.copy_to else None) as record:
+            return {**facts, **carrying.Carrying(compared, record).run()}
+
+
 _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.PROBE: _probe,
     Task.CONVERT: _convert,
@@ -340,4 +350,5 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.CATCH_UP: _catch_up,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,
+    Task.CARRY: _carry,
 }

@@ -1,0 +1,46 @@
+"""`nimad rollback`."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from nimad.cli.options import file_option
+from nimad.config import load
+from nimad.config.settings import ENGINES
+from nimad.migration import rollback as going_back
+from nimad.report import rollback_lines
+from nimad.rights import become
+
+
+@click.command()
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@click.option(
+    "--apply", "applies", is_flag=True, help="Do it: write to SQLite, after a backup, and set the target aside."
+)
+@click.option("--json", "as_json", is_flag=True, help="A JSON object of what would be done, or was.")
+@click.option("--engine", type=click.Choice(ENGINES), help="Package that reads.  [default: ladybug]")
+@file_option("--engine-python", "Interpreter whose engine reads.  [default: this one]")
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+@click.option("--user", metavar="NAME", help="As root: run as this user, before any file is opened.")
+def rollback(config: Path | None, user: str | None, *, applies: bool, as_json: bool, **options: Any) -> None:
+    """Go back to SQLite, and lose nothing that the agent wrote to the target since.
+
+    Without --apply it only shows what SQLite lacks. With it, that is copied back in one transaction, after a backup of
+    SQLite; the target gets the name of a dated backup, and no migration begins by itself. OpenClaw's file is for you to
+    change: what to write is printed.
+    """
+    if user is not None:
+        become(user)
+    settings = load(options, os.environ, config)
+    found = going_back.apply(settings) if applies else going_back.look(settings)
+    if as_json:
+        click.echo(json.dumps(rollback_lines.to_json(found), indent=2, ensure_ascii=False))
+    else:
+        for line in rollback_lines.lines(found):
+            click.echo(line)
+    sys.exit(int(found.exit_code))

@@ -1,0 +1,523 @@
+"""`nimad rollback`: back to SQLite, with everything that the agent wrote to the target, whatever happens in between."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from support import (
+    LINKS,
+    Memory,
+    change,
+    edge,
+    make_memory,
+    migrate,
+    node,
+    read_source,
+    read_target,
+    same_value,
+    turn,
+    vector,
+)
+from test_bad_input import everything_in, restricted
+from test_console import GOLDEN, Ran, nimad
+from test_following import LAYERS, agent, ask, made, new_turn, source, written_by_agent
+from torture import beside, state_of, target_of
+
+import nimad as program
+from nimad.config import Settings
+from nimad.errors import (
+    ExitCode,
+    LockedError,
+    NimadError,
+    RefusedError,
+    SourceDamagedError,
+    StoppedError,
+    UsageError,
+)
+from nimad.migration import rollback
+from nimad.migration.events import Event, Paused
+from nimad.migration.files import Files, locked
+from nimad.migration.rollback import Rollback
+from nimad.source.rows import json_row
+from nimad.writeback.backup import back_up
+from nimad.writeback.record import value_of
+
+__all__ = ["made", "restricted", "source"]
+
+
+def settings(source: Path) -> Settings:
+    return Settings(source=source, reader_python=Path("none"))
+
+
+def look(source: Path) -> Rollback:
+    return rollback.look(settings(source))
+
+
+def apply(source: Path) -> Rollback:
+    return rollback.apply(settings(source))
+
+
+def counts(found: Mapping[str, Any]) -> dict[str, int]:
+    return {table: listed.count for table, listed in found.items()}
+
+
+def saying(memory: Memory) -> tuple[Any, ...]:
+    """What nodes, edges and turns say, whatever their ids are."""
+    name = {key: (row["turn_id"], row["layer"], row["text"]) for key, row in memory.nodes.items()}
+    turns = {key: row["turn_id"] for key, row in memory.turns.items()}
+    return (
+        sorted(name.values(), key=repr),
+        sorted((name[row["source_id"]], name[row["target_id"]], row["relation"]) for row in memory.edges.values()),
+        {kind: sorted((turns[a], name[b]) for a, b in pairs) for kind, pairs in memory.links.items()},
+    )
+
+
+def said_there(target: Path) -> tuple[Any, ...]:
+    """`saying`, of a target whose edges need no key."""
+    memory = Memory(
+        {
+            key: {"turn_id": turn, "layer": layer, "text": text}
+            for key, turn, layer, text in ask(target, "MATCH (n:MemoryNode) RETURN n.id, n.turn_id, n.layer, n.text")
+        }
+    )
+    drawn = ask(target, "MATCH (a:MemoryNode)-[r:relates_to]->(b:MemoryNode) RETURN a.id, b.id, r.relation")
+    memory.edges = {
+        number: {"source_id": start, "target_id": end, "relation": relation}
+        for number, (start, end, relation) in enumerate(drawn)
+    }
+    memory.turns = {key: {"turn_id": name} for key, name in ask(target, "MATCH (n:Turn) RETURN n.id, n.turn_id")}
+    memory.links = {
+        kind: [(a, b) for a, b in ask(target, f"MATCH (t:Turn)-[:{kind}]->(n:MemoryNode) RETURN t.id, n.id")]
+        for kind in LINKS.values()
+    }
+    return saying(memory)
+
+
+def lived_on(source: Path) -> tuple[Any, ...]:
+    """The agent goes on with the target, whose ids SQLite gives out as well; what all of it says then."""
+    written_by_agent(target_of(source), 200, [61, 62, 63])
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 5}) SET n.strength = 0.75, n.last_accessed = 99999")
+        connection.execute("MATCH (n:MemoryNode {id: 6}) SET n.summary = 'in short'")
+        connection.execute(
+            "MATCH (a:MemoryNode {id: 63}), (b:MemoryNode {id: 3}) "
+            "CREATE (a)-[:relates_to {relation: 'reminds_of', weight: 0.25}]->(b)"
+        )
+    there = said_there(target_of(source))
+    new_turn(source, 100)
+    here = saying(read_source(source))
+    nodes = sorted({*here[0], *there[0]}, key=repr)
+    links = {kind: sorted({*here[2][kind], *there[2][kind]}) for kind in here[2]}
+    return nodes, sorted({*here[1], *there[1]}), links
+
+
+def everything_but(folder: Path, *names: str) -> dict[str, Any]:
+    return {name: data for name, data in everything_in(folder).items() if not any(word in str(name) for word in names)}
+
+
+# What is shown before anything is done
+
+
+def test_looking_tells_what_sqlite_lacks_and_changes_nothing(source: Path) -> None:
+    lived_on(source)
+    before = everything_in(source.parent)
+    found = look(source)
+    assert everything_in(source.parent) == before
+    assert counts(found.added) == {"memory_nodes": 3, "memory_edges": 3, "memory_turns": 1}
+    assert counts(found.changed) == {"memory_nodes": 2}
+    assert (found.applied, found.exit_code) == (False, ExitCode.COMPLETE)
+
+
+def test_where_sqlite_has_everything_nothing_is_written_to_it(source: Path) -> None:
+    new_turn(source, 100)
+    before = source.read_bytes()
+    assert not look(source).writes
+    done = apply(source)
+    assert (done.sqlite_backup, done.record, source.read_bytes()) == (None, None, before)
+    assert done.set_aside is not None
+    assert done.set_aside.exists()
+
+
+# What is copied back
+
+
+def test_a_rollback_loses_no_memory_of_either_side(source: Path) -> None:
+    expected = lived_on(source)
+    done = apply(source)
+    now = read_source(source)
+    assert saying(now) == expected
+    assert (now.nodes[5]["strength"], now.nodes[5]["last_accessed"], now.nodes[6]["summary"]) == (
+        0.75,
+        99999,
+        "in short",
+    )
+    assert done.renamed == 3, "ids that SQLite gave out meanwhile are not taken from their memories"
+    assert done.sqlite_backup is not None
+    assert read_source(done.sqlite_backup).nodes.keys() == set(range(1, 64))
+    assert done.sqlite_backup.stat().st_mode & 0o777 == 0o600
+
+
+def test_the_target_is_set_aside_and_no_run_makes_a_new_one_by_itself(source: Path) -> None:
+    target = target_of(source)
+    (target.with_name("ladybug.lbug")).symlink_to(target.name)
+    state = state_of(target) | {"also": ["ladybug.lbug"]}
+    beside(target, ".state.json").write_text(json.dumps(state))
+    written_by_agent(target, 200, [61, 62, 63])
+    held = said_there(target)
+    done = apply(source)
+    assert not target.exists()
+    assert not os.path.lexists(target.with_name("ladybug.lbug"))
+    assert done.set_aside is not None
+    assert said_there(done.set_aside) == held
+    assert beside(done.set_aside, ".ledger").exists()
+
+    heard: list[Event] = []
+    stop = threading.Event()
+
+    def listen(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, Paused):
+            stop.set()
+
+    with pytest.raises(StoppedError):
+        program.migrate(settings(source), listen, stop)
+    assert not target.exists()
+    assert not beside(target, ".migrating").exists()
+
+    assert nimad(source.parent, "resume", "--source", source).code == 0
+    again = migrate(source, reader_python=Path("none"))
+    assert len(read_target(again.target).nodes) == 63
+    assert target.with_name("ladybug.lbug").is_symlink(), "the next target has the further names again"
+
+
+def test_a_second_rollback_finds_nothing_to_do(source: Path) -> None:
+    lived_on(source)
+    first = apply(source)
+    before = everything_in(source.parent)
+    again = apply(source)
+    assert (again.before != "", again.set_aside) == (True, first.set_aside)
+    assert everything_in(source.parent) == before
+    assert first.set_aside is not None
+    first.set_aside.rename(target_of(source))
+    assert not look(source).writes
+
+
+def test_a_recall_that_was_later_in_sqlite_stays(source: Path) -> None:
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.strength = 0.125, n.last_accessed = 5000")
+    change(source, "UPDATE memory_nodes SET strength = 0.25, last_accessed = 88888 WHERE id = 9")
+    apply(source)
+    row = read_source(source).nodes[9]
+    assert (row["strength"], row["last_accessed"]) == (0.25, 88888)
+
+
+def test_a_value_that_both_sides_changed_is_sqlites_and_the_other_one_is_kept(source: Path) -> None:
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.who = 'Ada', n.summary = 'of the target'")
+    change(source, "UPDATE memory_nodes SET summary = 'of SQLite' WHERE id = 9")
+    done = apply(source)
+    row = read_source(source).nodes[9]
+    assert (row["summary"], row["who"], done.exit_code) == ("of SQLite", "Ada", ExitCode.QUARANTINED)
+    assert done.record is not None
+    assert '"summary": "of the target"' in done.record.read_text()
+
+
+def test_what_sqlite_has_no_column_or_table_for_is_kept_whole(source: Path) -> None:
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.emotions = 'joy'")
+        connection.execute("CREATE (:MemoryNode {id: 61, turn_id: 'mine', layer: 'input', model: 'm1', timestamp: 5})")
+        connection.execute("CREATE NODE TABLE DreamNode(id STRING PRIMARY KEY, narrative STRING)")
+        connection.execute("CREATE (:DreamNode {id: 'd1', narrative: 'sheep'})")
+    done = apply(source)
+    assert done.record is not None
+    lines = [json.loads(line) for line in done.record.read_text().splitlines()]
+    kept = [line for line in lines if line.get("kept")]
+    assert {"emotions": "joy"} in [line["row"] for line in kept]
+    assert {"model": "m1"} in [line.get("beyond") for line in kept]
+    assert "sheep" in [line["row"].get("narrative") for line in kept]
+    assert read_source(source).nodes[61]["turn_id"] == "mine"
+
+
+def test_a_row_that_sqlite_does_not_take_stops_nothing_and_is_kept(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", "2.2", nodes=[node(1, turn_id="t1")], turns=[turn(1, 1)])
+    migrate(source, reader_python=Path("none"))
+    with agent(target_of(source)) as connection:
+        for key, layer in ((2, "daydream"), (3, "output")):
+            connection.execute(
+                f"CREATE (:MemoryNode {{id: {key}, layer: '{layer}', turn_id: 't2', text: 'x', timestamp: 9}})"
+            )
+        connection.execute(
+            "MATCH (a:MemoryNode {id: 1}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {relation: 'r'}]->(b)"
+        )
+    done = apply(source)
+    assert done.exit_code == ExitCode.QUARANTINED
+    assert sorted(table for table, _, _ in done.refused) == ["memory_edges", "memory_nodes"]
+    assert read_source(source).nodes.keys() == {1, 3}
+    assert done.record is not None
+    assert '"layer": "daydream"' in done.record.read_text()
+
+
+def test_an_id_that_dangling_rows_of_sqlite_name_is_not_given_to_another_memory(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, turn_id="t1")], edges=[edge(1, 1, 2)])
+    migrate(source, reader_python=Path("none"))
+    with agent(target_of(source)) as connection:
+        connection.execute("CREATE (:MemoryNode {id: 2, layer: 'input', turn_id: 't2', text: 'x', timestamp: 9})")
+    apply(source)
+    assert 2 not in read_source(source).nodes
+    assert [row["turn_id"] for row in read_source(source).nodes.values()] == ["t1", "t2"]
+
+
+def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
+    change(
+        source, "CREATE VIRTUAL TABLE memory_fts USING fts5 (text, summary, content='memory_nodes', content_rowid='id')"
+    )
+    change(source, "INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
+    with agent(target_of(source)) as connection:
+        connection.execute(
+            "CREATE (:MemoryNode {id: 61, layer: 'input', turn_id: 'm', text: 'telescope', timestamp: 9})"
+        )
+        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.text = 'a microscope'")
+    apply(source)
+    with closing(sqlite3.connect(source)) as connection:
+        found = [
+            connection.execute("SELECT rowid FROM memory_fts WHERE memory_fts MATCH ?", (word,)).fetchall()
+            for word in ("telescope", "microscope", '"memory 9"')
+        ]
+        connection.execute("INSERT INTO memory_fts (memory_fts) VALUES ('integrity-check')")
+    assert found == [[(61,)], [(9,)], []]
+
+
+# Values there and back
+
+
+VALUES = st.one_of(
+    st.none(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.floats(allow_nan=False),
+    st.text(st.characters(codec="utf-8"), max_size=40),
+    st.binary(max_size=24),
+)
+
+
+@given(st.dictionaries(st.text(max_size=5), VALUES, max_size=4))
+def test_a_record_holds_every_value_exactly(row: dict[str, Any]) -> None:
+    data = json.loads(json.dumps(json_row(row)))
+    assert all(same_value(value_of(data[name]), value) for name, value in row.items())
+
+
+ROWS = st.fixed_dictionaries(
+    {
+        "timestamp": st.integers(-(2**63), 2**63 - 1),
+        "text": st.none() | st.text(st.characters(codec="utf-8"), max_size=30),
+        "fe_score": st.none() | st.floats(allow_nan=False),
+        "embedding": st.none()
+        | st.binary(min_size=16, max_size=16).filter(lambda b: b"\x7f" not in b and b"\xff" not in b),
+        "is_ghost": st.sampled_from((None, 0, 1)),
+        "dismissal_count": st.none() | st.integers(-(2**63), 2**63 - 1),
+        "created_at": st.none() | st.text("0123456789-: ", max_size=19),
+    }
+)
+
+
+@given(st.lists(ROWS, min_size=20, max_size=60))
+@hypothesis_settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+def test_rows_that_go_to_the_target_and_back_are_what_they_were(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("values")
+    nodes = [node(key, turn_id=f"t{key}", **row) for key, row in enumerate(rows, start=1)]
+    nodes.append(node(len(nodes) + 1, turn_id="last", embedding=vector(1, 2, 3, 4)))
+    source = make_memory(folder / "graph.sqlite", nodes=nodes)
+    before = read_source(source).nodes
+    migrate(source, reader_python=Path("none"))
+    change(source, "DELETE FROM memory_nodes WHERE turn_id <> 'last'")
+    apply(source)
+    after = read_source(source).nodes
+    assert after.keys() == before.keys()
+    for key, row in before.items():
+        assert all(same_value(after[key][name], value) for name, value in row.items()), key
+
+
+# Killed in the middle
+
+
+#: A program that rolls back and kills itself just before a function is called, or where it returns.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from nimad.config import Settings
+from nimad.migration import rollback
+from nimad.writeback import writer
+
+def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+
+place, name = {"rollback": rollback, "writer": writer._Writer, "memory": writer.Memory}[sys.argv[2]], sys.argv[3]
+setattr(place, name, die)
+rollback.apply(Settings(source=Path(sys.argv[1]), reader_python=Path("none")))
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "written"),
+    [
+        ("rollback", "_backed_up", False),  # the record is there
+        ("writer", "change_all", False),  # rows were added, and nothing is committed
+        ("rollback", "_look_again", True),  # committed
+        ("rollback", "move_aside", True),  # everything but the last step
+    ],
+)
+def test_a_killed_rollback_leaves_sqlite_before_or_after_and_is_completed_by_the_next(
+    source: Path, place: str, name: str, *, written: bool
+) -> None:
+    expected, before = lived_on(source), saying(read_source(source))
+    words = [sys.executable, "-c", KILLED, str(source), place, name]
+    died = subprocess.run(words, check=False, capture_output=True, timeout=120)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert saying(read_source(source)) == (expected if written else before)
+    assert target_of(source).exists()
+    done = apply(source)
+    assert saying(read_source(source)) == expected
+    assert (done.sqlite_backup is None) == written
+    assert not target_of(source).exists()
+
+
+def test_a_kill_while_the_target_is_set_aside_is_told_of_as_done(source: Path) -> None:
+    expected = lived_on(source)
+    words = [sys.executable, "-c", KILLED, str(source), "rollback", "sync"]
+    # The record is synced first; so only where nothing is to be carried is this the last step.
+    apply(source)
+    shutil.move(str(next(source.parent.glob("graph.ladybug.backup-*[0-9]"))), target_of(source))
+    died = subprocess.run(words, check=False, capture_output=True, timeout=120)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    assert not target_of(source).exists()
+    assert apply(source).before
+    assert saying(read_source(source)) == expected
+
+
+def test_what_is_written_to_sqlite_meanwhile_is_seen(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = lived_on(source)
+    writes: Iterator[str] = iter(["UPDATE memory_nodes SET who = 'somebody' WHERE id = 40"])
+
+    def meanwhile(connection: sqlite3.Connection, to: Path) -> None:
+        back_up(connection, to)
+        for statement in writes:
+            change(source, statement)
+
+    monkeypatch.setattr("nimad.migration.rollback.back_up", meanwhile)
+    done = apply(source)
+    assert saying(read_source(source)) == expected
+    assert read_source(source).nodes[40]["who"] == "somebody"
+    assert list(source.parent.glob("graph.sqlite.backup-*")) == [done.sqlite_backup], (
+        "one backup, and of the last state"
+    )
+
+
+# What it refuses
+
+
+def refused(source: Path, kind: type[NimadError], match: str) -> None:
+    before = everything_in(source.parent)
+    with pytest.raises(kind, match=match):
+        apply(source)
+    assert everything_but(source.parent, "-shm", "-wal") == {
+        name: data for name, data in before.items() if "-shm" not in str(name) and "-wal" not in str(name)
+    }
+
+
+def test_a_target_that_a_program_has_open_is_left_alone(source: Path) -> None:
+    program = "import sys, ladybug; db = ladybug.Database(sys.argv[1], buffer_pool_size=1 << 26, max_db_size=1 << 32); "
+    program += "print('open', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-c", program, str(target_of(source))]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        refused(source, RefusedError, rf"is open in another program \(PID {other.pid}\); stop that first")
+        assert look(source).holder == other.pid
+
+
+def test_a_run_that_works_on_the_target_is_not_disturbed(source: Path) -> None:
+    with locked(Files(target_of(source))):
+        refused(source, LockedError, "another nimad")
+
+
+def test_a_damaged_memory_is_not_written_to(source: Path) -> None:
+    written_by_agent(target_of(source), 200, [61, 62, 63])
+    data = bytearray(source.read_bytes())
+    page = int.from_bytes(data[16:18], "big")
+    with closing(sqlite3.connect(source)) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'memory_edges'").fetchone()[0]
+    data[(root - 1) * page : (root - 1) * page + 8] = bytes(8)
+    source.write_bytes(data)
+    refused(source, SourceDamagedError, "nothing is written to it")
+
+
+def test_a_table_of_another_shape_is_not_written_to(tmp_path: Path) -> None:
+    schema = ["CREATE TABLE memory_nodes (id INTEGER, timestamp INTEGER, layer TEXT, text TEXT, turn_id TEXT)"]
+    source = make_memory(tmp_path / "graph.sqlite", schema=schema, own_schema=True, nodes=[node(1, turn_id="t")])
+    migrate(source, reader_python=Path("none"))
+    refused(source, RefusedError, "whose id is not its INTEGER PRIMARY KEY")
+
+
+def test_another_agents_memory_is_not_mixed_in(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = make_memory(
+        folder / "graph.sqlite", nodes=[node(key, turn_id=f"o{key}", layer=LAYERS[0]) for key in range(1, 9)]
+    )
+    shutil.copy(target_of(source), target_of(other))
+    refused(other, RefusedError, "0 are among the 8")
+    shutil.copy(beside(target_of(source), ".state.json"), beside(target_of(other), ".state.json"))
+    refused(other, UsageError, "was made from")
+
+
+def test_a_memory_that_may_not_be_written_to_is_told(source: Path, restricted: list[str]) -> None:
+    written_by_agent(target_of(source), 200, [61, 62, 63])
+    source.chmod(0o444)
+    done = nimad(source.parent, "rollback", "--source", source, "--apply", prefix=restricted)
+    assert done.code == ExitCode.NOT_ALLOWED, done.err
+    assert "run as its owner" in done.error
+    assert target_of(source).exists()
+    assert not beside(target_of(source), ".paused").exists()
+
+
+# What people see
+
+
+def shown(done: Ran) -> str:
+    text = done.out.replace(str(done.folder), "/memory").replace(f"{sys.executable} -m nimad", "nimad")
+    return "".join(line + "\n" for line in map(_undated, text.splitlines()))
+
+
+def _undated(line: str) -> str:
+    import re
+
+    return re.sub(r"\d{8}-\d{6}", "DATE", line)
+
+
+def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
+    lived_on(source)
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.emotions = 'joy'")
+    words = ("rollback", "--source", source)
+    looked, done = nimad(source.parent, *words), nimad(source.parent, *words, "--apply")
+    assert (looked.code, done.code) == (ExitCode.QUARANTINED, ExitCode.QUARANTINED)
+    text = f"$ nimad rollback\n{shown(looked)}\n$ nimad rollback --apply\n{shown(done)}"
+    golden = GOLDEN / "rollback.txt"
+    if os.environ.get("NIMAD_UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
+    again = nimad(source.parent, *words, "--json")
+    assert (again.code, json.loads(again.out)["openclaw"]) == (0, {"backend": "sqlite", "auto_migrate": False})
