@@ -119,11 +119,11 @@ def build(release: Release, processor: Processor, dist: Path) -> Path:
             f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(errors='replace')[-3_000:]}"
         )
     (made,) = tree.parent.glob("*.deb")
-    _check_size(made)
+    check_size(made)
     return Path(shutil.copyfile(made, dist / made.name))
 
 
-def _check_size(package: Path) -> None:
+def check_size(package: Path) -> None:
     """Raise when a package has grown too large for a small card, or for a slow line."""
     query = ["dpkg-deb", "--field", str(package), "Installed-Size"]
     installed = int(subprocess.run(query, check=True, capture_output=True, text=True).stdout) * 1024
