@@ -38,7 +38,7 @@ def identify(name: str) -> tuple[Any, dict[str, Any]]:
     """Import the engine `name`; return the module, or None, and the facts.
 
     The facts always have `module`, `folder`, `python` and `pyarrow`; of an engine `version` and `storage_version`; of
-    anything else `namesake` (that library's version, where it is installed) and `problem`: `missing`, `namesake`,
+    anything else `problem`: `missing`, or, with `namesake` (that library's version, where it is installed), `namesake`,
     `another` (a package that is no database) or what went wrong on importing it.
     """
     folder = folder_of(name)
@@ -49,7 +49,7 @@ def identify(name: str) -> tuple[Any, dict[str, Any]]:
         "pyarrow": importlib.util.find_spec("pyarrow") is not None,
     }
     if folder is None:
-        return None, _without(facts, "missing")
+        return None, dict(facts, problem="missing")
     if _names_no_database(folder) and _installed(NAMESAKE):
         return None, _without(facts, "namesake")
     try:
@@ -63,7 +63,7 @@ def identify(name: str) -> tuple[Any, dict[str, Any]]:
 
 
 def _without(facts: dict[str, Any], problem: str) -> dict[str, Any]:
-    """The facts where there is no engine."""
+    """The facts where the name leads to no engine."""
     return dict(facts, problem=problem, namesake=_installed(NAMESAKE))
 
 

@@ -85,7 +85,7 @@ def main() -> int:
     _check_tools(processor for _, processor in wanted)
     options.dist.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for package in pool.map(lambda pair: build(*pair, options.dist), wanted):
+        for package in pool.map(lambda pair: build(pair[0], pair[1], options.dist), wanted):
             print(f"{package}  {package.stat().st_size / MB:.1f} MB", flush=True)
     return 0
 
@@ -119,13 +119,13 @@ def build(release: Release, processor: Processor, dist: Path) -> Path:
             f"{' '.join(command)} ended with {done.returncode}:\n{log.read_text(errors='replace')[-3_000:]}"
         )
     (made,) = tree.parent.glob("*.deb")
-    _check_size(made)
+    check_size(made)
     return Path(shutil.copyfile(made, dist / made.name))
 
 
-def _check_size(package: Path) -> None:
+def check_size(package: Path) -> None:
     """Raise when a package has grown too large for a small card, or for a slow line."""
-    query = ["dpkg-deb", "--field", package, "Installed-Size"]
+    query = ["dpkg-deb", "--field", str(package), "Installed-Size"]
     installed = int(subprocess.run(query, check=True, capture_output=True, text=True).stdout) * 1024
     if package.stat().st_size > LARGEST or installed > LARGEST_INSTALLED:
         raise SystemExit(

@@ -39,13 +39,17 @@ _SETTINGS = "[batch]\\nsize = 250\\nfixed = true\\n"
 #: Our names: not those of «minimal» packages.
 _OURS = re.compile(r"(?<!mi)nima|ladybug|pyarrow")
 _PATIENCE_S, _POLL_S = 180.0, 0.2
-#: What stays after a purge: the memory with everything beside it, and the user who may own files.
+#: Where nima-core's plugin is, and the scripts that `nimad setup` puts there.
+_PLUGIN = "/home/pi/.openclaw/extensions/nima-memory"
+_SCRIPTS = ("health_check.py", "migrate_to_ladybug.py", "nimad_program.py")
+#: What stays after a purge: the memory with everything beside it, the plugin's folder, and the user who may own files.
 _BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.state.json")
 _LEFT = {
     *(f"/home/{name}/.nima" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory/migration.log" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory/graph.{each}" for name in _PEOPLE for each in _BESIDE),
+    *(_PLUGIN, *(f"{_PLUGIN}/{name}" for name in _SCRIPTS)),
     *(f"{_HOME}/graph.ladybug.quarantine.jsonl", f"{_HOME}/graph.ladybug.backup-old"),
 }
 
@@ -216,6 +220,7 @@ class _Life:
             folder = f"/home/{name}/.nima/memory"
             sample = f"mkdir -p {folder} && nimad sample {folder}/graph.sqlite --nodes {nodes}"
             self._run(f"runuser -u {name} -- sh -c '{sample}'")
+        self._run(f"runuser -u pi -- mkdir -p {_PLUGIN}")
         self._run(f"printf '{_SETTINGS}' >/etc/nima/nimad.toml && nimad setup --user pi")
         self._run("systemctl start user@$(id -u maya)")  # as a login does
         for control, unit in _OTHERS.values():
@@ -243,6 +248,8 @@ class _Life:
         self._note("it went on with what was there", "Going on with" in journal, journal)
         self._note("every row was verified", f"Verified: {self._nodes} nodes" in journal, journal)
         self._note("it follows the memory", self._holds(f"systemctl is-active {SERVICE}"))
+        health = self._machine.attempt(f"runuser -u pi -- python3 {_PLUGIN}/health_check.py --db {_HOME}/graph.ladybug")
+        self._note("the script of nima-core's guide finds the memory healthy", health.status == 0, health.output)
         compared = self._machine.attempt(f"runuser -u pi -- nimad verify --target {_HOME}/graph.ladybug")
         self._note("nimad verify finds no difference", compared.status == 0, compared.output)
         found = self._run(f"runuser -u pi -- nimad search --target {_HOME}/graph.ladybug --limit 1 telescope")
@@ -252,7 +259,8 @@ class _Life:
         """While the service runs. What a memory has beside it is to survive all this."""
         self._run(f"runuser -u pi -- touch {_HOME}/graph.ladybug.quarantine.jsonl {_HOME}/graph.ladybug.backup-old")
         self._kept = self._sums()
-        self._apt(f"remove {SERVICE}")
+        said = self._apt(f"remove {SERVICE}")
+        self._note("removing tells of the scripts that stay in the home", f"into {_PLUGIN} stay" in said, said)
         self._note("removing stops the service", not self._holds("pgrep -f [n]imad"))
         self._note("and leaves the configuration", self._holds("[ -e /etc/nima/nimad.toml ]"))
         left = sorted(name for name in self._things() if name.startswith("/usr/"))
@@ -285,10 +293,11 @@ class _Life:
         with package.open("rb") as file:
             self._machine.run(f"cat >/root/{package.name}", stdin=file)
 
-    def _apt(self, words: str) -> None:
+    def _apt(self, words: str) -> str:
         output = self._run(f"{_QUIET} apt-get -qy {words} 2>&1")
         if "warning" in output.lower().replace("apt-key", ""):
             say(f"{self._suite}: apt-get {words.split(maxsplit=1)[0]} said:\n{output[-1_500:]}")
+        return output
 
     def _status(self) -> str:
         return self._run(f"systemctl show -P StatusText {SERVICE}")
