@@ -51,9 +51,12 @@ from nimad.migration import rollback
 from nimad.migration.events import Event, Paused
 from nimad.migration.files import Files, locked
 from nimad.migration.rollback import Rollback
+from nimad.source.file import SourceFile
 from nimad.source.rows import json_row
+from nimad.source.survey import read_schema
 from nimad.writeback.backup import back_up
 from nimad.writeback.record import value_of
+from nimad.writeback.writer import Memory as Writable
 
 __all__ = ["made", "restricted", "source"]
 
@@ -271,13 +274,16 @@ def test_a_row_that_sqlite_does_not_take_stops_nothing_and_is_kept(tmp_path: Pat
 
 
 def test_an_id_that_dangling_rows_of_sqlite_name_is_not_given_to_another_memory(tmp_path: Path) -> None:
-    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, turn_id="t1")], edges=[edge(1, 1, 2)])
-    migrate(source, reader_python=Path("none"))
-    with agent(target_of(source)) as connection:
-        connection.execute("CREATE (:MemoryNode {id: 2, layer: 'input', turn_id: 't2', text: 'x', timestamp: 9})")
-    apply(source)
-    assert 2 not in read_source(source).nodes
-    assert [row["turn_id"] for row in read_source(source).nodes.values()] == ["t1", "t2"]
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)], edges=[edge(1, 1, 2)], turns=[turn(1, 7)])
+    file, record = SourceFile(source), tmp_path / "record.jsonl"
+    row = {"layer": "input", "text": "x"}
+    lines = [{"what": "add", "table": "memory_nodes", "id": key, "row": row} for key in (2, 3, 7, 1)]
+    record.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    schema = file.read(lambda c: read_schema(c, file, nodes_only=False))
+    with closing(Writable(source, schema)) as memory, memory.transaction():
+        written = memory.write(record)
+    assert written.ids["memory_nodes"] == {3: 3, 2: 8, 7: 9, 1: 10}
+    assert read_source(source).nodes.keys() == {1, 3, 8, 9, 10}
 
 
 def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
@@ -332,12 +338,30 @@ ROWS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.long
 @given(st.lists(ROWS, min_size=20, max_size=60))
-@hypothesis_settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 def test_rows_that_go_to_the_target_and_back_are_what_they_were(
     tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
 ) -> None:
-    folder = tmp_path_factory.mktemp("values")
+    there_and_back(tmp_path_factory.mktemp("values"), rows)
+
+
+def test_values_at_their_ends_go_to_the_target_and_back(tmp_path: Path) -> None:
+    ends = (-(2**63), 2**63 - 1)
+    rows: list[dict[str, Any]] = [
+        {"timestamp": number, "text": text, "fe_score": score, "embedding": bits, "is_ghost": ghost}
+        for number, text, score, bits, ghost in (
+            (ends[0], "", float("inf"), bytes(16), 0),
+            (ends[1], 'NUL \0, 🔭 and {"a": 0.5}', -0.0, vector(-0.0, 1e-45, 3.4e38, 0.1), 1),
+            (0, None, 5e-324, None, None),
+        )
+    ]
+    there_and_back(tmp_path, [*rows, {"timestamp": 5, "created_at": None, "dismissal_count": ends[1]}])
+
+
+def there_and_back(folder: Path, rows: list[dict[str, Any]]) -> None:
+    """Migrate rows, delete them in SQLite, and have them copied back."""
     nodes = [node(key, turn_id=f"t{key}", **row) for key, row in enumerate(rows, start=1)]
     nodes.append(node(len(nodes) + 1, turn_id="last", embedding=vector(1, 2, 3, 4)))
     source = make_memory(folder / "graph.sqlite", nodes=nodes)
@@ -373,9 +397,9 @@ rollback.apply(Settings(source=Path(sys.argv[1]), reader_python=Path("none")))
 @pytest.mark.parametrize(
     ("place", "name", "written"),
     [
-        ("rollback", "_backed_up", False),  # the record is there
+        pytest.param("rollback", "_backed_up", False, marks=pytest.mark.long),  # the record is there
         ("writer", "change_all", False),  # rows were added, and nothing is committed
-        ("rollback", "_look_again", True),  # committed
+        pytest.param("rollback", "_look_again", True, marks=pytest.mark.long),  # committed
         ("rollback", "move_aside", True),  # everything but the last step
     ],
 )

@@ -17,22 +17,22 @@ from test_following import Following, agent, made, new_turn, source, written_by_
 from torture import beside, target_of
 
 from nimad.config import Settings
-from nimad.errors import ExitCode, RefusedError
-from nimad.migration import state
+from nimad.errors import EngineError, ExitCode, RefusedError
+from nimad.migration import comparing, state
 from nimad.migration.comparing import compare
 from nimad.migration.files import Files, locked
+from nimad.report import comparison_lines
 from nimad.worker.identity import Natural
 from nimad.worker.pairing import pair
 
 __all__ = ["made", "restricted", "source"]
 
 
-def verified(source: Path, *words: str | Path, code: int) -> dict[str, Any]:
+def verified(source: Path, level: str = "full", *, code: int) -> dict[str, Any]:
     """What `nimad verify --json` says."""
-    done = nimad(source.parent, "verify", "--source", source, "--target", target_of(source), "--json", *words)
-    assert done.code == code, done.out + done.err
-    found: dict[str, Any] = json.loads(done.out)
-    assert found["exit_code"] == code
+    compared = compare(Settings(source=source, target=target_of(source)), level)
+    found: dict[str, Any] = json.loads(json.dumps(comparison_lines.to_json(compared)))
+    assert (compared.exit_code, found["exit_code"]) == (code, code), list(comparison_lines.lines(compared))
     return found
 
 
@@ -59,7 +59,7 @@ def test_a_target_that_was_just_made_is_the_same(source: Path) -> None:
     found = verified(source, code=ExitCode.COMPLETE)
     assert kinds(found) == {}
     assert [table["same"] for table in found["tables"].values()] == [60, 20, 20]
-    assert verified(source, "--level", "counts", code=ExitCode.COMPLETE)["same"]
+    assert verified(source, "counts", code=ExitCode.COMPLETE)["same"]
     assert everything_in(source.parent) == before
 
 
@@ -92,7 +92,7 @@ def test_what_the_agent_wrote_to_the_target_is_its_own_and_no_difference(source:
     assert kinds(found) == {
         "extra": {"memory_nodes": [61, 62, 63], "memory_edges": [61, 62], "memory_turns": [61]},
     }
-    counted = verified(source, "--level", "counts", code=ExitCode.QUARANTINED)
+    counted = verified(source, "counts", code=ExitCode.QUARANTINED)
     assert [table["extra"]["count"] for table in counted["tables"].values()] == [3, 2, 1]
 
 
@@ -102,9 +102,7 @@ def test_what_reached_sqlite_later_is_late(source: Path) -> None:
     assert kinds(found) == {
         "late": {"memory_nodes": ids, "memory_edges": [59, 60], "memory_turns": [100]},
     }
-    assert (
-        verified(source, "--level", "counts", code=ExitCode.QUARANTINED)["tables"]["memory_nodes"]["late"]["count"] == 3
-    )
+    assert verified(source, "counts", code=ExitCode.QUARANTINED)["tables"]["memory_nodes"]["late"]["count"] == 3
 
 
 def test_a_memory_of_both_is_one_whatever_its_ids_are(source: Path) -> None:
@@ -146,7 +144,7 @@ def test_a_value_that_is_another_one_is_a_difference(source: Path) -> None:
         6: "summary (SQLite changed since)",
     }
     assert remarks(found, "memory_nodes", "lacking") == {60: "is gone from the target"}
-    assert "counts" in verified(source, "--level", "counts", code=ExitCode.DIFFERENCE)["level"]
+    assert "counts" in verified(source, "counts", code=ExitCode.DIFFERENCE)["level"]
 
 
 def test_a_link_that_is_gone_is_a_difference_of_its_turn(source: Path) -> None:
@@ -218,7 +216,6 @@ def test_a_file_of_somebody_elses_making_is_compared_as_far_as_it_goes(source: P
         (("--source", "graph.ladybug", "--target", "graph.sqlite"), ExitCode.USAGE, "is not an SQLite file"),
         (("--target", "graph.ladybug.state.json"), ExitCode.IO_ERROR, "cannot be read as a LadybugDB file"),
         (("--target", "."), ExitCode.USAGE, "is not a file"),
-        (("--engine-python", "/bin/false"), ExitCode.ENGINE, "cannot be loaded"),
     ],
 )
 def test_what_cannot_be_compared_is_one_line(source: Path, words: tuple[str, ...], code: int, said: str) -> None:
@@ -226,6 +223,14 @@ def test_what_cannot_be_compared_is_one_line(source: Path, words: tuple[str, ...
     done = nimad(source.parent, "verify", *("--source", "graph.sqlite", *words))
     assert (done.code, said in done.error) == (code, True), done.err
     assert everything_in(source.parent) == before
+
+
+def test_an_engine_that_cannot_be_used_is_not_taken_for_a_damaged_target(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparing, "DELAYS_S", (0.0, 0.0))
+    with pytest.raises(EngineError, match="cannot be loaded"):
+        compare(Settings(source=source, engine_python=Path("/bin/false")))
 
 
 def test_a_target_that_is_open_elsewhere_is_compared_as_it_lies_on_the_disk(source: Path) -> None:
@@ -266,6 +271,8 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     new_turn(source, 100)
     done = nimad(source.parent, "verify", "--source", source)
     assert done.code == ExitCode.DIFFERENCE
+    told = nimad(source.parent, "verify", "--source", source, "--level", "counts", "--json")
+    assert json.loads(told.out)["exit_code"] == told.code == ExitCode.QUARANTINED
     golden = GOLDEN / "verify.txt"
     if os.environ.get("NIMAD_UPDATE_GOLDEN"):
         golden.write_text(shown(done))

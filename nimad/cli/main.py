@@ -6,6 +6,7 @@ import traceback
 import click
 
 from nimad import __version__
+from nimad.cli.clean import clean
 from nimad.cli.config import config
 from nimad.cli.health import health
 from nimad.cli.index import index
@@ -30,6 +31,7 @@ def cli() -> None:
     """Move an AI agent's NIMA memory from SQLite into LadybugDB, and lose nothing."""
 
 
+cli.add_command(clean)
 cli.add_command(config)
 cli.add_command(health)
 cli.add_command(index)

@@ -183,7 +183,7 @@ def _try(job: Job, workers: Workers) -> Answer:
         taken = machine.space_taken(target)
         size = taken + job.source_path().stat().st_size
         limits = limits_for(taken * pool_factor)
-        answer = workers.do(job.within(limits), limit_s=Patience().limit_s(size))
+        answer = workers.do(job.within(limits), limit_s=Patience().limit_s(size), last=True)
         if answer.ok or following is None or answer.rule.action in (Action.STOP, Action.REPAIR):
             break
         if answer.rule.action is Action.LARGER_POOL:
@@ -212,7 +212,7 @@ def _error_of(job: Job, answer: Answer, workers: Workers, launch: Launch) -> Nim
             f"{target} was written by another release of LadybugDB than is here ({message}); name an interpreter that "
             "has that one, with --engine-python"
         )
-    if answer.kind in _MAYBE_THE_ENGINE and not workers.do(Job(task=Task.PROBE)).ok:
+    if answer.kind in _MAYBE_THE_ENGINE and not workers.do(Job(task=Task.PROBE), last=True).ok:
         return EngineError(unloadable(message, launch.module, launch.interpreter.python))
     if answer.kind in _UNREADABLE:
         anew = command.line("migrate", "--source", job.source, "--target", target, "--replace")

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -75,22 +75,28 @@ _AFTER_TARGET: tuple[tuple[Kind, Pattern[str]], ...] = (
     (Kind.QUARANTINE, re.compile(r"(\.migrating\.quarantine\.jsonl)")),
     (Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE}|\.ledger)?")),
     (Kind.RECORD, re.compile(rf"(\.rollback-{_DATE}\.jsonl)")),
-    (Kind.TEMPORARY, re.compile(r"(\.(?:state\.json|quarantine\.jsonl|migrating\.quarantine\.jsonl)\.tmp)")),
+    (
+        Kind.TEMPORARY,
+        re.compile(r"(\.(?:state\.json|quarantine\.jsonl|migrating\.quarantine\.jsonl|rollback-.*\.jsonl)\.tmp)"),
+    ),
     (Kind.LOG, re.compile(rf"((?:\.migrating)?(?:{_READ})\.{_DATE})")),
     (Kind.FAILED, re.compile(rf"(\.migrating\.{_DATE})(?:{_ENGINE})?")),
     (Kind.UNFINISHED, re.compile(r"(\.migrating)(?:\..*)?")),
 )
 #: What follows a further name of the target, or SQLite's.
 _AFTER_LINK = ((Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE})?")),)
-_AFTER_SOURCE = ((Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),)
+_AFTER_SOURCE = (
+    (Kind.TEMPORARY, re.compile(rf"(\.backup-{_DATE}\.tmp)(?:-journal|-wal|-shm)?")),
+    (Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),
+)
 #: What tells of a target, and is left when that is gone.
 _TELLING = (".state.json", ".ledger", ".quarantine.jsonl")
 
 
-def leftovers(settings: Settings, now: float | None = None) -> tuple[Leftover, ...]:
+def leftovers(settings: Settings, now: float | None = None, *, newest: bool = False) -> tuple[Leftover, ...]:
     """List what lies beside `settings.target` and `settings.source`, oldest first. Nothing is opened for writing.
 
-    Raises `OSError` where a folder cannot be looked into.
+    `newest`: the newest backups may go too. Raises `OSError` where a folder cannot be looked into.
     """
     now = time.time() if now is None else now
     files = Files(settings.target)
@@ -110,7 +116,7 @@ def leftovers(settings: Settings, now: float | None = None) -> tuple[Leftover, .
     if (folder := export_folder(files.compacted)).is_dir():
         found.setdefault(folder, (Kind.TEMPORARY, "", [folder]))
     made = [_leftover(main, *facts, now) for main, facts in found.items()]
-    judged = (_judged(each, standing) for each in _newest_kept(made))
+    judged = (_judged(each, standing) for each in (made if newest else _newest_kept(made)))
     return tuple(sorted(judged, key=lambda each: (-each.age_s, each.path)))
 
 
@@ -157,17 +163,12 @@ def _statuses(path: Path) -> Iterator[os.stat_result]:
 # Whether it may go
 
 
-def _newest_kept(made: Iterable[Leftover]) -> Iterator[Leftover]:
+def _newest_kept(made: Sequence[Leftover]) -> Iterator[Leftover]:
     """The newest backup of each kind is not to go, whatever its age."""
-    newest: dict[Kind, Leftover] = {}
-    listed = list(made)
-    for each in listed:
-        if each.kind in (Kind.BACKUP, Kind.SQLITE_BACKUP) and (
-            each.kind not in newest or each.age_s < newest[each.kind].age_s
-        ):
-            newest[each.kind] = each
-    for each in listed:
-        if each in newest.values():
+    for each in made:
+        alike = [other for other in made if other.kind is each.kind]
+        newest = min(alike, key=lambda other: (other.age_s, other.path))
+        if each.kind in (Kind.BACKUP, Kind.SQLITE_BACKUP) and each is newest:
             yield replace(each, may_go=False, reason="the newest one")
         else:
             yield each
@@ -233,11 +234,17 @@ def _standing(settings: Settings, files: Files) -> _Standing:
     there = files.target.is_file()
     return _Standing(
         files=files,
-        holder=machine.holder_of(files.lock) if files.lock.is_file() else None,
+        holder=_holder(files.lock),
         unsound=_unsound(settings.source),
         verified=bool(there and made.get("published") and state.is_of(files, made)),
         open=_open_files(),
     )
+
+
+def _holder(lock: Path) -> int | None:
+    """Which other process works on the target."""
+    holder = machine.holder_of(lock) if lock.is_file() else None
+    return None if holder == os.getpid() else holder
 
 
 def _unsound(path: Path) -> str:

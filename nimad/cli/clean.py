@@ -1,0 +1,57 @@
+"""`nimad clean`."""
+
+import json
+import os
+from pathlib import Path
+
+import click
+
+from nimad.cli.options import file_option
+from nimad.config import load
+from nimad.migration import cleaning
+from nimad.report import cleaning_lines
+from nimad.rights import become
+
+
+@click.command()
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(0),
+    default=cleaning.DAYS,
+    show_default=True,
+    metavar="DAYS",
+    help="What is younger stays.",
+)
+@click.option("--apply", "applies", is_flag=True, help="Remove it.")
+@click.option("--newest", is_flag=True, help="The newest backup may go, too.")
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@click.option("--json", "as_json", is_flag=True, help="A JSON object of what goes and what stays.")
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+@click.option("--user", metavar="NAME", help="As root: run as this user, before any file is opened.")
+def clean(
+    source: Path | None,
+    target: Path | None,
+    config: Path | None,
+    user: str | None,
+    days: float,
+    *,
+    applies: bool,
+    newest: bool,
+    as_json: bool,
+) -> None:
+    """List what runs left beside a target, and remove what is old.
+
+    Without --apply nothing is removed. Never to go are the target, its source, what a program has open, and whatever
+    may be the last copy of a memory: a backup is held against SQLite, row by row, before it goes.
+    """
+    if user is not None:
+        become(user)
+    settings = load({"source": source, "target": target}, os.environ, config)
+    found = (cleaning.apply if applies else cleaning.look)(settings, days, newest=newest)
+    if as_json:
+        click.echo(json.dumps(cleaning_lines.to_json(found), indent=2, ensure_ascii=False))
+        return
+    for line in cleaning_lines.lines(found):
+        click.echo(line)

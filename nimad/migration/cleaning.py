@@ -1,0 +1,111 @@
+"""Cleaning: leftovers of a certain age are removed, and never the last copy of a memory.
+
+A backup of a target goes only after its rows were held against SQLite: the agent may have written to it before another
+took its place, and then it may hold what is nowhere else.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nimad import rights
+from nimad.config import Settings
+from nimad.disk import sync
+from nimad.errors import NimadError, NotAllowedError
+from nimad.migration import comparing
+from nimad.migration.child import Workers
+from nimad.migration.files import Files, check_folder, check_names, locked
+from nimad.migration.leftovers import Kind, Leftover, leftovers
+from nimad.words import number_of
+from nimad.worker.comparison import TableCompared
+
+DAY_S = 86_400.0
+#: Days that leftovers stay when nobody says otherwise.
+DAYS = 30.0
+
+
+@dataclass(frozen=True)
+class Cleaning:
+    """What is to go, or went, and what stays."""
+
+    source: Path
+    target: Path
+    days: float
+    going: tuple[Leftover, ...]
+    staying: tuple[Leftover, ...]
+    newest: bool = False
+    applied: bool = False
+
+
+def look(settings: Settings, days: float = DAYS, *, newest: bool = False) -> Cleaning:
+    """What would be removed. Changes nothing."""
+    found = [_old_enough(each, days) for each in leftovers(settings, newest=newest)]
+    found = [_without_memories(settings, each) for each in found]
+    going = tuple(each for each in found if each.may_go)
+    staying = tuple(each for each in found if not each.may_go)
+    return Cleaning(settings.source, settings.target, days, going, staying, newest)
+
+
+def apply(settings: Settings, days: float = DAYS, *, newest: bool = False) -> Cleaning:
+    """Remove it. Raises `LockedError` while a run works on the target."""
+    files = Files(settings.target)
+    owner = settings.source if settings.source.exists() else files.target.parent
+    check_folder(files.target)
+    rights.refuse_foreign_folders(owner, files.target)
+    with rights.working_for(owner, files.target, settings.source):
+        check_names(files, owner, settings.log_file)
+        with locked(files):
+            found = look(settings, days, newest=newest)
+            for folder in {folder for each in found.going for folder in _removed(each)}:
+                sync(folder)
+    return replace(found, applied=True)
+
+
+def _removed(each: Leftover) -> Iterator[Path]:
+    """Remove a leftover, its main file last; the folders that it was in."""
+    for path in reversed(each.pieces):
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except PermissionError as error:
+            owner = rights.name_of(path.lstat().st_uid) if os.path.lexists(path) else "its owner"
+            raise NotAllowedError(
+                f"{path} may not be removed by this user ({error.strerror}); run as {owner}"
+            ) from None
+        yield path.parent
+
+
+def _old_enough(each: Leftover, days: float) -> Leftover:
+    if not each.may_go or each.age_s >= days * DAY_S:
+        return each
+    return replace(each, may_go=False, reason=f"not older than {days:g} days")
+
+
+def _without_memories(settings: Settings, each: Leftover) -> Leftover:
+    """A backup of a target, once it is known whether SQLite has all that it holds."""
+    if not each.may_go or each.kind is not Kind.BACKUP or not each.path.is_file():
+        return each
+    try:
+        more = _more_than_sqlite(settings, each.path)
+    except NimadError as error:
+        return replace(each, may_go=False, reason=f"whether SQLite has all that it holds cannot be told ({error})")
+    if not more:
+        return replace(each, reason="SQLite has all that it holds")
+    return replace(each, may_go=False, reason=f"it holds {number_of(more, 'row')}, or parts of rows, that SQLite lacks")
+
+
+def _more_than_sqlite(settings: Settings, backup: Path) -> int:
+    """How many rows of a backup SQLite lacks, or has as they were before."""
+    launch = comparing.launch_of(settings)
+    job = comparing.job_of(settings, Files(backup), {})
+    with Workers(threading.Event(), launch=launch) as workers:
+        facts = comparing.ask(job, workers, launch).facts
+    tables = [TableCompared.from_json(table) for table in facts["tables"].values()]
+    rows = sum(table.extra.count + table.since_there.count for table in tables)
+    values = sum(sum(columns.values()) for columns in facts["beyond"].values())
+    return int(rows + values + sum(facts["others"].values()))
