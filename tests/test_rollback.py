@@ -48,6 +48,7 @@ from nimad.errors import (
     UsageError,
 )
 from nimad.migration import rollback
+from nimad.migration.comparing import compare
 from nimad.migration.events import Event, Paused
 from nimad.migration.files import Files, locked
 from nimad.migration.rollback import Rollback
@@ -134,16 +135,6 @@ def everything_but(folder: Path, *names: str) -> dict[str, Any]:
 # What is shown before anything is done
 
 
-def test_looking_tells_what_sqlite_lacks_and_changes_nothing(source: Path) -> None:
-    lived_on(source)
-    before = everything_in(source.parent)
-    found = look(source)
-    assert everything_in(source.parent) == before
-    assert counts(found.added) == {"memory_nodes": 3, "memory_edges": 3, "memory_turns": 1}
-    assert counts(found.changed) == {"memory_nodes": 2}
-    assert (found.applied, found.exit_code) == (False, ExitCode.COMPLETE)
-
-
 def test_where_sqlite_has_everything_nothing_is_written_to_it(source: Path) -> None:
     new_turn(source, 100)
     before = source.read_bytes()
@@ -171,6 +162,9 @@ def test_a_rollback_loses_no_memory_of_either_side(source: Path) -> None:
     assert done.sqlite_backup is not None
     assert read_source(done.sqlite_backup).nodes.keys() == set(range(1, 64))
     assert done.sqlite_backup.stat().st_mode & 0o777 == 0o600
+    assert done.set_aside is not None
+    done.set_aside.rename(target_of(source))
+    assert not look(source).writes, "a second one would find nothing"
 
 
 def test_the_target_is_set_aside_and_no_run_makes_a_new_one_by_itself(source: Path) -> None:
@@ -206,36 +200,18 @@ def test_the_target_is_set_aside_and_no_run_makes_a_new_one_by_itself(source: Pa
     assert target.with_name("ladybug.lbug").is_symlink(), "the next target has the further names again"
 
 
-def test_a_second_rollback_finds_nothing_to_do(source: Path) -> None:
-    lived_on(source)
-    first = apply(source)
-    before = everything_in(source.parent)
-    again = apply(source)
-    assert (again.before != "", again.set_aside) == (True, first.set_aside)
-    assert everything_in(source.parent) == before
-    assert first.set_aside is not None
-    first.set_aside.rename(target_of(source))
-    assert not look(source).writes
-
-
-def test_a_recall_that_was_later_in_sqlite_stays(source: Path) -> None:
-    with agent(target_of(source)) as connection:
-        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.strength = 0.125, n.last_accessed = 5000")
-    change(source, "UPDATE memory_nodes SET strength = 0.25, last_accessed = 88888 WHERE id = 9")
-    apply(source)
-    row = read_source(source).nodes[9]
-    assert (row["strength"], row["last_accessed"]) == (0.25, 88888)
-
-
-def test_a_value_that_both_sides_changed_is_sqlites_and_the_other_one_is_kept(source: Path) -> None:
+def test_of_a_recall_the_later_one_counts_and_of_other_values_sqlites(source: Path) -> None:
     with agent(target_of(source)) as connection:
         connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.who = 'Ada', n.summary = 'of the target'")
+        connection.execute("MATCH (n:MemoryNode {id: 8}) SET n.strength = 0.125, n.last_accessed = 5000")
     change(source, "UPDATE memory_nodes SET summary = 'of SQLite' WHERE id = 9")
+    change(source, "UPDATE memory_nodes SET strength = 0.25, last_accessed = 88888 WHERE id = 8")
     done = apply(source)
-    row = read_source(source).nodes[9]
-    assert (row["summary"], row["who"], done.exit_code) == ("of SQLite", "Ada", ExitCode.QUARANTINED)
+    rows = read_source(source).nodes
+    assert (rows[8]["strength"], rows[8]["last_accessed"]) == (0.25, 88888)
+    assert (rows[9]["summary"], rows[9]["who"], done.exit_code) == ("of SQLite", "Ada", ExitCode.QUARANTINED)
     assert done.record is not None
-    assert '"summary": "of the target"' in done.record.read_text()
+    assert '"summary": "of the target"' in done.record.read_text(), "what both sides changed is kept"
 
 
 def test_what_sqlite_has_no_column_or_table_for_is_kept_whole(source: Path) -> None:
@@ -304,6 +280,34 @@ def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
         ]
         connection.execute("INSERT INTO memory_fts (memory_fts) VALUES ('integrity-check')")
     assert found == [[(61,)], [(9,)], []]
+
+
+def test_what_has_neither_turn_nor_text_is_not_doubled_either(source: Path) -> None:
+    """Nothing but ends, a moment or a summary tells these apart, and their ids are other rows' in SQLite."""
+    with agent(target_of(source)) as connection:
+        for key in (61, 62):
+            connection.execute(f"CREATE (:MemoryNode {{id: {key}, layer: 'input', summary: 'bare {key}'}})")
+        connection.execute("MATCH (a:MemoryNode {id: 61}), (b:MemoryNode {id: 62}) CREATE (a)-[:relates_to]->(b)")
+        connection.execute("MATCH ()-[r:relates_to]->() WHERE r.relation IS NULL SET r.edge_id = 59")
+        connection.execute("MATCH (t:Turn {id: 4}), (n:MemoryNode {id: 61}) CREATE (t)-[:has_output]->(n)")
+    new_turn(source, 100)
+    first = apply(source)
+    assert counts(first.added) == {"memory_nodes": 2, "memory_edges": 1}
+    assert first.set_aside is not None
+    first.set_aside.rename(target_of(source))
+    assert not look(source).writes
+    assert read_source(source).turns[4]["output_node_id"] == 12, "a column has room for one link, and SQLite's stays"
+    assert first.record is not None
+    assert "more than one link" in first.record.read_text()
+
+
+def test_what_a_run_was_to_leave_out_is_carried_back_all_the_same(source: Path) -> None:
+    target = target_of(source)
+    target.unlink()
+    migrate(source, reader_python=Path("none"), nodes_only=True, replace=True)
+    written_by_agent(target, 200, [61, 62, 63])
+    assert counts(look(source).added) == {"memory_nodes": 3, "memory_edges": 2, "memory_turns": 1}
+    assert compare(settings(source)).exit_code == ExitCode.QUARANTINED
 
 
 # Values there and back
@@ -418,6 +422,7 @@ def test_a_killed_rollback_leaves_sqlite_before_or_after_and_is_completed_by_the
     assert not target_of(source).exists()
 
 
+@pytest.mark.long
 def test_a_kill_while_the_target_is_set_aside_is_told_of_as_done(source: Path) -> None:
     expected = lived_on(source)
     words = [sys.executable, "-c", KILLED, str(source), "rollback", "sync"]
@@ -536,7 +541,11 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     with agent(target_of(source)) as connection:
         connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.emotions = 'joy'")
     words = ("rollback", "--source", source)
-    looked, done = nimad(source.parent, *words), nimad(source.parent, *words, "--apply")
+    before = everything_in(source.parent)
+    looked = nimad(source.parent, *words)
+    assert everything_in(source.parent) == before
+    done = nimad(source.parent, *words, "--apply")
+    after = everything_in(source.parent)
     assert (looked.code, done.code) == (ExitCode.QUARANTINED, ExitCode.QUARANTINED)
     text = f"$ nimad rollback\n{shown(looked)}\n$ nimad rollback --apply\n{shown(done)}"
     golden = GOLDEN / "rollback.txt"
@@ -544,4 +553,5 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
         golden.write_text(text)
     assert text == golden.read_text()
     again = nimad(source.parent, *words, "--json")
+    assert everything_in(source.parent) == after
     assert (again.code, json.loads(again.out)["openclaw"]) == (0, {"backend": "sqlite", "auto_migrate": False})

@@ -102,7 +102,7 @@ def _without_memories(settings: Settings, each: Leftover) -> Leftover:
 def _more_than_sqlite(settings: Settings, backup: Path) -> int:
     """How many rows of a backup SQLite lacks, or has as they were before."""
     launch = comparing.launch_of(settings)
-    job = comparing.job_of(settings, Files(backup), {})
+    job = comparing.job_of(settings, Files(backup), {}, every=True)
     with Workers(threading.Event(), launch=launch) as workers:
         facts = comparing.ask(job, workers, launch).facts
     tables = [TableCompared.from_json(table) for table in facts["tables"].values()]

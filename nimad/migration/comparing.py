@@ -132,10 +132,13 @@ def launch_of(settings: Settings) -> Launch:
     return Launch(interpreter, module, settings.priority)
 
 
-def job_of(settings: Settings, files: Files, made: Mapping[str, Any]) -> Job:
-    """The job of a comparison; without limits, which the worker's size decides."""
+def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: bool = False) -> Job:
+    """The job of a comparison; without limits, which the file's size decides.
+
+    `every`: also of tables that the run which made the target was to leave out.
+    """
     source = SourceFile(settings.source)
-    nodes_only = EDGES not in made.get("tables", (EDGES,))
+    nodes_only = not every and EDGES not in made.get("tables", (EDGES,))
     schema: Schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
     known = bool(made) and state.is_of(files, made)
     bounds = {table.name: FIRST_KEY for table in schema.tables()} | dict(made["bounds"]) if made.get("bounds") else {}

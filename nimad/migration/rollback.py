@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nimad import rights
-from nimad.config import Settings
+from nimad.config import Settings, places
 from nimad.disk import DISK_ERRORS, sync
 from nimad.errors import (
     CannotWriteError,
@@ -133,7 +133,10 @@ def _rolled_back(settings: Settings, files: Files) -> Rollback | None:
 
 
 def _nothing(settings: Settings) -> Rollback:
-    return Rollback(settings.source, settings.target, settings.openclaw_file, {}, {}, {})
+    openclaw = settings.openclaw_file
+    if settings.origin("openclaw_file") == places.DEFAULT and rights.of_owner(settings.source):
+        openclaw = rights.home_of_owner(settings.source).joinpath(*places.OPENCLAW_FILE.parts[1:])
+    return Rollback(settings.source, settings.target, openclaw, {}, {}, {})
 
 
 def _checked(settings: Settings, files: Files) -> Job:
@@ -146,7 +149,7 @@ def _checked(settings: Settings, files: Files) -> Job:
     if maker:
         raise UsageError(f"{files.target} was made from {maker}, not {settings.source}; name that one with --source")
     publishing.check_names_closed(files, state.names_of(made))
-    job = replace(comparing.job_of(settings, files, made), task=Task.CARRY)
+    job = replace(comparing.job_of(settings, files, made, every=True), task=Task.CARRY)
     source = SourceFile(settings.source)
     if damage := [*salvage.damage(source, job.needs()), *salvage.unclaimed(source)]:
         raise SourceDamagedError(

@@ -8,6 +8,7 @@ a recall by `last_accessed`, of anything else by the ledger, when SQLite still i
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,8 +19,9 @@ from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Kind,
 from nimad.target import reading
 from nimad.target import schema as t
 from nimad.target.into import quoted
-from nimad.worker.comparing import ENDS, Comparison, Difference, has_value
+from nimad.worker.comparing import Comparison, has_value
 from nimad.worker.comparison import RECALLED, Listed
+from nimad.worker.differences import Difference
 
 #: Rows that are read at the same time; each may have a long text and an embedding.
 _ROWS = 200
@@ -125,8 +127,7 @@ class Carrying:
 
     def _add_edges(self, table: Table) -> None:
         compared = self._compared.tables[EDGES]
-        moved = {each.at for each in compared.differences() if ENDS in each.columns}
-        keyed = {at for at, _ in compared.extra} | moved
+        keyed = {at for at, _ in compared.extra}
         nameless = {(edge.start, edge.end, edge.offset) for edge in compared.extra_edges}
         if not keyed and not nameless:
             return
@@ -150,13 +151,18 @@ class Carrying:
     # What was changed in the target last
 
     def _change_rows(self, table: Table) -> None:
-        changes = [each for each in self._compared.tables[table.name].differences() if ENDS not in each.columns]
-        for part in _parts(changes):
+        for part in _parts(list(self._compared.tables[table.name].differences())):
             ids = [each.at for each in part]
             rows, links = self._rows(table, ids), self._links(table, ids)
+            here = self._compared.ends(table, [each.key for each in part])
             for each in part:
+                drawn = links.get(each.at, {})
+                for end, node in here.get(each.key, {}).items():
+                    if node in drawn.get(end, ()):  # SQLite has this one already, and a column has room for one
+                        self._keep_links(each.at, {end: [node, *(other for other in drawn[end] if other != node)]})
+                        del drawn[end]
                 if each.at in rows:
-                    self._change(table, each, rows[each.at][0], links.get(each.at, {}))
+                    self._change(table, each, rows[each.at][0], drawn)
 
     def _change(
         self, table: Table, each: Difference, row: Mapping[str, Any], links: Mapping[str, Sequence[int]]
@@ -205,9 +211,17 @@ class Carrying:
         """Rows of tables that are none of ours."""
         kinds = {str(name): str(kind) for name, kind in self._database.ask("CALL show_tables() RETURN name, type")}
         for table in self._compared.others():
-            pattern = f"()-[n:{quoted(table)}]->()" if kinds[table] == "REL" else f"(n:{quoted(table)})"
-            for number, (row,) in enumerate(self._database.ask(f"MATCH {pattern} RETURN n"), start=1):
-                self._keep(table, number, row, _NO_TABLE)
+            for number, (row, *ends) in enumerate(self._everything(table, kinds[table]), start=1):
+                self._keep(table, number, {**row, **dict(zip(("from", "to"), ends, strict=False))}, _NO_TABLE)
+
+    def _everything(self, table: str, kind: str) -> list[list[Any]]:
+        """All rows of a table; of relationships with the ids of their ends, where these have any."""
+        if kind != "REL":
+            return self._database.ask(f"MATCH (n:{quoted(table)}) RETURN n")
+        match = f"MATCH (a)-[n:{quoted(table)}]->(b) RETURN n"
+        with suppress(RuntimeError):
+            return self._database.ask(f"{match}, a.id, b.id")
+        return self._database.ask(match)
 
     # Reading
 

@@ -6,10 +6,9 @@ differs is told by which side moved.
 """
 
 import struct
-from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,93 +17,21 @@ from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.ranges import LAST_KEY, next_range
 from nimad.source.rows import Judged, Reject, Rows
-from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Table
+from nimad.source.schema import EDGES, LINKS, NODE_KINDS, NODES, TARGET_TABLES, TURN_KINDS, TURNS, Kind, Table
 from nimad.source.schema import quoted as quoted_in_sql
 from nimad.target import loading, merging, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 from nimad.target.into import quoted
-from nimad.target.merging import Edge
 from nimad.worker import fitting, identity, ledger, pairing
-from nimad.worker.comparison import RECALLED, Listed, TableCompared
+from nimad.worker.differences import Compared, Difference
+from nimad.worker.edges import Edges
 from nimad.worker.identity import COLUMNS, Natural
 from nimad.worker.job import Job
 from nimad.worker.ledger import Notes
-from nimad.worker.pairing import Pairs
 
-#: Ends of an edge, and what a target without them has.
-ENDS = "ends"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A row that both sides have, and not the same. `filled`: columns in which SQLite has nothing."""
-
-    key: int
-    at: int  # its id in the target
-    columns: frozenset[str]  # by their names in the target, and a turn's ends by SQLite's
-    filled: frozenset[str]
-    unmoved: bool | None = None  # whether SQLite holds what was copied, by the ledger; None where that does not tell
-    side: str = ""  # where it was recalled last: `here` is SQLite, `there` the target
-    note: str = ""
-
-    @property
-    def why(self) -> str:
-        words = {True: "SQLite is as it was copied", False: "SQLite changed since", None: ""}
-        return self.note or words[self.unmoved]
-
-    @property
-    def essential(self) -> frozenset[str]:
-        """What neither a recall nor a filling-in explains."""
-        return self.columns - self.filled - RECALLED
-
-    @property
-    def recalled(self) -> frozenset[str]:
-        return (self.columns - self.filled) & RECALLED
-
-
-@dataclass
-class Compared:
-    """What came of one table; ids are SQLite's, but for those of `extra` and `extra_edges`."""
-
-    rows: int = 0
-    there: int = 0
-    pairs: Pairs = field(default_factory=dict)
-    lacking: list[tuple[int, str]] = field(default_factory=list)
-    late: list[tuple[int, str]] = field(default_factory=list)
-    aside: list[tuple[int, str]] = field(default_factory=list)
-    differing: list[Difference] = field(default_factory=list)
-    since_here: list[Difference] = field(default_factory=list)
-    since_there: list[Difference] = field(default_factory=list)
-    extra: list[tuple[int, str]] = field(default_factory=list)
-    extra_edges: list[Edge] = field(default_factory=list)  # without the source's key
-
-    def differences(self) -> Iterator[Difference]:
-        yield from (*self.differing, *self.since_here, *self.since_there)
-
-    def facts(self) -> TableCompared:
-        unlike = len(self.differing) + len(self.since_here) + len(self.since_there)
-        drawn = ((edge.start, f"from {edge.start} to {edge.end}: {edge.relation}") for edge in self.extra_edges)
-        extra = [*self.extra, *drawn]
-        return TableCompared(
-            rows=self.rows,
-            there=self.there,
-            same=len(self.pairs) - unlike,
-            renamed=sum(key != at for key, at in self.pairs.items()),
-            lacking=Listed.of(self.lacking),
-            late=Listed.of(self.late),
-            aside=Listed.of(self.aside),
-            differing=_listed(self.differing),
-            since_here=_listed(self.since_here),
-            since_there=_listed(self.since_there),
-            extra=Listed.of(extra),
-        )
-
-
-def _listed(found: Sequence[Difference]) -> Listed:
-    return Listed.of(
-        (each.key, f"{', '.join(sorted(each.columns))}{f' ({each.why})' if each.why else ''}".strip()) for each in found
-    )
+#: Columns whose names need no quotes.
+_PLAIN = NODE_KINDS.keys() | TURN_KINDS.keys()
 
 
 class Comparison:
@@ -135,6 +62,16 @@ class Comparison:
             "others": self.others(),
         }
 
+    def ends(self, table: Table, keys: Sequence[int]) -> dict[int, dict[str, int]]:
+        """The nodes at the ends of turns of SQLite, by the target's ids, as far as it has them."""
+        if table.name != TURNS:
+            return {}
+        rows, nodes = self._source.read(lambda c: source_rows.read_ids(c, table, keys)), self.tables[NODES].pairs
+        return {
+            row[0]: {end: nodes[node] for end, node in zip(table.ends, row[1:], strict=False) if node in nodes}
+            for row in rows.values
+        }
+
     def noted(self, table: str) -> Notes:
         return self._notes.get(table, Notes())
 
@@ -142,12 +79,13 @@ class Comparison:
 
     def _compare(self, table: Table) -> None:
         found, here = self.tables[table.name], set[int]()
-        edges = _Edges(self.database, self.fit) if table.name == EDGES else None
+        edges = Edges(self.database, self.fit) if table.name == EDGES else None
         there: Mapping[int, Natural] = {}
         if table.name in COLUMNS:
             there = self._naturals_there(table)
+            texts, wholes = self._texts(table), self._texts(table, every=True)
             found.pairs = pairing.pair(
-                table.name, self._naturals_here(table), there, self._texts(table), self.noted(table.name)
+                table.name, self._naturals_here(table), there, texts, self.noted(table.name), wholes
             )
         for rows in self._chunks(table):
             here.update(rows.keys)
@@ -165,6 +103,7 @@ class Comparison:
             own, known = set(found.pairs.values()), self.noted(table.name).target_ids()
             found.extra = [(at, "was in SQLite once" if at in known else "") for at in sorted(there.keys() - own)]
         else:
+            self._match_edges(edges)
             found.extra = [(key, "") for key in sorted(edges.keyed)]
             found.extra_edges = edges.left()
 
@@ -192,18 +131,22 @@ class Comparison:
         rows = self.database.ask(f"MATCH (n:{TARGET_TABLES[table.name]}) RETURN n.id, {wanted}")
         return {row[0]: identity.natural(row[1:]) for row in rows}
 
-    def _texts(self, table: Table) -> tuple[pairing.Texts, pairing.Texts]:
-        if table.name != NODES or not any(column.target == "text" for column in table.columns):
-            return (lambda _: {}), (lambda _: {})
+    def _texts(self, table: Table, *, every: bool = False) -> tuple[pairing.Texts, pairing.Texts]:
+        """What tells rows of the same moment apart: the text, or every column that has one."""
+        there = [column.target for column in table.columns if column.kind is Kind.STRING and column.target in _PLAIN]
+        names = there if every else [name for name in ("text",) if name in there]
 
-        def here(keys: Collection[int]) -> dict[int, str | None]:
-            rows = self._source.read(lambda c: late.columns(c, table, ("text",), sorted(keys)))
-            return {key: row[0] if isinstance(row[0], str) else None for key, row in rows.items()}
+        def of(rows: Mapping[int, tuple[Any, ...]]) -> dict[int, Any]:
+            return {key: row if every else row[0] for key, row in rows.items()}
 
-        def there(ids: Collection[int]) -> dict[int, str | None]:
-            return {key: row[0] for key, row in merging.columns(self.database, t.NODE_TABLE, ("text",), ids).items()}
+        def here(keys: Collection[int]) -> Mapping[int, Any]:
+            rows = self._source.read(lambda c: late.columns(c, table, names, sorted(keys)))
+            return of({key: tuple(v if isinstance(v, str) else None for v in row) for key, row in rows.items()})
 
-        return here, there
+        def target(ids: Collection[int]) -> Mapping[int, Any]:
+            return of(merging.columns(self.database, TARGET_TABLES[table.name], names, ids))
+
+        return (here, target) if names else ((lambda _: {}), (lambda _: {}))
 
     # Rows that the target has no place for, or does not have
 
@@ -314,7 +257,7 @@ class Comparison:
 
     # Edges
 
-    def _compare_edges(self, judged: Judged, edges: "_Edges") -> None:
+    def _compare_edges(self, judged: Judged, edges: Edges) -> None:
         found, nodes = self.tables[EDGES], self.tables[NODES].pairs
         drawn, keep = [], []
         for position, (key, *ends) in enumerate(
@@ -334,23 +277,32 @@ class Comparison:
         judged = loading.select(judged, keep)
         unlike: Mapping[int, set[str]] = {position: {"id"} for position in range(len(drawn))}
         if self.fit.keyed:
-            unlike = merging.differing(
-                self.database, self.fit.schema, self._narrowed(judged), list(judged.rows.keys), drawn
-            )
+            keys = list(judged.rows.keys)
+            unlike = merging.differing(self.database, self.fit.schema, self._narrowed(judged), keys, drawn)
         differences = []
         for position, key in enumerate(judged.rows.keys):
             names = unlike.get(position, set())
-            if "id" in names and edges.take(drawn[position], _relation(judged, position)):
-                found.pairs[key] = key  # drawn by the agent in both of them: what it says is the same
-            elif key in edges.keyed:
+            if "id" not in names:
                 edges.keyed.discard(key)
                 found.pairs[key] = key
-                if names:
-                    columns = names if "id" not in names else {ENDS}
-                    differences.append(Difference(key, key, frozenset(columns), frozenset(_empty(judged, position))))
+                empty = frozenset(_empty(judged, position))
+                differences += [Difference(key, key, frozenset(names), empty)] if names else []
+            elif edges.take(what := (*drawn[position], _relation(judged, position))):
+                found.pairs[key] = key  # drawn by the agent in both of them: what it says is the same
+            else:
+                edges.wanted.append((key, what))
+        self._sort(judged.rows.table, differences)
+
+    def _match_edges(self, edges: Edges) -> None:
+        """Pair what has another key there, once it is known which keys are left."""
+        free = edges.contents(self.database) if edges.wanted else {}
+        for key, what in edges.wanted:
+            if free.get(what):
+                at = free[what].pop()
+                edges.keyed.discard(at)
+                self.tables[EDGES].pairs[key] = at
             else:
                 self._miss(EDGES, key)
-        self._sort(judged.rows.table, differences)
 
     # What the target has beyond that
 
@@ -365,37 +317,12 @@ class Comparison:
         return found
 
     def others(self) -> dict[str, int]:
-        """Rows of tables of the target that are none of ours."""
-        known = {*TARGET_TABLES.values(), *t.LINK_TABLES}
+        """Rows of tables of the target that SQLite has none for."""
+        ours = self.fit.schema.tables()
+        known = {TARGET_TABLES[table.name] for table in ours}
+        known |= set(t.LINK_TABLES) if self.fit.schema.turns is not None else set()
         found = {table: count(self.database, table) for table in sorted(self.fit.present - known)}
         return {table: rows for table, rows in found.items() if rows}
-
-
-class _Edges:
-    """The target's edges that no row of SQLite was found for yet."""
-
-    def __init__(self, database: Database, fit: fitting.Fit) -> None:
-        there = fit.has(EDGES)
-        self.keyed = merging.keys(database, t.EDGE_TABLE) if there and fit.keyed else set()
-        self._nameless = merging.edges_of_others(database, keyed=fit.keyed) if there else []
-        self._free = Counter((edge.start, edge.end, edge.relation) for edge in self._nameless)
-
-    def take(self, ends: tuple[int, int], relation: Any) -> bool:
-        """Take an edge without a key that says the same, if there is one."""
-        what = (*ends, relation)
-        if self._free[what] <= 0:
-            return False
-        self._free[what] -= 1
-        return True
-
-    def left(self) -> list[Edge]:
-        free, found = Counter(self._free), []
-        for edge in self._nameless:
-            what = (edge.start, edge.end, edge.relation)
-            if free[what] > 0:
-                free[what] -= 1
-                found.append(edge)
-        return found
 
 
 def has_value(column: str) -> str:

@@ -6,6 +6,7 @@ target is one row's of SQLite at most.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from nimad.worker import identity
 from nimad.worker.identity import Natural
@@ -15,8 +16,8 @@ from nimad.worker.naming import Names, Wanted
 #: Rows whose texts are held at the same time.
 _TEXTS = 500
 
-#: The texts of rows, by key.
-Texts = Callable[[Collection[int]], Mapping[int, str | None]]
+#: The texts of rows, by key; or every value of theirs that is one.
+Texts = Callable[[Collection[int]], Mapping[int, Any]]
 #: The target's ids of rows of SQLite, by key.
 Pairs = dict[int, int]
 
@@ -27,16 +28,20 @@ def pair(
     there: Mapping[int, Natural],
     texts: tuple[Texts, Texts],
     notes: Notes | None = None,
+    wholes: tuple[Texts, Texts] | None = None,
 ) -> Pairs:
     """Find the rows of the target that SQLite's are; those in neither of the result's sides have no counterpart.
 
-    `texts`: of SQLite's rows and of the target's; `notes`: what a ledger says, where there is one.
+    `texts`: of SQLite's rows and of the target's; `wholes`: all texts of theirs, for rows that have no turn or text to
+    be known by; `notes`: what a ledger says, where there is one.
     """
     pairs = {
         key: key for key, its in here.items() if key in there and _is_own(table, key, its, there[key], notes or Notes())
     }
     _pair_equals(here, there, pairs)
     _pair_alike(table, here, there, texts, pairs)
+    if wholes is not None:
+        _pair_nameless(here, there, wholes, pairs)
     return pairs
 
 
@@ -93,3 +98,21 @@ def _place(
         place = names.place(Wanted(key, here[key], own.get(key), ()), lambda _: theirs)
         if place is not None and place.there:
             pairs[key] = place.id
+
+
+def _pair_nameless(
+    here: Mapping[int, Natural], there: Mapping[int, Natural], wholes: tuple[Texts, Texts], pairs: Pairs
+) -> None:
+    """Pair what has no turn and says the same in every column, whatever its id is."""
+    taken = set(pairs.values())
+    left = [key for key, its in sorted(here.items()) if key not in pairs and not its[0]]
+    free = [at for at, its in sorted(there.items(), reverse=True) if at not in taken and not its[0]]
+    if not left or not free:
+        return
+    own, theirs = wholes[0](left), wholes[1](free)
+    alike: dict[Any, list[int]] = {}
+    for at in free:
+        alike.setdefault((there[at], theirs.get(at)), []).append(at)
+    for key in left:
+        if alike.get(what := (here[key], own.get(key))):
+            pairs[key] = alike[what].pop()
