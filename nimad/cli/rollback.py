@@ -32,7 +32,8 @@ def rollback(config: Path | None, user: str | None, *, applies: bool, as_json: b
 
     Without --apply it only shows what SQLite lacks. With it, that is copied back in one transaction, after a backup of
     SQLite; the target gets the name of a dated backup, and no migration begins by itself. OpenClaw's file is for you to
-    change: what to write is printed.
+    change: what to write is printed. Exit code 1: SQLite has no place for some of it, which is kept in a file beside
+    the target.
     """
     if user is not None:
         become(user)

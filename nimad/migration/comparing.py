@@ -16,7 +16,7 @@ from nimad.migration.ends import Action, Answer, Kind
 from nimad.migration.files import Files, not_for_us
 from nimad.migration.interpreter import Interpreter
 from nimad.migration.patience import Patience
-from nimad.migration.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
+from nimad.migration.plan import MIB, POOL_FLOOR, limits_for
 from nimad.packages import MODULE, unloadable
 from nimad.source.file import SourceFile, check_source
 from nimad.source.ranges import FIRST_KEY
@@ -28,6 +28,10 @@ from nimad.worker.quarantine import entries
 
 #: Seconds before each try: whoever has the target open may be the service, which needs it for a moment.
 DELAYS_S = (0.0, 1.0, 5.0)
+
+#: Rows, and bytes of them, that are held against each other at the same time. With 9,770 memories the worker takes
+#: 216 MB so, where 8,192 rows made it 490 MB: the engine takes much for a long list of edges.
+_CHUNK_ROWS, _CHUNK_BYTES = 1_000, 4 * MIB
 
 #: Ends that say that the file cannot be read as a LadybugDB file, or not to its end.
 _UNREADABLE = (Kind.UNREADABLE, Kind.WAL_REPLAY, Kind.DAMAGED, Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER)
@@ -150,8 +154,8 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
         bounds=bounds,
         ledger=str(files.followed) if known else "",
         quarantined=_quarantined(files),
-        chunk_rows=CHUNK_ROWS,
-        chunk_bytes=CHUNK_BYTES,
+        chunk_rows=_CHUNK_ROWS,
+        chunk_bytes=_CHUNK_BYTES,
     )
 
 
@@ -183,9 +187,9 @@ def ask(job: Job, workers: Workers, launch: Launch) -> Answer:
 def _try(job: Job, workers: Workers) -> Answer:
     target, pool_factor = job.target_path(), 1
     for following in (*DELAYS_S[1:], None):
-        taken = machine.space_taken(target)
-        size = taken + job.source_path().stat().st_size
-        limits = limits_for(taken * pool_factor)
+        size = machine.space_taken(target) + job.source_path().stat().st_size
+        # What is only read need not stay in the pool.
+        limits = replace(limits_for(size), pool_bytes=POOL_FLOOR * pool_factor)
         answer = workers.do(job.within(limits), limit_s=Patience().limit_s(size), last=True)
         if answer.ok or following is None or answer.rule.action in (Action.STOP, Action.REPAIR):
             break

@@ -321,7 +321,8 @@ class Comparison:
         ours = self.fit.schema.tables()
         known = {TARGET_TABLES[table.name] for table in ours}
         known |= set(t.LINK_TABLES) if self.fit.schema.turns is not None else set()
-        found = {table: count(self.database, table) for table in sorted(self.fit.present - known)}
+        theirs = sorted(table for table in self.fit.present - known if not table.startswith("_"))  # an index's begin so
+        found = {table: count(self.database, table) for table in theirs}
         return {table: rows for table, rows in found.items() if rows}
 
 
