@@ -9,8 +9,9 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -420,6 +421,35 @@ def test_a_killed_rollback_leaves_sqlite_before_or_after_and_is_completed_by_the
     assert saying(read_source(source)) == expected
     assert (done.sqlite_backup is None) == written
     assert not target_of(source).exists()
+
+
+@pytest.mark.long
+def test_a_rollback_that_is_killed_at_any_instant_is_completed_by_the_next(source: Path, tmp_path: Path) -> None:
+    expected, before = lived_on(source), saying(read_source(source))
+    kept = tmp_path / "kept"
+    shutil.copytree(source.parent, kept, ignore=shutil.ignore_patterns("kept"))
+    chance, ends = Random(7), {"before": 0, "after": 0, "aside": 0, "too late": 0}
+    for _ in range(40):
+        for path in source.parent.glob("graph.*"):
+            path.unlink()
+        for path in kept.iterdir():
+            shutil.copy(path, source.parent)
+        words = [sys.executable, "-m", "nimad", "rollback", "--source", str(source), "--apply"]
+        with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
+            with suppress(subprocess.TimeoutExpired):
+                running.wait(chance.uniform(0.3, 4.0))
+            running.kill()
+        now = saying(read_source(source))
+        assert now in (before, expected)
+        gone = not target_of(source).exists()
+        ends[
+            "too late" if running.returncode == 0 else "aside" if gone else "after" if now == expected else "before"
+        ] += 1
+        apply(source)
+        assert saying(read_source(source)) == expected
+        assert not target_of(source).exists()
+    assert ends["before"], ends
+    print(ends)
 
 
 @pytest.mark.long
