@@ -216,6 +216,13 @@ def test_sigterm_stops_nimad_at_a_checkpoint(home: Home) -> None:
     assert not home.target.with_name("graph.ladybug.lock").exists()
 
 
+def test_a_nimad_that_is_killed_is_not_taken_for_complete(home: Home) -> None:
+    home.program.write_text(f"#!/bin/sh\n[ $1 = migrate ] && kill -9 $$\n{_called()}\n")
+    done = home.run("migrate_to_ladybug.py")
+    assert done.returncode == 75
+    assert "nimad was ended by signal 9; everything counted is kept, run it again to go on" in done.stderr
+
+
 def test_without_nimad_it_says_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = home.run("migrate_to_ladybug.py", "--auto", NIMAD=str(home.path / "nowhere"))
     assert missing.returncode == 69
