@@ -73,6 +73,10 @@ WITHOUT_ENTRY = {
     "make one with:": "the command is in it",
     "beside the target, where": "a damaged memory on a full disk; the words say it all",
     "would stand in a folder of": "root with settings of somebody else's; the command is in it",
+    "is in use by": "the program is named in it",
+    "could not be compared:": "a machine that is out of memory altogether",
+    "is a LadybugDB file without memories": "the words say it all",
+    "was written by another release of LadybugDB than is here": "two releases of the engine; the cure is in it",
     "must be at least": "the words say it all",
     "must be at most": "the words say it all",
     "is not root's alone, and root does not run it": "the cure is in it",
@@ -487,6 +491,12 @@ def a_search_of_nothing(desk: Desk) -> str:
 @provocation
 def a_search_of_another_file(desk: Desk) -> str:
     return desk.type_in("search", "x", "--target", str(desk.source))
+
+
+@provocation
+def a_comparison_of_a_folder(desk: Desk) -> str:
+    desk.target.mkdir()
+    return desk.type_in("verify", "--target", str(desk.target))
 
 
 @provocation
