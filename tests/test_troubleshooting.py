@@ -496,7 +496,7 @@ def a_search_of_another_file(desk: Desk) -> str:
 @provocation
 def a_comparison_of_a_folder(desk: Desk) -> str:
     desk.target.mkdir()
-    return desk.type_in("verify", "--target", str(desk.target))
+    return desk.type_in("verify", "--source", str(desk.source), "--target", str(desk.target))
 
 
 @provocation
