@@ -4,6 +4,7 @@ They run in a Python of their own without our packages; the nimad that they find
 """
 
 import ast
+import json
 import os
 import shlex
 import signal
@@ -257,6 +258,14 @@ def test_the_health_check_is_nimads(home: Home) -> None:
     home.program.write_text('#!/bin/sh\necho "$0 $@"\nexit 1\n')
     done = home.run("health_check.py", "--db", "some file", "--json", PYTHONPATH=str(home.path))
     assert (done.returncode, done.stdout) == (1, f"{home.program} health --db some file --json\n")
+
+
+def test_the_health_check_has_the_keys_that_its_callers_read(home: Home) -> None:
+    done = home.run("health_check.py", "--db", str(home.source), "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ok"], told["stats"]["nodes"]) == (0, True, 30)
+    assert {"turns", "layers", "recent_24h", "db_size_bytes", "db_size_mb", "tables"} <= told["stats"].keys()
+    assert home.run("health_check.py", "--db", str(home.target)).returncode == 1
 
 
 def test_the_agents_python_settings_do_not_reach_nimad(home: Home) -> None:
