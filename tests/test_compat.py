@@ -200,7 +200,7 @@ def test_the_hook_is_answered_in_time(home: Home) -> None:
     home.program.write_text(f"#!/bin/sh\n{_called()}\n")
     paused = home.run("migrate_to_ladybug.py", "--auto")
     assert paused.returncode == 75
-    assert "is paused, so nothing is done; go on with: nimad resume" in paused.stderr
+    assert f"is paused, so nothing is done; go on with: {home.program} resume" in paused.stderr
     home.resume()
     assert home.run("migrate_to_ladybug.py", "--auto").returncode == 0
     assert_same(home.source, home.target)
