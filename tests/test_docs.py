@@ -51,11 +51,13 @@ def _shown(text: str) -> list[str]:
 def _is_a_command(line: str) -> bool:
     """Whether the words before any `…` name a command of ours, and its options."""
     words = shlex.split(line.partition("…")[0])
-    if words and words[0] in COMING - cli.commands.keys():
+    context = click.Context(cli)
+    if words and words[0] in COMING - set(cli.list_commands(context)):
         return True
     command: click.Command = cli
-    while words and isinstance(command, click.Group) and words[0] in command.commands:
-        command = command.commands[words.pop(0)]
+    while words and isinstance(command, click.Group) and (inner := command.get_command(context, words[0])):
+        command = inner
+        words.pop(0)
     known = {name for option in (*cli.params, *command.params) for name in option.opts} | {"--help", "--version"}
     options = {word.partition("=")[0].rstrip(",:.") for word in words if word.startswith("--")}
     return (command is not cli or options in ({"--version"}, {"--help"})) and options <= known
