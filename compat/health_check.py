@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `-I` and PYTHONSAFEPATH leave out
+sys.path.append(str(Path(__file__).resolve().parent))  # which `-I` and PYTHONSAFEPATH leave out
 
 import nimad_program
 

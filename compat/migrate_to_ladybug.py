@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.dont_write_bytecode = True
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # which `-I` and PYTHONSAFEPATH leave out
+sys.path.append(str(Path(__file__).resolve().parent))  # which `-I` and PYTHONSAFEPATH leave out
 
 import nimad_program
 from nimad_program import say
@@ -100,7 +100,7 @@ class Child:
         say(
             "WARN",
             f"Stopped after {LIMIT_S / 60:.0f} minutes, because the start-up hook gives no more than ten. Everything "
-            "counted is kept: the next start goes on from there, or go on now with: nimad migrate",
+            f"counted is kept: the next start goes on from there, or go on now with: {nimad_program.line('migrate')}",
         )
         return INTERRUPTED
 
@@ -189,7 +189,7 @@ def _places(answer: bytes) -> Places:
 def _migrate(command: Sequence[str], places: Places, child: Child, deadline: float | None) -> int:
     """Have the memory migrated: by whoever works on it already, or by a nimad of our own."""
     if deadline is not None and os.path.lexists(places.paused):
-        say("WARN", f"{places.target} is paused, so nothing is done; go on with: nimad resume")
+        say("WARN", f"{places.target} is paused, so nothing is done; go on with: {nimad_program.line('resume')}")
         return INTERRUPTED
     _let_the_service_begin(places, child)
     while not child.stopped:

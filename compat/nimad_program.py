@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -46,6 +47,13 @@ def find() -> list[str]:
         f"nimad is not installed: it is not on the PATH, and not at {', '.join(PLACES)}. Install its package with: "
         "sudo apt install ./nima-migrate_*.deb, or say where it is with NIMAD=FILE before the command"
     )
+
+
+def line(*words: str) -> str:
+    """A command line of nimad's, to be pasted."""
+    program = find()
+    on_the_path = len(program) == 1 and shutil.which("nimad") == program[0]
+    return shlex.join([*(["nimad"] if on_the_path else program), *words])
 
 
 def environment() -> dict[str, str]:

@@ -39,7 +39,7 @@ MEANINGS: Final[Mapping[ExitCode, str]] = {
     ExitCode.INTERRUPTED: (
         "interrupted or stopped, or too little memory: the last line says what to do, mostly to run it again"
     ),
-    ExitCode.DIFFERENCE: "verification found a difference; nothing was published",
+    ExitCode.DIFFERENCE: "verification found a difference; a run has published nothing",
     ExitCode.NOT_ALLOWED: "not allowed: a file is closed to this user; run it as its owner",
     ExitCode.CONFIGURATION: "a configuration file is malformed",
 }

@@ -60,8 +60,15 @@ def program() -> Sequence[str]:
 def commands() -> Iterator[Command]:
     """Every command that is shown, and those below it, by name."""
     context = click.Context(cli, info_name="nimad")
-    for name, command in sorted(cli.commands.items()):
+    for name, command in inside(cli, context):
         yield from _command(context, command, name)
+
+
+def inside(group: click.Group, context: click.Context) -> Iterator[tuple[str, click.Command]]:
+    """The commands of a group by name, those too that it makes only when it is asked for them."""
+    for name in sorted(group.list_commands(context)):
+        if command := group.get_command(context, name):
+            yield name, command
 
 
 def _command(above: click.Context, command: click.Command, name: str) -> Iterator[Command]:
@@ -75,7 +82,7 @@ def _command(above: click.Context, command: click.Command, name: str) -> Iterato
         [record for record in records if record is not None and record[1] and "--help" not in record[0]],
     )
     if isinstance(command, click.Group):
-        for inner, subcommand in sorted(command.commands.items()):
+        for inner, subcommand in inside(command, context):
             yield from _command(context, subcommand, inner)
 
 
@@ -116,7 +123,7 @@ def option_of(table: str, key: str) -> str:
 
 
 def _all(group: click.Group) -> Iterator[click.Command]:
-    for _, command in sorted(group.commands.items()):
+    for _, command in inside(group, click.Context(group)):
         yield command
         if isinstance(command, click.Group):
             yield from _all(command)

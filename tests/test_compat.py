@@ -4,6 +4,7 @@ They run in a Python of their own without our packages; the nimad that they find
 """
 
 import ast
+import json
 import os
 import shlex
 import signal
@@ -199,7 +200,7 @@ def test_the_hook_is_answered_in_time(home: Home) -> None:
     home.program.write_text(f"#!/bin/sh\n{_called()}\n")
     paused = home.run("migrate_to_ladybug.py", "--auto")
     assert paused.returncode == 75
-    assert "is paused, so nothing is done; go on with: nimad resume" in paused.stderr
+    assert f"is paused, so nothing is done; go on with: {home.program} resume" in paused.stderr
     home.resume()
     assert home.run("migrate_to_ladybug.py", "--auto").returncode == 0
     assert_same(home.source, home.target)
@@ -214,6 +215,13 @@ def test_sigterm_stops_nimad_at_a_checkpoint(home: Home) -> None:
         run.send_signal(signal.SIGTERM)
         assert run.wait(WAIT_S) == 75
     assert not home.target.with_name("graph.ladybug.lock").exists()
+
+
+def test_a_nimad_that_is_killed_is_not_taken_for_complete(home: Home) -> None:
+    home.program.write_text(f"#!/bin/sh\n[ $1 = migrate ] && kill -9 $$\n{_called()}\n")
+    done = home.run("migrate_to_ladybug.py")
+    assert done.returncode == 75
+    assert "nimad was ended by signal 9; everything counted is kept, run it again to go on" in done.stderr
 
 
 def test_without_nimad_it_says_what_to_install(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +258,14 @@ def test_the_health_check_is_nimads(home: Home) -> None:
     home.program.write_text('#!/bin/sh\necho "$0 $@"\nexit 1\n')
     done = home.run("health_check.py", "--db", "some file", "--json", PYTHONPATH=str(home.path))
     assert (done.returncode, done.stdout) == (1, f"{home.program} health --db some file --json\n")
+
+
+def test_the_health_check_has_the_keys_that_its_callers_read(home: Home) -> None:
+    done = home.run("health_check.py", "--db", str(home.source), "--json")
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["ok"], told["stats"]["nodes"]) == (0, True, 30)
+    assert {"turns", "layers", "recent_24h", "db_size_bytes", "db_size_mb", "tables"} <= told["stats"].keys()
+    assert home.run("health_check.py", "--db", str(home.target)).returncode == 1
 
 
 def test_the_agents_python_settings_do_not_reach_nimad(home: Home) -> None:

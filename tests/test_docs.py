@@ -1,12 +1,18 @@
 """The documentation says what holds: its reference is made from the program, and its links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
+import click
 import pytest
 import reference
 from releases import CHECKOUT
 
+from nimad.cli.main import cli
+
+#: Commands that the guide tells of and that are not in yet.
+COMING = {"status", "doctor", "clean", "report"}
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), CHECKOUT / "packaging/README.md"]
 
 
@@ -25,6 +31,36 @@ def test_no_page_of_the_reference_is_left_over() -> None:
 def test_every_link_leads_somewhere(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [link for link in _links(text) if not _exists(page, link)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(CHECKOUT)))
+def test_every_command_that_a_page_shows_is_one(page: Path) -> None:
+    assert [words for words in _shown(page.read_text(encoding="utf-8")) if not _is_a_command(words)] == []
+
+
+def _shown(text: str) -> list[str]:
+    """Command lines of nimad's in blocks of code and in the middle of sentences."""
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    lines = [line for block in blocks for line in re.split(r"&&|\n", block)]
+    prose = re.sub(r"```.*?```|^#.*$|«`.*?`»", "", text, flags=re.DOTALL | re.MULTILINE)  # and no messages
+    lines += re.findall(r"`((?:sudo )?nimad [^`]+)`", prose)
+    found = (re.match(r"\s*(?:sudo )?(?:\S*/)?nimad (.+)", line.partition("  #")[0]) for line in lines)
+    return [match[1].strip() for match in found if match]
+
+
+def _is_a_command(line: str) -> bool:
+    """Whether the words before any `…` name a command of ours, and its options."""
+    words = shlex.split(line.partition("…")[0])
+    context = click.Context(cli)
+    if words and words[0] in COMING - set(cli.list_commands(context)):
+        return True
+    command: click.Command = cli
+    while words and isinstance(command, click.Group) and (inner := command.get_command(context, words[0])):
+        command = inner
+        words.pop(0)
+    known = {name for option in (*cli.params, *command.params) for name in option.opts} | {"--help", "--version"}
+    options = {word.partition("=")[0].rstrip(",:.") for word in words if word.startswith("--")}
+    return (command is not cli or options in ({"--version"}, {"--help"})) and options <= known
 
 
 def _links(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import click
+import described
 import manual
 import pytest
 import releases
@@ -59,9 +60,8 @@ def test_the_list_of_changes_becomes_debians() -> None:
 
 def test_the_manual_has_every_option_of_every_command() -> None:
     page = manual.pages("1", WHEN)["nimad.1"].replace("\\-", "-")
-    for name, command in cli.commands.items():
+    for name, command in described.inside(cli, click.Context(cli)):
         section = page.split(f".SS nimad {name}")[1].split("\n.S")[0]
-        assert isinstance(command, click.Command)
         options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
         assert [each.opts[0] for each in options if not each.hidden and each.opts[0] not in section] == []
 

@@ -289,7 +289,8 @@ def _existing(root: Path) -> dict[Path, str]:
 
 def _bring_about(wanted: Mapping[Path, str], before: Mapping[Path, str]) -> None:
     for path in before.keys() - wanted.keys():
-        path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError, NotADirectoryError):  # as where its folder could not be made
+            path.unlink()
     for path, text in wanted.items():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

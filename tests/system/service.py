@@ -384,6 +384,30 @@ def asked_by_openclaw(service: Service) -> None:
     service.check_same()
 
 
+def a_start_up_hook(service: Service) -> None:
+    """nima-core's gateway starts beside the service, and calls the script that it has always called."""
+    plugin = f"{service.home}/.openclaw/extensions/nima-memory"
+    service.as_user(f"mkdir -p {plugin} && echo 'raise SystemExit(9)' >{plugin}/migrate_to_ladybug.py")
+    service.openclaw(backend="ladybugdb", auto_migrate=True)
+    said = service.box.run(f"nimad setup --user {USER}")
+    check(f"Wrote {plugin}/migrate_to_ladybug.py" in said and "Kept what was there as" in said, "it says so", said)
+    owners = service.box.run(f"stat -c %U {plugin}/*")
+    check(set(owners.split()) == {USER}, "the scripts are hers", owners)
+    service.configure('[service]\ntrigger = "openclaw"\n' + SLOW)
+    service.systemctl("start")
+    hook = service.as_user(f"cd / && python3 {plugin}/migrate_to_ladybug.py --batch-size 80 --auto")
+    check(" already; waiting for it, its lines follow" in hook.output, "it waits for the service", hook.output)
+    check("✅ Migration completed successfully!" in hook.output, "it shows the service's lines", hook.output)
+    check(len(re.findall("Starting migration", service.lines())) == 1, "the service did it", service.lines())
+    service.systemctl("stop")
+    again = service.as_user(f"python3 {plugin}/migrate_to_ladybug.py --batch-size 80 --auto")
+    check("Nothing to do" in again.output, "without the service nimad looks itself", again.output)
+    service.check_same()
+    service.box.run("nimad setup --undo")
+    left = service.box.run(f"ls {plugin} && cat {plugin}/*")
+    check(left == "migrate_to_ladybug.py\nraise SystemExit(9)\n", "undo gives the script back", left)
+
+
 def late_arrivals(service: Service) -> None:
     service.configure(SLOW)
     service.write_in_the_background(100, 0.04)
@@ -489,7 +513,7 @@ def accepted(service: Service) -> None:
 SCENARIOS: Sequence[Callable[[Service], None]] = (
     *(not_set_up, set_up_and_undone, set_up_without_a_package, set_up_from_a_home, set_up_refused, accepted, hardened),
     *(start_to_complete, stop_and_start, killed, hung, a_long_run_is_no_hang, reloaded, misconfigured),
-    *(asked_by_openclaw, late_arrivals, handed_over, paused, two_users, a_users_own),
+    *(asked_by_openclaw, a_start_up_hook, late_arrivals, handed_over, paused, two_users, a_users_own),
 )
 
 
