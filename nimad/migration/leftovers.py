@@ -75,7 +75,10 @@ _AFTER_TARGET: tuple[tuple[Kind, Pattern[str]], ...] = (
     (Kind.QUARANTINE, re.compile(r"(\.migrating\.quarantine\.jsonl)")),
     (Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE}|\.ledger)?")),
     (Kind.RECORD, re.compile(rf"(\.rollback-{_DATE}\.jsonl)")),
-    (Kind.TEMPORARY, re.compile(r"(\.(?:state\.json|quarantine\.jsonl|migrating\.quarantine\.jsonl)\.tmp)")),
+    (
+        Kind.TEMPORARY,
+        re.compile(r"(\.(?:state\.json|(?:migrating\.)?quarantine\.jsonl|runs\.jsonl|report\.html)\.tmp)"),
+    ),
     (Kind.LOG, re.compile(rf"((?:\.migrating)?(?:{_READ})\.{_DATE})")),
     (Kind.FAILED, re.compile(rf"(\.migrating\.{_DATE})(?:{_ENGINE})?")),
     (Kind.UNFINISHED, re.compile(r"(\.migrating)(?:\..*)?")),
@@ -84,7 +87,7 @@ _AFTER_TARGET: tuple[tuple[Kind, Pattern[str]], ...] = (
 _AFTER_LINK = ((Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE})?")),)
 _AFTER_SOURCE = ((Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),)
 #: What tells of a target, and is left when that is gone.
-_TELLING = (".state.json", ".ledger", ".quarantine.jsonl")
+_TELLING = (".state.json", ".ledger", ".quarantine.jsonl", ".runs.jsonl")
 
 
 def leftovers(settings: Settings, now: float | None = None) -> tuple[Leftover, ...]:

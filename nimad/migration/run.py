@@ -35,6 +35,7 @@ from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_folder, check_names, locked
 from nimad.migration.loading import Loader
 from nimad.migration.plan import make_plan
+from nimad.migration.record import Record
 from nimad.migration.result import Outcome, Result
 from nimad.migration.state import State, of_target, stamp_of
 from nimad.migration.tally import Tally
@@ -136,12 +137,12 @@ def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers,
             copy.discard()
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
     check_names(files, settings.source, settings.log_file)
-    with locked(files):
+    with locked(files), Record(settings, files, listener) as record:
         files.discard_temporaries()
         try:
-            context = _prepare(settings, choice, files, copy, workers, listener)
+            context = _prepare(settings, choice, files, copy, workers, record.hear)
             if nothing := existing.finished(context):
-                listener(nothing)
+                context.listener(nothing)
                 return _nothing_done(context)
             return _write(context)
         finally:
@@ -344,6 +345,7 @@ def _finish(context: Context) -> Result:
         elapsed_s=time.monotonic() - context.began,
         batch_s=context.batch_s,
         phases_s=_rounded(state.phases_s),
+        peaks=dict(state.peaks),
     )
     state.phase, state.eta_s, state.replaces = "complete", 0.0, {}
     with suppress(OSError):  # what was published stood in it before the rename

@@ -40,7 +40,7 @@ _SETTINGS = "[batch]\\nsize = 250\\nfixed = true\\n"
 _OURS = re.compile(r"(?<!mi)nima|ladybug|pyarrow")
 _PATIENCE_S, _POLL_S = 180.0, 0.2
 #: What stays after a purge: the memory with everything beside it, and the user who may own files.
-_BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.state.json")
+_BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.runs.jsonl", "ladybug.state.json")
 _LEFT = {
     *(f"/home/{name}/.nima" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory" for name in _PEOPLE),
