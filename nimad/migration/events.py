@@ -271,6 +271,17 @@ class Published(Event):
 
 
 @dataclass(frozen=True)
+class HookRan(Event):
+    """A command of the settings was run. `code`: its exit status; None where it has none, and `why`."""
+
+    hook: str
+    code: int | None
+    why: str
+    output: str
+    seconds: float
+
+
+@dataclass(frozen=True)
 class DryRun(Event):
     """What a real run would do, every row having been read and converted."""
 
