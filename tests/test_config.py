@@ -517,7 +517,7 @@ def test_a_hook_is_a_list_of_words_and_metrics_have_the_name_that_is_read(env: d
     assert settings.metrics_file == Path(env["HOME"]) / "m.prom"
     for text, message in {
         '[hooks]\non_failure = "mail me"\n': "'on_failure' in [hooks], line 2, must be a list of words in quotes",
-        '[hooks]\non_failure = ["", "x"]\n': "line 2: on failure must begin with the name of a program, not ''",
+        '[hooks]\non_failure = ["a\\u0000b"]\n': "line 2: on failure must begin with the name of a program, not 'a",
         '[metrics]\nfile = "/tmp/metrics"\n': "line 2: metrics file must end in '.prom', all that node_exporter reads",
     }.items():
         with pytest.raises(ConfigurationError) as caught:

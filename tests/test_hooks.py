@@ -107,9 +107,6 @@ def test_a_hook_finds_the_target_published_and_unlocked(source: Path, tmp_path: 
 
 def test_an_error_is_told_and_stays_what_it_was(tmp_path: Path) -> None:
     told, source = tmp_path / "told.json", tmp_path / "nothing.sqlite"
-    if os.geteuid() == 0:  # whose hook it is, is known from the memory
-        source = tmp_path / "graph.sqlite"
-        source.write_bytes(b"no memory at all")
     with pytest.raises(SourceError) as caught:
         migrate(source, on_failure=tell(told))
     facts = said(told)

@@ -231,9 +231,7 @@ class Settings:
             if words and (not words[0] or any("\0" in word for word in words)):
                 self.refuse(name, f"must begin with the name of a program, not {words[0]!r}")
         if self.metrics_file is not None and self.metrics_file.suffix != METRICS_SUFFIX:
-            what = (
-                f"must end in {METRICS_SUFFIX!r}, because node_exporter reads no other files; not {self.metrics_file}"
-            )
+            what = f"must end in {METRICS_SUFFIX!r}, all that node_exporter reads; not {self.metrics_file}"
             self.refuse("metrics_file", what)
         taken = {os.path.realpath(self.source): "source"}
         for name in ("target", "log_file"):

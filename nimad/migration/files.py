@@ -209,12 +209,13 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, [text.encode()])
 
 
-def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]") -> None:
+def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]", mode: int = 0o600) -> None:
     temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever is masked
             for piece in parts:
                 file.write(piece)
             file.flush()

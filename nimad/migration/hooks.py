@@ -105,12 +105,13 @@ class Hooks:
     def _run_command(self, words: Sequence[str], facts: Mapping[str, str]) -> tuple[int | None, str, str]:
         """Run it to its end: its exit status, the end of what it said, and why it has no status where it has none."""
         source = self._settings.source
-        if source.exists():
-            owner = Interpreter.of_owner(Path(words[0]), source)
+        whose = source if source.exists() else source.parent
+        if whose.exists():
+            owner = Interpreter.of_owner(Path(words[0]), whose)
         elif os.geteuid() != 0:
             owner = Interpreter(words[0], home=str(Path.home()))
         else:
-            return None, "", f"there is no {source}, so nobody can say as whom to run it"
+            return None, "", f"there is no {whose}, so nobody can say as whom to run it"
         environment = {**owner.environment(), **facts}
         if owner.rights:
             name = rights.name_of(owner.rights["user"])
@@ -119,7 +120,7 @@ class Hooks:
         program = shutil.which(named, path=environment.get("PATH", os.defpath))
         if program is None:
             return None, "", f"there is no program {named} that may be run"
-        if not rights.may_run(Path(program), source):
+        if not rights.may_run(Path(program), whose):
             return None, "", f"others than root may write to {program}, so root does not run it"
         process = subprocess.Popen(
             [program, *words[1:]],
