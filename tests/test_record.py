@@ -11,13 +11,15 @@ from support import change, edge, make_memory, migrate, node, turn
 import nimad
 from nimad.errors import ExitCode, StoppedError, UsageError
 from nimad.migration import events as e
-from nimad.migration import record
+from nimad.migration import record, timing
 from nimad.migration.files import Files
 from nimad.migration.record import Record
 from nimad.migration.recorded import Migration, choose, read
 from nimad.migration.timing import compare
+from nimad.stopwatch import ROUNDS, timed
 
 NODES = 40
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0"
 
 
 def memory(folder: Path, nodes: int = NODES) -> Path:
@@ -216,6 +218,15 @@ def test_a_memory_without_an_index_is_asked_by_like(tmp_path: Path) -> None:
     unindexed = make_memory(tmp_path / "other.sqlite", "1.0", nodes=[node(1, text="a telescope")])
     compared = compare(unindexed, migrated)
     assert (compared.before.way, compared.before.words[0]["hits"]) == ("LIKE", 1)
+
+
+def test_asking_ends_when_its_time_is_over(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert timed(len, ["one", "three"], 60.0)[1].hits == 5
+    assert [each.rounds for each in timed(len, ["one", "three"], 60.0)] == [ROUNDS, ROUNDS]
+    assert timed(len, ["one"], -1.0) == []
+    monkeypatch.setattr(timing.searching, "words_of", lambda connection: connection.execute(ENDLESS).fetchall())
+    compared = compare(source, source.with_name("graph.ladybug"), limit_s=0.1)
+    assert "took longer than 0 s" in compared.before.why_not
 
 
 def test_a_side_that_cannot_be_asked_says_why(source: Path, tmp_path: Path) -> None:

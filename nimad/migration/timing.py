@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad import rights, stopwatch
-from nimad.errors import NimadError
+from nimad.errors import NimadError, StoppedError
 from nimad.migration.child import Launch, Workers
 from nimad.migration.plan import limits_for
 from nimad.source import searching
@@ -54,6 +54,8 @@ def compare(source: Path, target: Path, limit_s: float = SIDE_S) -> Compared:
     try:
         with rights.working_for(source):
             words, before = _ask_source(source, limit_s)
+    except StoppedError:
+        words, before = (), Side("", why_not=f"one search of {source} alone took longer than {limit_s:.0f} s")
     except (NimadError, OSError) as error:
         words, before = (), Side("", why_not=str(error))
     if not words:
