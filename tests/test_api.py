@@ -81,7 +81,7 @@ def test_everything_arrived_and_only_what_belongs_is_left(ran: Run) -> None:
     source = ran.target.with_name("graph.sqlite")
     assert_same(source, ran.target)
     # No log: lines are the command's business.
-    beside = {"graph.ladybug.state.json", "graph.ladybug.ledger"}
+    beside = {f"graph.ladybug.{each}" for each in ("ledger", "runs.jsonl", "state.json")}
     assert files_of(source.parent) == {"graph.sqlite", "graph.ladybug", *beside}
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from nimad.config import OpenClaw, Settings, Verify, file, load, read_openclaw
+from nimad.config.file import HOOKS
 from nimad.errors import ConfigurationError, NotAllowedError, UsageError
 
 ASKING = """{
@@ -302,7 +303,8 @@ level = "WARN"
         (
             "x = 5\n",
             "unknown key 'x', line 1; "
-            "the tables are source, target, batch, limits, engine, reader, vector, verify, service, log",
+            "the tables are source, target, batch, limits, engine, reader, vector, verify, service, "
+            "metrics, hooks, log",
         ),
         ("size = 5\n", "unknown key 'size', line 1; did you mean 'size' in [batch]?"),
         ("batch_size = 100\n", "unknown key 'batch_size', line 1; did you mean 'size' in [batch]?"),
@@ -478,6 +480,7 @@ def test_the_file_that_is_installed_shows_every_setting_with_its_default(env: di
     assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
     settings, default = load({}, env, toml(whole)), load({}, env)
     without_default = {"also", "max_batch_size", "max_memory", "engine_python", "reader_python", "vector_extension"}
+    without_default |= {"metrics_file", *HOOKS}
     for name in {name for keys in file.TABLES.values() for name, _ in keys.values()} - without_default:
         assert getattr(settings, name) == getattr(default, name), name
     assert all(getattr(default, name) is None for name in without_default)
@@ -506,3 +509,17 @@ def test_the_command_names_the_line_of_a_mistake(toml: Toml) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (78, "")
     assert f"{path}: unknown key 'siez' in [batch], line 2; did you mean 'size'?" in done.stderr
+
+
+def test_a_hook_is_a_list_of_words_and_metrics_have_the_name_that_is_read(env: dict[str, str], toml: Toml) -> None:
+    settings = load({}, env, toml('[hooks]\non_failure = ["mail", "-s", "a b"]\n[metrics]\nfile = "~/m.prom"\n'))
+    assert (settings.on_failure, settings.on_complete) == (("mail", "-s", "a b"), None)
+    assert settings.metrics_file == Path(env["HOME"]) / "m.prom"
+    for text, message in {
+        '[hooks]\non_failure = "mail me"\n': "'on_failure' in [hooks], line 2, must be a list of words in quotes",
+        '[hooks]\non_failure = ["a\\u0000b"]\n': "line 2: on failure must begin with the name of a program, not 'a",
+        '[metrics]\nfile = "/tmp/metrics"\n': "line 2: metrics file must end in '.prom', all that node_exporter reads",
+    }.items():
+        with pytest.raises(ConfigurationError) as caught:
+            load({}, env, toml(text))
+        assert message in str(caught.value)

@@ -182,7 +182,15 @@ def test_a_target_that_appears_during_the_run_is_not_overwritten(source: Path) -
 
 # Links at our own names
 
-OWN_NAMES = (".migrating", ".migrating.compact", ".migrating.ledger", ".state.json", ".quarantine.jsonl", ".lock")
+OWN_NAMES = (
+    ".migrating",
+    ".migrating.compact",
+    ".migrating.ledger",
+    ".state.json",
+    ".runs.jsonl",
+    ".quarantine.jsonl",
+    ".lock",
+)
 #: Names that exist for a moment only. A link there may be refused or removed, but not followed.
 PASSING_NAMES = (".state.json.tmp", ".migrating.wal", ".migrating.shadow", ".migrating.compact.wal")
 
@@ -255,7 +263,7 @@ def test_what_we_make_is_for_its_owner_alone(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     seen.update(modes(tmp_path, but={source.name}))
-    passing = {".migrating", ".migrating.ledger", ".quarantine.jsonl", ".state.json", ".lock"}
+    passing = {".migrating", ".migrating.ledger", ".quarantine.jsonl", ".state.json", ".runs.jsonl", ".lock"}
     assert set(seen) >= {"migration.log", "graph.ladybug", *(f"graph.ladybug{suffix}" for suffix in passing)}
     assert set(seen.values()) == {"-rw-------"}, seen
 

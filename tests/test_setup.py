@@ -174,6 +174,14 @@ def test_the_settings_file_of_the_machine_says_where_the_memory_is(root: Path, h
     assert not any("NIMA_DB_PATH" in line for line in lines(root))
 
 
+def test_the_folder_of_the_metrics_is_opened_too(root: Path, home: Path, tmp_path: Path) -> None:
+    (tmp_path / "node-exporter").mkdir()
+    (root / "etc/nima").mkdir(parents=True)
+    (root / "etc/nima/nimad.toml").write_text(f'[metrics]\nfile = "{tmp_path}/node-exporter/nimad.prom"\n')
+    setup.set_up(user(home), None, PROGRAM, root)
+    assert f"ReadWritePaths={tmp_path}/node-exporter" in lines(root)
+
+
 def refusal(root: Path, account: Account, source: Path | None = None, program: list[str] = PROGRAM) -> NimadError:
     with pytest.raises(NimadError) as raised:
         setup.set_up(account, source, program, root)

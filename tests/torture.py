@@ -31,7 +31,7 @@ from nimad.migration.events import Event
 from nimad.sample import Sample, write_sample
 
 #: What no finished run leaves beside its target: all names that begin with the target's, but these.
-MAY_STAY = (".state.json", ".quarantine.jsonl", ".ledger")
+MAY_STAY = (".state.json", ".quarantine.jsonl", ".ledger", ".runs.jsonl")
 #: Seconds after which a process that should have ended is called stuck.
 PATIENCE_S = 90.0
 #: Seconds between two looks at the folder while a run goes on, and at what it says, all of which is read each time.

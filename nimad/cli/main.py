@@ -13,6 +13,7 @@ from nimad.cli.index import index
 from nimad.cli.migrate import migrate
 from nimad.cli.pausing import pause, resume
 from nimad.cli.quarantine import quarantine
+from nimad.cli.report import report
 from nimad.cli.rollback import rollback
 from nimad.cli.run import run
 from nimad.cli.sample import sample
@@ -38,6 +39,7 @@ cli.add_command(index)
 cli.add_command(migrate)
 cli.add_command(pause)
 cli.add_command(quarantine)
+cli.add_command(report)
 cli.add_command(resume)
 cli.add_command(rollback)
 cli.add_command(run)

@@ -25,6 +25,7 @@ from nimad.report.journal import STDOUT, Journal
 from nimad.report.level import Level
 from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
 from nimad.report.log import Log
+from nimad.report.metrics import Metrics
 from nimad.rights import become
 
 
@@ -84,9 +85,11 @@ def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
         # Started as a unit, its stdout is the journal, which stamps lines by itself.
         journal = None if as_json else Journal.of_streams((STDOUT,))
         log = Log(settings.log_level, None if as_json or journal else console.say, settings.source, journal)
+        metrics = Metrics(settings, log)
         try:
-            result = run(settings, _listener(console, log, as_json=as_json), stop)
+            result = run(settings, _both(_listener(console, log, as_json=as_json), metrics), stop)
         except NimadError as error:
+            metrics.failed(error)
             _say_failure(error, log, as_json=as_json)
             sys.exit(int(error.exit_code))
         else:
@@ -102,6 +105,14 @@ def _listener(console: Console, log: Log, *, as_json: bool) -> e.Listener:
     if as_json:
         return JsonListener(log)
     return ServiceListener(log) if log.journal else PeopleListener(console, log)
+
+
+def _both(first: e.Listener, second: e.Listener) -> e.Listener:
+    def tell(event: e.Event) -> None:
+        first(event)
+        second(event)
+
+    return tell
 
 
 def _whole_number(text: str) -> int:

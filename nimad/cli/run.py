@@ -20,6 +20,7 @@ from nimad.report.console import write
 from nimad.report.journal import Journal
 from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
+from nimad.report.metrics import Metrics
 from nimad.report.status import status
 from nimad.rights import become
 from nimad.service.daemon import Daemon
@@ -66,23 +67,29 @@ def run(config: Path | None, user: str | None, **options: Any) -> None:
     journal = Journal.of_streams()
     log = Log(first.log_level, None if journal else write, first.source, journal)
     try:
-        code = _serve(settings, manager, log)
+        code = _serve(settings, manager, log, Metrics(first, log))
     finally:
         log.close()
     sys.exit(int(code))
 
 
-def _serve(settings: Callable[[], Settings], manager: Manager, log: Log) -> ExitCode:
+def _serve(settings: Callable[[], Settings], manager: Manager, log: Log, metrics: Metrics) -> ExitCode:
     words = ServiceListener(log)
 
     def listener(event: Event) -> None:
         words(event)
+        metrics(event)
         if (text := status(event)) is not None:
             manager.status(text)
 
+    def on_reload(fresh: Settings) -> None:
+        log.set_level(fresh.log_level)
+        metrics.use(fresh)
+
     try:
-        return Daemon(settings, manager, listener, lambda fresh: log.set_level(fresh.log_level)).run()
+        return Daemon(settings, manager, listener, on_reload).run()
     except NimadError as error:
+        metrics.failed(error)
         manager.failed(str(error), _ERRNO[error.exit_code])
         log.last(str(error))
         return error.exit_code

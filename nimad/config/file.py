@@ -12,6 +12,8 @@ from nimad.errors import ConfigurationError, NimadError, NotAllowedError
 
 DEFAULT_FILE: Final = Path("/etc/nima/nimad.toml")
 
+#: Commands that are run when a run has ended, or something was set aside.
+HOOKS: Final = ("on_complete", "on_failure", "on_quarantine")
 #: table -> key -> (field of ``Settings``, type).
 TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "source": {"path": ("source", str)},
@@ -23,9 +25,11 @@ TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "vector": {"index": ("vector_index", str), "extension": ("vector_extension", str)},
     "verify": {"level": ("verify", str)},
     "service": {"trigger": ("trigger", str), "after": ("after", str)},
+    "metrics": {"file": ("metrics_file", str)},
+    "hooks": {name: (name, list) for name in HOOKS},
     "log": {"file": ("log_file", str), "level": ("log_level", str)},
 }
-_WORDS: Final = {str: "text in quotes", int: "a whole number", bool: "true or false", list: "a list of names in quotes"}
+_WORDS: Final = {str: "text in quotes", int: "a whole number", bool: "true or false", list: "a list of words in quotes"}
 
 
 def read(path: Path | None) -> Given:

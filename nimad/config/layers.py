@@ -12,7 +12,7 @@ from nimad.config.settings import NO_READER, Settings
 
 _PATHS: Final = (
     *("source", "target", "log_file", "openclaw_file"),
-    *("engine_python", "reader_python", "vector_extension"),
+    *("engine_python", "reader_python", "vector_extension", "metrics_file"),
 )
 _DATA_HOMES: Final = (
     places.DEFAULT,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from nimad.config import places
+from nimad.config.file import HOOKS
 from nimad.config.openclaw import OpenClaw
 from nimad.errors import ConfigurationError, UsageError
 
@@ -29,6 +30,8 @@ VECTOR_INDEXES: Final = (AUTO, "off")
 TRIGGERS: Final = ("start", "openclaw")
 #: What it does afterwards: keeps the target in step until the agent reads it, or ends.
 AFTERS: Final = ("follow", "exit")
+#: What node_exporter's textfile collector reads.
+METRICS_SUFFIX: Final = ".prom"
 #: How workers stand against other programs.
 PRIORITIES: Final = ("normal", "low")
 #: In place of a reader's interpreter: nobody's is to be asked.
@@ -78,6 +81,8 @@ class Settings:
     vector_extension : that extension's file, where it is not installed as the engine would install it.
     priority : ``"low"`` lets workers have what other programs leave of processor and disk.
     trigger : when the service migrates, of ``TRIGGERS``; ``after`` : what it does then, of ``AFTERS``.
+    metrics_file : where figures are written for node_exporter's textfile collector; None for nowhere.
+    on_complete, on_failure, on_quarantine : commands, as lists of words, that are run then; see ``migration/hooks.py``.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
@@ -115,6 +120,10 @@ class Settings:
     priority: str = "normal"
     trigger: str = "start"
     after: str = "follow"
+    metrics_file: Path | None = None
+    on_complete: tuple[str, ...] | None = None
+    on_failure: tuple[str, ...] | None = None
+    on_quarantine: tuple[str, ...] | None = None
     log_level: str = "INFO"
     openclaw_file: Path = places.OPENCLAW_FILE
     openclaw: OpenClaw | None = None
@@ -139,7 +148,7 @@ class Settings:
         self._set("target", places.expand(target))
         self._set("log_file", places.expand(log_file))
         self._set("openclaw_file", places.expand(self.openclaw_file))
-        for name in ("engine_python", "reader_python", "vector_extension"):
+        for name in ("engine_python", "reader_python", "vector_extension", "metrics_file"):
             if (path := getattr(self, name)) is not None:
                 self._set(name, NO_READER if str(path) == str(NO_READER) else places.expand(Path(path)))
 
@@ -151,7 +160,8 @@ class Settings:
         for name, known in _WORDS.items():
             if getattr(self, name) not in known:
                 self.refuse(name, f"must be one of {', '.join(known)}, not {getattr(self, name)!r}")
-        self._set("also", None if self.also is None else tuple(self.also))
+        for name in ("also", *HOOKS):
+            self._set(name, None if getattr(self, name) is None else tuple(getattr(self, name)))
         self._set("log_level", self.log_level.upper())
         if self.log_level not in LOG_LEVELS:
             self.refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
@@ -206,7 +216,8 @@ class Settings:
             self.refuse("batch_size", what, against="max_batch_size")
 
     def _check_paths(self) -> None:
-        for name in ("source", "target", "log_file", "engine_python", "reader_python", "vector_extension"):
+        files = ("source", "target", "log_file", "metrics_file")
+        for name in (*files, "engine_python", "reader_python", "vector_extension"):
             if not _is_utf8(getattr(self, name) or ""):
                 self.refuse(name, f"{getattr(self, name)!s} is not UTF-8, so the engine cannot open it; rename it")
         for each in self.also or ():
@@ -215,6 +226,13 @@ class Settings:
             taken_names = (self.source.name, self.target.name, self.log_file.name)
             if each in taken_names or each.startswith((f"{self.target.name}.", f"{self.source.name}-")):
                 self.refuse("also", f"{each!r} is the name of the source, the target, the log or a file beside it")
+        for name in HOOKS:
+            words = getattr(self, name)
+            if words and (not words[0] or any("\0" in word for word in words)):
+                self.refuse(name, f"must begin with the name of a program, not {words[0]!r}")
+        if self.metrics_file is not None and self.metrics_file.suffix != METRICS_SUFFIX:
+            what = f"must end in {METRICS_SUFFIX!r}, all that node_exporter reads; not {self.metrics_file}"
+            self.refuse("metrics_file", what)
         taken = {os.path.realpath(self.source): "source"}
         for name in ("target", "log_file"):
             path: Path = getattr(self, name)

@@ -106,6 +106,7 @@ class Context:
         answer = self.workers.do(limited, limit_s=limit_s, last=last)
         if answer.ok:
             self.patience.note(work, answer.facts["seconds"])
+            self.state.note_peak(answer.facts["peak_rss"])
         if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it
             holder = machine.holder_of(Path(job.target)) or "unknown"
             return replace(answer, message=f"{answer.message} (held by PID {holder})")

@@ -1,7 +1,8 @@
 """What happens in a run, as facts. :mod:`nimad.report` gives them words; nothing here depends on who listens."""
 
+import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nimad.migration.result import Result
@@ -20,9 +21,10 @@ Listener = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Analyzing(Event):
-    """The source can be opened and is about to be read."""
+    """The source can be opened and is about to be read. `run`: what this run is called from here on."""
 
     source: str
+    run: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,10 @@ class Started(Event):
 
 @dataclass(frozen=True)
 class BatchLoaded(Event):
-    """A worker put a batch into the target and ended well. The next process counts it."""
+    """A worker put a batch into the target and ended well. The next process counts it.
+
+    `bytes`: of the batch's rows in the source; `peak_rss`: bytes of memory that the worker took.
+    """
 
     table: str
     number: int
@@ -88,6 +93,8 @@ class BatchLoaded(Event):
     of: int
     eta_s: float
     seconds: float
+    bytes: int = 0
+    peak_rss: int = 0
 
 
 @dataclass(frozen=True)
@@ -261,6 +268,17 @@ class Published(Event):
     target: str
     size: int
     backup: str | None
+
+
+@dataclass(frozen=True)
+class HookRan(Event):
+    """A command of the settings was run. `code`: its exit status; None where it has none, and `why`."""
+
+    hook: str
+    code: int | None
+    why: str
+    output: str
+    seconds: float
 
 
 @dataclass(frozen=True)

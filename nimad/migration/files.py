@@ -80,6 +80,11 @@ class Files:
         return self._beside(".migrating.quarantine.jsonl")
 
     @property
+    def runs(self) -> Path:
+        """The record of the runs for this target: what each did, batch by batch, for people."""
+        return self._beside(".runs.jsonl")
+
+    @property
     def lock(self) -> Path:
         return self._beside(".lock")
 
@@ -93,7 +98,10 @@ class Files:
         engines = (
             piece for file in (self.staging, self.compacted, self.indexing, self.trial) for piece in pieces(file)
         )
-        return [*engines, *sqlite_pieces(self.salvaged), self.ledger, self.followed, self.quarantining, self.lock]
+        return [*engines, *sqlite_pieces(self.salvaged), *self._appended(), self.lock]
+
+    def _appended(self) -> list[Path]:
+        return [self.ledger, self.followed, self.quarantining, self.runs]
 
     def replaced(self) -> list[Path]:
         """Names that a new file is renamed to: what stood there is read, and never written to."""
@@ -109,7 +117,7 @@ class Files:
             path.unlink(missing_ok=True)
 
     def _temporaries(self) -> list[Path]:
-        return [_temporary(path) for path in (self.state, self.quarantine, self.quarantining)]
+        return [_temporary(path) for path in (self.state, self.quarantine, self.quarantining, self.runs)]
 
     def backup(self, moment: float) -> Path:
         """A free name for a file in the way; the time is local, as in the log."""
@@ -201,12 +209,13 @@ def replace_text(path: Path, text: str) -> None:
     replace_bytes(path, [text.encode()])
 
 
-def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]") -> None:
+def replace_bytes(path: Path, parts: "list[bytes] | Iterator[bytes]", mode: int = 0o600) -> None:
     temporary = _temporary(path)
     temporary.unlink(missing_ok=True)
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(descriptor, mode)  # whatever is masked
             for piece in parts:
                 file.write(piece)
             file.flush()

@@ -16,6 +16,7 @@ from nimad.migration.child import Launch, Workers
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_names, locked, replace_bytes
+from nimad.migration.hooks import Hooks
 from nimad.migration.tally import Tally
 from nimad.source.file import SourceFile, check_source
 from nimad.source.ranges import FIRST_KEY
@@ -118,6 +119,8 @@ class Follower:
         if done.anything:
             facts = {name: value for name, value in vars(done).items() if name not in ("left_alone", "moved")}
             self._listener(follow_events.CaughtUp(**facts, seconds=round(time.monotonic() - began, 3)))
+        if done.quarantined:
+            Hooks(self._settings, self._listener, self._stop).set_aside_late(done.quarantined, done.nodes)
         return done
 
     def _left_alone(self, why: str) -> CaughtUp:

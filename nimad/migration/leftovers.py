@@ -77,7 +77,9 @@ _AFTER_TARGET: tuple[tuple[Kind, Pattern[str]], ...] = (
     (Kind.RECORD, re.compile(rf"(\.rollback-{_DATE}\.jsonl)")),
     (
         Kind.TEMPORARY,
-        re.compile(r"(\.(?:state\.json|quarantine\.jsonl|migrating\.quarantine\.jsonl|rollback-.*\.jsonl)\.tmp)"),
+        re.compile(
+            r"(\.(?:state\.json|(?:migrating\.)?quarantine\.jsonl|rollback-.*\.jsonl|runs\.jsonl|report\.html)\.tmp)"
+        ),
     ),
     (Kind.LOG, re.compile(rf"((?:\.migrating)?(?:{_READ})\.{_DATE})")),
     (Kind.FAILED, re.compile(rf"(\.migrating\.{_DATE})(?:{_ENGINE})?")),
@@ -90,7 +92,7 @@ _AFTER_SOURCE = (
     (Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),
 )
 #: What tells of a target, and is left when that is gone.
-_TELLING = (".state.json", ".ledger", ".quarantine.jsonl")
+_TELLING = (".state.json", ".ledger", ".quarantine.jsonl", ".runs.jsonl")
 
 
 def leftovers(settings: Settings, now: float | None = None, *, newest: bool = False) -> tuple[Leftover, ...]:

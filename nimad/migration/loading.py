@@ -228,5 +228,6 @@ class Loader:
         state.quarantined = len(context.confirmed)
         state.rows_per_s, state.eta_s = rate, left / rate if rate else 0.0
         state.write()
-        seconds = answer.facts["seconds"]
-        context.listener(BatchLoaded(table.name, number, total, did.rows, done, extent.rows, state.eta_s, seconds))
+        took, peak = answer.facts["seconds"], answer.facts["peak_rss"]
+        counts = table.name, number, total, did.rows, done, extent.rows
+        context.listener(BatchLoaded(*counts, state.eta_s, took, did.bytes, peak))

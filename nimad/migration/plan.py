@@ -106,8 +106,13 @@ class Plan:
     compact_first: bool = False  # the unfinished target is copied without its holes before anything is added
     disk_cause: str = ""  # the option without which much less would do
 
+    @property
+    def worker_bytes(self) -> int:
+        """Memory that a worker may come to by this plan: its pool full, and a whole batch beside it."""
+        return min(WORKER_BASE + self.pool_bytes + int(BATCH_FACTOR * self.batch_bytes), self.memory_available)
+
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "worker_bytes": self.worker_bytes}
 
     def check_disk(self, folder: Path) -> None:
         """Raise `CannotWriteError` when there is too little room for what is not there yet."""

@@ -38,6 +38,7 @@ class Result:
     elapsed_s: float = 0.0
     batch_s: float = 0.0  # sum of the batches' times
     phases_s: Mapping[str, float] = field(default_factory=dict)
+    peaks: Mapping[str, int] = field(default_factory=dict)  # bytes of memory that the largest worker of a phase took
 
     @property
     def exit_code(self) -> ExitCode:

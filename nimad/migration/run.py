@@ -33,8 +33,10 @@ from nimad.migration.ends import Kind
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_folder, check_names, locked
+from nimad.migration.hooks import Hooks
 from nimad.migration.loading import Loader
 from nimad.migration.plan import make_plan
+from nimad.migration.record import Record
 from nimad.migration.result import Outcome, Result
 from nimad.migration.state import State, of_target, stamp_of
 from nimad.migration.tally import Tally
@@ -69,7 +71,21 @@ def migrate(
     An interrupted run leaves its staging file; calling again goes on from there.
 
     """
-    listener = _guarded(on_event or _ignore)
+    stop = stop or threading.Event()
+    hooks = Hooks(settings, on_event or _ignore, stop)
+    try:
+        result = _migrate_for_owner(settings, _guarded(hooks.hear), stop, clock)
+    except _ListenerError as error:
+        raise error.cause from None
+    except NimadError as error:
+        hooks.failed(error)
+        raise
+    hooks.ended(result)
+    return result
+
+
+def _migrate_for_owner(settings: Settings, listener: Listener, stop: threading.Event, clock: Clock | None) -> Result:
+    """Migrate, with every file made as the memory's owner would make it."""
     if settings.auto and (why := _not_asked(settings)):
         listener(events.NothingToDo(why))
         return Result(outcome=Outcome.NOT_ASKED, target=str(settings.target))
@@ -78,7 +94,6 @@ def migrate(
         check_folder(settings.target)
     places = (settings.target, settings.log_file)
     rights.refuse_foreign_folders(settings.source, *places)
-    stop = stop or threading.Event()
     first = Launch(priority=settings.priority)
     with rights.working_for(settings.source, *places), Workers(stop, clock, first) as workers:
         try:
@@ -87,8 +102,6 @@ def migrate(
             workers.start_in(Launch(choice.interpreter, choice.module, settings.priority))
             files = Files(settings.target, before.also if settings.also is None else settings.also)
             return _migrate(settings, files, choice, workers, listener)
-        except _ListenerError as error:
-            raise error.cause from None
         except OSError as error:
             raise _explained(error, settings) from error
 
@@ -136,12 +149,12 @@ def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers,
             copy.discard()
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
     check_names(files, settings.source, settings.log_file)
-    with locked(files):
+    with locked(files), Record(settings, files, listener) as record:
         files.discard_temporaries()
         try:
-            context = _prepare(settings, choice, files, copy, workers, listener)
+            context = _prepare(settings, choice, files, copy, workers, record.hear)
             if nothing := existing.finished(context):
-                listener(nothing)
+                context.listener(nothing)
                 return _nothing_done(context)
             return _write(context)
         finally:
@@ -344,6 +357,7 @@ def _finish(context: Context) -> Result:
         elapsed_s=time.monotonic() - context.began,
         batch_s=context.batch_s,
         phases_s=_rounded(state.phases_s),
+        peaks=dict(state.peaks),
     )
     state.phase, state.eta_s, state.replaces = "complete", 0.0, {}
     with suppress(OSError):  # what was published stood in it before the rename

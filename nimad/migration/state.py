@@ -44,6 +44,7 @@ class State:
     indexed: bool = False  # the unfinished target has the vector index already
     also: Sequence[str] = ()  # further names of the target
     phases_s: dict[str, float] = field(default_factory=dict)
+    peaks: dict[str, int] = field(default_factory=dict)  # bytes of memory that the largest worker of a phase took
     tables: Sequence[str] = ()  # the source's tables that this run migrates
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that this run takes
     published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once verified
@@ -51,6 +52,10 @@ class State:
     schema: Mapping[str, Any] = field(default_factory=dict)  # what the source's columns became
     replaces: Mapping[str, Any] = field(default_factory=dict)  # the state of the target that is there meanwhile
     message: str = ""
+
+    def note_peak(self, peak_rss: int) -> None:
+        """Note how much memory a worker of this phase took, in bytes."""
+        self.peaks[self.phase] = max(peak_rss, self.peaks.get(self.phase, 0))
 
     def write(self) -> None:
         """Put the state file in place."""
@@ -76,6 +81,7 @@ class State:
             "rows_per_s": round(self.rows_per_s, 1),
             "eta_s": round(self.eta_s, 1),
             "phases_s": {name: round(value, 3) for name, value in self.phases_s.items()},
+            "peaks": dict(self.peaks),
             "tables": list(self.tables),
             "bounds": dict(self.bounds),
             "published": dict(self.published),
@@ -133,13 +139,13 @@ def is_of(files: Files, made: Mapping[str, Any]) -> bool:
 def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
     with contextlib.suppress(OSError, ValueError):
-        data = json.loads(_read_plain(files.state))
+        data = json.loads(read_plain(files.state))
         if isinstance(data, dict) and data.get("format") == FORMAT:
             return data
     return {}
 
 
-def _read_plain(path: Path) -> bytes:
+def read_plain(path: Path) -> bytes:
     """What a file holds that is one: whatever else stands at the name is looked into by nobody, and waited for."""
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
         return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""

@@ -15,6 +15,8 @@ TITLE = "NIMA Memory Migration: SQLite → LadybugDB"
 SUMMARY_TITLE = "Migration Summary"
 #: Ids that a line of the summary names; the quarantine file has them all.
 NAMED_IDS = 100
+#: Of what a hook says: its last lines, and characters of each.
+HOOK_LINES, HOOK_CHARS = 20, 300
 _MB = 1_000_000
 
 
@@ -229,6 +231,17 @@ def _published(event: e.Published) -> Lines:
     yield Level.INFO, f"Published: {event.target} ({_megabytes(event.size)})"
 
 
+def _hook_ran(event: e.HookRan) -> Lines:
+    for line in event.output.splitlines()[-HOOK_LINES:]:
+        yield Level.INFO, f"{event.hook} says: {line[:HOOK_CHARS]}"
+    if event.why:
+        yield Level.WARN, f"Hook {event.hook}: {event.why}"
+    elif event.code:
+        yield Level.WARN, f"Hook {event.hook} ended with {event.code}; that changes nothing of the run"
+    else:
+        yield Level.INFO, f"Hook {event.hook}: done ({event.seconds:.1f}s)"
+
+
 def _dry_run(event: e.DryRun) -> Lines:
     facts, plan = event.facts, event.facts["plan"]
     rows = ", ".join(f"{count} {_NOUNS[table].lower()}" for table, count in facts["rows"].items())
@@ -349,6 +362,7 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.LateArrivals: _late_arrivals,
     e.Published: _published,
     e.DryRun: _dry_run,
+    e.HookRan: _hook_ran,
     e.NothingToDo: _nothing_to_do,
     e.Finished: _finished,
     **follow_lines.WORDS,

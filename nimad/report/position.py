@@ -1,6 +1,5 @@
 """The position: where a run is, as the journal's entries can be found by it."""
 
-import uuid
 from dataclasses import dataclass, replace
 
 from nimad.migration import events as e
@@ -20,7 +19,7 @@ class Position:
         """Where the run is with this event, or still is if that does not say."""
         match event:
             case e.Analyzing():
-                return Position(uuid.uuid4().hex, "analyzing")
+                return Position(event.run, "analyzing")
             case e.BatchLoaded():
                 return Position(self.run, _loading(event.table), batch=event.number, offset=event.done)
             case e.BatchFailed():  # which does not know its number

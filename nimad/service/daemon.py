@@ -34,7 +34,7 @@ from nimad.service.watching import Watch
 #: Seconds until a run that stopped is tried again, the last of them for each further time.
 POSTPONED_S = (60.0, 300.0, 900.0, 3_600.0)
 #: Settings that hold at once; for any other, what goes on is begun again, and goes on from what is counted.
-_AT_ONCE = {"log_level"}
+_AT_ONCE = {"log_level", "metrics_file"}
 
 #: What shows that the start is over: the lock is taken, or there is nothing to take it for.
 _READY = (Started, NothingToDo, Paused, HandedOver, events.Waiting, events.Watching, events.Postponed)
@@ -152,7 +152,7 @@ class Daemon:
     def _postpone(self, error: NimadError) -> None:
         delay = POSTPONED_S[min(self._postponed, len(POSTPONED_S) - 1)]
         self._postponed += 1
-        self._heard(events.Postponed(str(error), delay))
+        self._heard(events.Postponed(str(error), delay, int(error.exit_code)))
         self._heart.wait(delay)
 
     # What comes from outside

@@ -37,11 +37,19 @@ class Watching(Event):
 
 
 @dataclass(frozen=True)
+class Looked(Event):
+    """SQLite was looked at for memories that come late, and the target has them all: so many memories."""
+
+    memories: int
+
+
+@dataclass(frozen=True)
 class Postponed(Event):
     """A run stopped for a reason that may pass; it is tried again after so many seconds."""
 
     message: str
     delay_s: float
+    exit_code: int = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from nimad.migration import pausing
 from nimad.migration.events import Event, Listener
 from nimad.migration.files import Files
 from nimad.migration.following import Follower
-from nimad.service.events import Followed, Postponed, Watching
+from nimad.service.events import Followed, Looked, Postponed, Watching
 from nimad.service.heart import Heart
 from nimad.service.openclaw import Watched
 from nimad.service.watching import Watch
@@ -77,6 +77,7 @@ class Following:
             return self._later()
         if thorough:
             self._due = None
+        self._listener(Looked(done.nodes))
         self._tell(Watching(done.nodes, watch.polls))
         return None if self._due is None else max(0.0, self._due - time.monotonic())
 

@@ -77,8 +77,8 @@ class _Plan:
 
     def folders(self) -> list[Path]:
         """The folders that are written to; the source's too, because readers of SQLite share a file beside it."""
-        files = (self.settings.source, self.settings.target, self.settings.log_file)
-        return sorted({Path(os.path.realpath(each.parent)) for each in files})
+        files = (self.settings.source, self.settings.target, self.settings.log_file, self.settings.metrics_file)
+        return sorted({Path(os.path.realpath(each.parent)) for each in files if each is not None})
 
 
 def set_up(

@@ -27,6 +27,7 @@ class Task(StrEnum):
     INDEX = "index"  # make the vector index in a file, and ask it once
     SEARCH = "search"  # ask the target a question
     VITALS = "vitals"  # how much of what is in the target, for a health check
+    TIME = "time"  # ask it for several words, and say how long each took
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
     COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
@@ -115,6 +116,8 @@ class Job:
     copy_to: str = ""  # the new file of COMPACT, and of CARRY: empty, it only counts
     extension: str = ""  # the VECTOR extension for INDEX; empty: the installed one
     text: str = ""  # the question of SEARCH
+    words: Sequence[str] = ()  # those of TIME
+    limit_s: float = 0.0  # seconds after which TIME asks for no more
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0
     counts_only: bool = False  # COMPARE counts tables, and reads no row

@@ -302,6 +302,19 @@ def _vitals(job: Job, module: ModuleType) -> Facts:
     return {"vitals": None if found is None else asdict(found)}
 
 
+def _time(job: Job, module: ModuleType) -> Facts:
+    from nimad import stopwatch
+    from nimad.target import searching
+
+    began = time.perf_counter()
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        opened = time.perf_counter() - began
+        times = stopwatch.timed(
+            lambda word: len(searching.text(database, word, job.limit)["hits"]), job.words, job.limit_s
+        )
+    return {"open_s": round(opened, 6), "words": [each.to_json() for each in times]}
+
+
 def _catch_up(job: Job, module: ModuleType) -> Facts:
     from nimad.worker import catching_up
 
@@ -347,6 +360,7 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.INDEX: _index,
     Task.SEARCH: _search,
     Task.VITALS: _vitals,
+    Task.TIME: _time,
     Task.CATCH_UP: _catch_up,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,

@@ -448,7 +448,7 @@ def test_a_state_file_that_finds_no_room_stops_the_run_and_stays_whole(source: P
     assert_disk_is_to_blame(caught.value, disk)
     assert state_of(disk.target)["phase"] == "verifying"
     assert disk.names() == {
-        *("other.bin", "graph.ladybug.state.json"),
+        *("other.bin", "graph.ladybug.runs.jsonl", "graph.ladybug.state.json"),
         *("graph.ladybug.migrating", "graph.ladybug.migrating.ledger"),
     }
     disk.make_room()

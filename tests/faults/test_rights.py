@@ -30,7 +30,14 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for
 
 ROOT, ALICE, BOB = 0, 61_001, 61_002
 #: What a run writes while it goes on. The rest comes and goes with the engine's checkpoints.
-WHILE_IT_RUNS = {".migrating", ".migrating.ledger", ".migrating.quarantine.jsonl", ".state.json", ".lock"}
+WHILE_IT_RUNS = {
+    ".migrating",
+    ".migrating.ledger",
+    ".migrating.quarantine.jsonl",
+    ".state.json",
+    ".runs.jsonl",
+    ".lock",
+}
 #: Fails unless a user can start a worker: the interpreter, its library, this program and the engine.
 REACH = "import os, sys, nimad.cli, ladybug; sys.exit(not os.access(sys.executable, os.X_OK))"
 

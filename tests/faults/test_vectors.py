@@ -159,6 +159,7 @@ def test_a_target_that_cannot_get_an_index_stays_as_it_was(source: Path, tmp_pat
     assert sorted(path.name for path in target.parent.glob("graph.ladybug*")) == [
         "graph.ladybug",
         "graph.ladybug.ledger",
+        "graph.ladybug.runs.jsonl",
         "graph.ladybug.state.json",
     ]
 

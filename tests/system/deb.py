@@ -43,7 +43,7 @@ _PATIENCE_S, _POLL_S = 180.0, 0.2
 _PLUGIN = "/home/pi/.openclaw/extensions/nima-memory"
 _SCRIPTS = ("health_check.py", "migrate_to_ladybug.py", "nimad_program.py")
 #: What stays after a purge: the memory with everything beside it, the plugin's folder, and the user who may own files.
-_BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.state.json")
+_BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.runs.jsonl", "ladybug.state.json")
 _LEFT = {
     *(f"/home/{name}/.nima" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory" for name in _PEOPLE),

@@ -1,0 +1,177 @@
+"""Hooks: commands of the memory's owner that are run when something has come to its end, and are told what.
+
+None of them changes how a run ended, and none is waited for without end. Run by root for somebody's memory, they run
+as that person. Of the environment they get what says who and where they are, and the facts as `NIMA_…`.
+"""
+
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+from nimad import rights
+from nimad.config import Settings
+from nimad.errors import ExitCode, LockedError, NimadError, RefusedError, StoppedError
+from nimad.migration.events import Analyzing, Event, HookRan, Listener
+from nimad.migration.files import Files
+from nimad.migration.interpreter import Interpreter
+from nimad.migration.result import Outcome, Result
+
+#: Seconds that a hook may take; once the program is to stop; and, told to end, until it is killed.
+LIMIT_S, STOP_S, TERMINATE_S = 60.0, 4.0, 2.0
+#: Bytes of what a hook says that are kept, its last ones, and characters of a fact that it is told.
+KEPT_BYTES, FACT_CHARS = 4_096, 2_000
+_POLL_S = 0.1
+
+COMPLETE, FAILURE, QUARANTINE = "on_complete", "on_failure", "on_quarantine"
+
+
+class Hooks:
+    """The hooks of one run, or of one target that is followed."""
+
+    def __init__(self, settings: Settings, listener: Listener, stop: threading.Event) -> None:
+        self._settings, self._listener, self._stop = settings, listener, stop
+        self._run = ""
+
+    def hear(self, event: Event) -> None:
+        """Take note of what the run calls itself, and tell the listener."""
+        if isinstance(event, Analyzing):
+            self._run = event.run
+        self._listener(event)
+
+    def ended(self, result: Result) -> None:
+        """A run reached its end: what it made is published, and nothing of it is locked any more."""
+        if result.outcome is not Outcome.COMPLETE:
+            return
+        aside = result.quarantined + result.quarantined_parts + result.unread_ranges
+        facts = {
+            "OUTCOME": "complete",
+            "EXIT_CODE": int(result.exit_code),
+            "MIGRATED": result.migrated,
+            "QUARANTINED": aside,
+            "RETRIES": result.retries,
+            "SECONDS": round(result.elapsed_s, 1),
+            "MESSAGE": f"{result.migrated} of {result.total_nodes} memories are in {result.target}",
+        }
+        self._call(COMPLETE, facts)
+        if aside:
+            self._call(QUARANTINE, facts)
+
+    def failed(self, error: NimadError) -> None:
+        """A run ended in an error. One that somebody stopped, or that found another at work, has not failed."""
+        if self._stop.is_set() or isinstance(error, LockedError):
+            return
+        goes_on = isinstance(error, StoppedError) and not isinstance(error, RefusedError)
+        outcome = "interrupted" if goes_on else "failed"
+        self._call(FAILURE, {"OUTCOME": outcome, "EXIT_CODE": int(error.exit_code), "MESSAGE": str(error)})
+
+    def set_aside_late(self, rows: int, nodes: int) -> None:
+        """So many rows or parts that came late went to quarantine; `nodes` memories are in the target."""
+        facts = {
+            "OUTCOME": "complete",
+            "EXIT_CODE": int(ExitCode.QUARANTINED),
+            "MIGRATED": nodes,
+            "QUARANTINED": rows,
+            "MESSAGE": f"{rows} late rows or parts of rows went to quarantine",
+        }
+        self._call(QUARANTINE, facts)
+
+    def _call(self, hook: str, facts: Mapping[str, Any]) -> None:
+        words: Sequence[str] | None = getattr(self._settings, hook)
+        if not words:
+            return
+        began = time.monotonic()
+        told = {
+            "HOOK": hook,
+            "RUN": self._run,
+            "SOURCE": self._settings.source,
+            "TARGET": self._settings.target,
+            "QUARANTINE_FILE": Files(self._settings.target).quarantine,
+            **facts,
+        }
+        try:
+            code, output, why = self._run_command(words, {f"NIMA_{name}": _fact(value) for name, value in told.items()})
+        except OSError as error:
+            code, output, why = None, "", f"it cannot be run: {error.strerror or error}"
+        self._listener(HookRan(hook, code, why, output, round(time.monotonic() - began, 3)))
+
+    def _run_command(self, words: Sequence[str], facts: Mapping[str, str]) -> tuple[int | None, str, str]:
+        """Run it to its end: its exit status, the end of what it said, and why it has no status where it has none."""
+        source = self._settings.source
+        whose = source if source.exists() else source.parent
+        if whose.exists():
+            owner = Interpreter.of_owner(Path(words[0]), whose)
+        elif os.geteuid() != 0:
+            owner = Interpreter(words[0], home=str(Path.home()))
+        else:
+            return None, "", f"there is no {whose}, so nobody can say as whom to run it"
+        environment = {**owner.environment(), **facts}
+        if owner.rights:
+            name = rights.name_of(owner.rights["user"])
+            environment |= {"USER": name, "LOGNAME": name}
+        named = os.path.join(owner.home, words[0][2:]) if words[0].startswith("~/") else words[0]  # noqa: PTH118
+        program = shutil.which(named, path=environment.get("PATH", os.defpath))
+        if program is None:
+            return None, "", f"there is no program {named} that may be run"
+        if not rights.may_run(Path(program), whose):
+            return None, "", f"others than root may write to {program}, so root does not run it"
+        process = subprocess.Popen(
+            [program, *words[1:]],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            cwd="/",
+            env=environment,
+            **owner.rights,
+        )
+        return self._wait(process)
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> tuple[int | None, str, str]:
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        os.set_blocking(process.stdout.fileno(), False)
+        output, deadline, why = bytearray(), time.monotonic() + LIMIT_S, ""
+        numbers = [signal.SIGTERM, signal.SIGKILL]
+        with process.stdout as stream, selectors.DefaultSelector() as selector:
+            selector.register(stream, selectors.EVENT_READ)
+            while process.poll() is None and numbers:
+                selector.select(_POLL_S)
+                if _read(stream, output) and process.poll() is None:  # it closed its output, and works on
+                    time.sleep(_POLL_S)
+                now = time.monotonic()
+                if self._stop.is_set() and not why:
+                    deadline = min(deadline, now + STOP_S)
+                if now > deadline:
+                    why = why or ("the program was to stop" if self._stop.is_set() else f"not done in {LIMIT_S:.0f} s")
+                    with suppress(ProcessLookupError, PermissionError):
+                        os.killpg(process.pid, numbers.pop(0))
+                    deadline = now + TERMINATE_S
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(TERMINATE_S)
+            _read(stream, output)
+        text = output.decode(errors="replace").strip()
+        return (None, text, f"{why}, so it was ended") if why else (process.returncode, text, "")
+
+
+def _read(stream: IO[bytes], output: bytearray) -> bool:
+    """Take what there is to read, and keep the end of it; whether nothing more can come."""
+    with suppress(BlockingIOError):
+        while True:
+            data = os.read(stream.fileno(), 65_536)
+            output += data
+            del output[:-KEPT_BYTES]
+            if not data:
+                return True
+    return False
+
+
+def _fact(value: object) -> str:
+    """A fact as the environment can have it."""
+    return str(value).replace("\0", "�")[:FACT_CHARS]
