@@ -508,6 +508,12 @@ def a_comparison_of_a_folder(desk: Desk) -> str:
 
 
 @provocation
+def a_comparison_of_another_file(desk: Desk) -> str:
+    desk.target.write_text('{"phase": "complete"}\n')
+    return desk.type_in("verify", "--source", str(desk.source), "--target", str(desk.target))
+
+
+@provocation
 def half_a_target_of_nobody(desk: Desk) -> str:
     Path(f"{desk.target}.migrating").write_bytes(b"something")
     return desk.migrate("--verify", "counts")
