@@ -12,7 +12,7 @@ from releases import CHECKOUT
 from nimad.cli.main import cli
 
 #: Commands that the guide tells of and that are not in yet.
-COMING = {"status", "doctor", "clean", "report"}
+COMING = {"status", "doctor"}
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), CHECKOUT / "packaging/README.md"]
 
 

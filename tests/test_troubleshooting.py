@@ -81,6 +81,10 @@ WITHOUT_ENTRY = {
     "stop the agent and run again": "the words say it all",
     "and nothing was written to it; restore a backup": "damage that shows only when it is written to",
     "may not be written to by this user; run as its owner": "as when SQLite itself says so",
+    "may not be removed by this user": "the words say it all",
+    "name another file with --output": "the words say it all",
+    "must begin with the name of a program": "the words say it all",
+    "type more of it": "the words say it all",
     "is in use by": "the program is named in it",
     "could not be compared:": "a machine that is out of memory altogether",
     "is a LadybugDB file without memories": "the words say it all",
@@ -514,6 +518,11 @@ def a_comparison_of_another_file(desk: Desk) -> str:
 
 
 @provocation
+def two_reports_in_one(desk: Desk) -> str:
+    return desk.type_in("report", "--text", "--json")
+
+
+@provocation
 def half_a_target_of_nobody(desk: Desk) -> str:
     Path(f"{desk.target}.migrating").write_bytes(b"something")
     return desk.migrate("--verify", "counts")
@@ -587,6 +596,7 @@ _warnings(
     a_reader_that_is_none=e.EngineChosen("ladybug", 49, "", (), ("/usr/bin/python3: nothing is there",)),
     late_arrivals_that_wait=f.LeftAlone("the target is open in another program"),
     a_target_that_is_gone=s.TargetGone("graph.ladybug"),
+    a_hook_that_failed=e.HookRan("on_failure", 1, "", "", 0.1),
     a_run_that_is_put_off=s.Postponed("too little memory", 60.0),
     a_reload_that_was_refused=s.ReloadRefused("nimad.toml: unknown key"),
 )
