@@ -19,6 +19,7 @@ from nimad.cli.run import run
 from nimad.cli.sample import sample
 from nimad.cli.search import search
 from nimad.cli.setup import setup
+from nimad.cli.status import status
 from nimad.cli.verify import verify
 from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError
@@ -46,6 +47,7 @@ cli.add_command(run)
 cli.add_command(sample)
 cli.add_command(search)
 cli.add_command(setup)
+cli.add_command(status)
 cli.add_command(verify)
 
 
