@@ -13,6 +13,7 @@ from nimad.config.places import expand
 from nimad.desk.health import of_file, of_memory
 from nimad.report.console import write
 from nimad.report.health_page import lines, to_json
+from nimad.report.screen import show
 from nimad.report.signs import signs_of_stdout
 
 
@@ -38,6 +39,5 @@ def health(
         write(json.dumps(to_json(found, verbose=verbose), indent=2, ensure_ascii=False))
     else:
         signs = signs_of_stdout()
-        for line in lines(found, signs, verbose=verbose):
-            write(signs.text(line))
+        show(lines(found, signs, verbose=verbose), signs)
     sys.exit(0 if found.ok else 1)

@@ -8,6 +8,7 @@ import click
 from nimad import __version__
 from nimad.cli.clean import clean
 from nimad.cli.config import config
+from nimad.cli.doctor import doctor
 from nimad.cli.health import health
 from nimad.cli.index import index
 from nimad.cli.migrate import migrate
@@ -35,6 +36,7 @@ def cli() -> None:
 
 cli.add_command(clean)
 cli.add_command(config)
+cli.add_command(doctor)
 cli.add_command(health)
 cli.add_command(index)
 cli.add_command(migrate)

@@ -87,14 +87,14 @@ def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes:
     differing = differences(pair)
     advice = ""
     if not all(difference.expected for difference in differing):
-        advice = f"See whether something is at work on it: {_status(settings)}"
+        advice = f"See what differs, row by row, with: {_two_files('verify', settings)}"
     if handed_over and differing:
         notes = [*notes, f"The target was handed over on {handed_over}: the agent writes to it by itself"]
     return Health(found, differing, notes, advice)
 
 
-def _status(settings: Settings) -> str:
-    return command.line("status", "--source", settings.source, "--target", settings.target)
+def _two_files(name: str, settings: Settings) -> str:
+    return command.line(name, "--source", settings.source, "--target", settings.target)
 
 
 def _entries(files: Files) -> Iterable[Mapping[str, Any]]:
@@ -114,7 +114,7 @@ def _missing(settings: Settings, files: Files, there: Sequence[Path]) -> list[st
         gone = settings.target in there and settings.source not in there
         return [f"There is no SQLite memory at {settings.source}"] if gone else []
     if _exists(files.staging):
-        return [f"A migration is unfinished; see how it stands with: {_status(settings)}"]
+        return [f"A migration is unfinished; see how it stands with: {_two_files('status', settings)}"]
     return [f"There is no LadybugDB file yet; make it with: {command.migrate(settings)}"]
 
 
