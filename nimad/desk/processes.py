@@ -16,8 +16,9 @@ _PROC: Final = Path("/proc")
 #: Fields of /proc/PID/stat behind the name, counted from 0 (proc(5)): the parent, and the start in ticks.
 _PARENT, _STARTED = 1, 19
 _PROGRAM: Final = "nimad"
-#: Options of the service that say which memory it is about.
+#: Options of the service that say which memory it is about, and what it waits for.
 _PATHS: Final = {"--source": "source", "--target": "target", "--config": "config"}
+_WORDS: Final = {"--trigger": "trigger"}
 
 
 @dataclass(frozen=True)
@@ -155,20 +156,21 @@ def _settings_of(service: Process) -> Settings | None:
         here = Path(os.readlink(folder / "cwd"))  # noqa: PTH115 - a link of the kernel's, which need not lead anywhere
     except OSError:
         here = Path("/")
-    paths = {name: value if value.startswith("~") else here / value for name, value in given.items()}
+    paths = {name: Path(value) if value.startswith("~") else here / value for name, value in given.items()}
+    words = {name: given[name] for name in _WORDS.values() if name in given}
     config = paths.pop("config", None)
     try:
-        return load(paths, _environment(folder), None if config is None else Path(config))
+        return load({**paths, **words}, _environment(folder), config)
     except (NimadError, OSError, KeyError):
         return None
 
 
 def _options(words: Sequence[str]) -> dict[str, str]:
-    found = {}
+    found, known = {}, {**_PATHS, **_WORDS}
     for word, following in zip(words, [*words[1:], ""], strict=True):
         name, sign, value = word.partition("=")
-        if name in _PATHS:
-            found[_PATHS[name]] = value if sign else following
+        if name in known:
+            found[known[name]] = value if sign else following
     return found
 
 

@@ -17,6 +17,7 @@ from nimad.migration.files import check_folder, check_names
 from nimad.migration.leftovers import leftovers, open_files
 from nimad.source import salvage
 from nimad.source.file import SourceFile
+from nimad.words import number_of
 
 _MB = 1_000_000
 _DAY_S = 86_400.0
@@ -132,4 +133,5 @@ def _dated_logs(log: Path) -> Iterator[Finding]:
     dated = [each for each in log.parent.iterdir() if each.name.startswith(f"{log.name}.") and each.is_file()]
     if dated:
         size = sum(each.stat().st_size for each in dated) / _MB
-        yield ok("leftovers", f"{len(dated)} older logs, {size:,.1f} MB, such as {shlex.quote(dated[0].name)}")
+        logs = number_of(len(dated), "older log")
+        yield ok("leftovers", f"{logs}, {size:,.1f} MB, such as {shlex.quote(min(dated).name)}")
