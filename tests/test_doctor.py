@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 import pytest
 from environments import NAMESAKE, OLDEST, MakeEnvironment
-from support import make_memory, migrate, node
+from support import copied, make_memory, migrate, node
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, environment, nimad
 from test_health import NODES
@@ -39,9 +38,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def pair(made: Path, tmp_path: Path) -> Path:
-    for file in made.iterdir():
-        shutil.copy2(file, tmp_path)
-    return tmp_path
+    return copied(made, tmp_path)
 
 
 def examined(folder: Path, **settings: Any) -> dict[str, list[Finding]]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import ladybug
 import pytest
-from support import ENGINE_LIMITS, change, edge, make_memory, migrate, node, turn, vector
+from support import ENGINE_LIMITS, change, copied, edge, make_memory, migrate, node, turn, vector
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, environment, nimad
 
@@ -52,9 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def pair(made: Path, tmp_path: Path) -> Path:
     """The same two files, for a test that changes them."""
-    for file in made.iterdir():
-        shutil.copy2(file, tmp_path)
-    return tmp_path
+    return copied(made, tmp_path)
 
 
 def asked(folder: Path, *words: str | Path) -> tuple[Ran, dict[str, Any]]:
@@ -269,6 +267,25 @@ def test_an_older_engines_file_with_few_columns_is_read(tmp_path: Path) -> None:
     assert found.ok
     assert found.files[0].vitals is not None
     assert (found.files[0].vitals.nodes, found.files[0].vitals.first_ms, found.files[0].vitals.layers) == (1, None, {})
+
+
+def test_names_in_a_memory_give_no_commands_to_a_terminal_and_stop_no_output(tmp_path: Path) -> None:
+    make_memory(tmp_path / "graph.sqlite", nodes=[node(1, who="\x1b[2J\x9b1mEve\r\nAda", layer="ünknown\x07")])
+    for encoding in ("utf-8", "ascii"):
+        done = nimad(tmp_path, "health", "--db", "graph.sqlite", "--verbose", PYTHONIOENCODING=encoding)
+        assert (done.code, done.err) == (0, "")
+        assert not set(done.out) & {"\x1b", "\x9b", "\x07", "\r"}
+        told = nimad(tmp_path, "health", "--db", "graph.sqlite", "--json", PYTHONIOENCODING=encoding)
+        assert json.loads(told.out)["stats"]["layers"] == {"ünknown\x07": 1}
+
+
+def test_a_name_that_is_no_utf_8_is_said_to_be_none(tmp_path: Path) -> None:
+    strange = os.fsdecode(b"odd \xff name")
+    make_memory(tmp_path / "graph.sqlite", nodes=NODES).rename(tmp_path / strange)
+    done = nimad(tmp_path, "health", "--db", strange)
+    assert (done.code, done.err) == (1, "")
+    assert "is not UTF-8" in done.out
+    assert not json.loads(nimad(tmp_path, "health", "--db", strange, "--json").out)["ok"]
 
 
 # Beside other programs

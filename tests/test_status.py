@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 from services import service
-from support import edge, make_memory, migrate, node, turn
+from support import copied, edge, make_memory, migrate, node, turn
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, command, environment, nimad
 from test_pausing import begin, said_by, wait_for
 
 from nimad.config import Settings
-from nimad.desk.processes import process
+from nimad.desk import processes
+from nimad.desk.processes import _options, process
 from nimad.desk.status import Stand, Status
 from nimad.desk.status import status as ask
 
@@ -46,9 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def finished(made: Path, tmp_path: Path) -> Path:
     """The same files, for a test that changes them."""
-    for file in made.iterdir():
-        shutil.copy2(file, tmp_path)
-    return tmp_path
+    return copied(made, tmp_path)
 
 
 @pytest.fixture
@@ -312,6 +311,14 @@ def test_a_pid_in_a_lock_file_that_nobody_holds_is_not_believed(finished: Path) 
     (finished / "graph.ladybug").rename(finished / "graph.ladybug.migrating")
     found = status(finished)
     assert (found.stand, found.at_work) == (Stand.INTERRUPTED, None)
+
+
+def test_a_service_of_somebody_elses_without_any_option_is_not_ours(tmp_path: Path, memory: Path) -> None:
+    with subprocess.Popen(command("run"), env=environment(tmp_path), stderr=subprocess.DEVNULL) as other:
+        wait_for(lambda: other.poll() is not None or processes.process(other.pid) is not None)
+        assert _options([]) == {}
+        assert (status(memory.parent).stand, status(memory.parent).at_work) == (Stand.NOTHING, None)
+        other.kill()
 
 
 def test_a_process_is_named_as_people_know_it() -> None:

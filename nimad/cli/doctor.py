@@ -1,6 +1,5 @@
 """`nimad doctor`."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -10,9 +9,8 @@ import click
 from nimad.cli.options import file_option
 from nimad.config import Settings, load
 from nimad.desk.doctor import examine
-from nimad.report.console import write
 from nimad.report.doctor_page import lines, to_json
-from nimad.report.screen import show
+from nimad.report.screen import show, show_json
 from nimad.report.signs import signs_of_stdout
 
 
@@ -36,7 +34,7 @@ def doctor(
 
     report = examine(settings)
     if as_json:
-        write(json.dumps(to_json(report), indent=2, ensure_ascii=False))
+        show_json(to_json(report))
     else:
         signs = signs_of_stdout()
         show(lines(report, signs), signs)

@@ -1,6 +1,5 @@
 """`nimad status`."""
 
-import json
 import os
 import select
 import sys
@@ -14,8 +13,8 @@ from nimad.cli.options import file_option
 from nimad.config import load
 from nimad.desk.status import Status
 from nimad.desk.status import status as ask
-from nimad.report.console import forget_stdout, write
-from nimad.report.screen import Live, show
+from nimad.report.console import forget_stdout
+from nimad.report.screen import Live, can_be_drawn_on, show, show_json
 from nimad.report.signs import signs_of_stdout
 from nimad.report.status_page import headline, lines, to_json
 
@@ -44,7 +43,7 @@ def status(source: Path | None, target: Path | None, config: Path | None, *, wat
         return
     found, signs = look(), signs_of_stdout()
     if as_json:
-        write(json.dumps(to_json(found), indent=2, ensure_ascii=False))
+        show_json(to_json(found))
     else:
         show(lines(found, signs), signs)
     sys.exit(found.exit_code)
@@ -52,7 +51,7 @@ def status(source: Path | None, target: Path | None, config: Path | None, *, wat
 
 def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
     try:
-        if as_json or not sys.stdout.isatty():
+        if as_json or not can_be_drawn_on():
             _watch_in_lines(look, as_json=as_json)
         else:
             signs = signs_of_stdout()
@@ -76,8 +75,10 @@ def _watch_in_lines(look: Callable[[], Status], *, as_json: bool) -> None:
         word = _figures(found)
         if word != said:
             said = word
-            line = json.dumps(to_json(found), ensure_ascii=False) if as_json else _in_a_line(found)
-            print(signs.text(line), flush=True)  # noqa: T201 - a reader that has gone ends it
+            if as_json:
+                show_json(to_json(found), indent=None)
+            else:
+                print(signs.text(_in_a_line(found)), flush=True)  # noqa: T201 - a reader that has gone ends it
         gone = bool(reader.poll(_EVERY_S * 1_000))
 
 

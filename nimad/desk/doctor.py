@@ -59,18 +59,10 @@ def examine(load: Callable[[], Settings]) -> Report:
         for name, check in _WITHOUT_SETTINGS:
             nothing += _contained(name, check, None)
         return Report([problem("settings", str(error)), *nothing])
-    examined_once(examined)
+    _ = examined.plan  # once, before the checks that need it: side by side, each would read the memory
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         found = pool.map(lambda each: _contained(each[0], each[1], examined), CHECKS)
         return Report([finding for findings in found for finding in findings])
-
-
-def examined_once(examined: Examined) -> None:
-    """Read the memory before the checks that need it: side by side they would all do it."""
-    try:
-        _ = examined.survey
-    except (NimadError, OSError):
-        return  # which the check of the source says
 
 
 def _contained(name: str, check: _Check, examined: Examined | None) -> list[Finding]:

@@ -148,7 +148,10 @@ def _moment() -> int:
 
 def _look(path: Path, since_ms: int) -> Checkup:
     try:
+        str(path).encode()
         kind = kind_of(path)
+    except UnicodeEncodeError:
+        return Checkup(path, problem=f"{path} is not UTF-8, so neither SQLite nor LadybugDB opens it here; rename it")
     except FileNotFoundError:
         return Checkup(path, problem=f"there is no file {path}")
     except PermissionError as error:

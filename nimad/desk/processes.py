@@ -5,6 +5,7 @@ import pwd
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
@@ -167,7 +168,7 @@ def _settings_of(service: Process) -> Settings | None:
 
 def _options(words: Sequence[str]) -> dict[str, str]:
     found, known = {}, {**_PATHS, **_WORDS}
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
         name, sign, value = word.partition("=")
         if name in known:
             found[known[name]] = value if sign else following

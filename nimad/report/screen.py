@@ -1,11 +1,13 @@
 """A page on the screen: coloured lines on a terminal that has colours, plain ones in a pipe."""
 
+import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nimad.report.console import write
 from nimad.report.signs import Signs
@@ -45,6 +47,18 @@ def show(lines: Iterable[Line], signs: Signs) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
     for each in page:
         console.print(text_of([each]), soft_wrap=True)
+
+
+def show_json(data: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Print an object for programs; what the encoding, or any encoding, lacks is escaped as JSON has it."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(data, indent=indent, ensure_ascii=not utf8)
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - who asked reads it
+
+
+def can_be_drawn_on() -> bool:
+    """Whether stdout is a terminal on which a page can be drawn at its place."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def text_of(lines: Sequence[Line]) -> "Text":

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 
 from nimad.config import Settings
+from nimad.errors import NimadError
 from nimad.migration.files import Files
 from nimad.migration.plan import Plan, make_plan
 from nimad.source.file import SourceFile, check_source
@@ -61,17 +62,27 @@ class Examined:
         places = (self.settings.source, *self.settings.source.parents)
         return next(place for place in places if place.exists()) if self.settings.source.exists() else Path.home()
 
-    @cached_property
+    @property
     def survey(self) -> Survey:
         """What the source holds. Raises a `NimadError` where it cannot be read, or not in time."""
-        check_source(self.settings.source)
-        with within(READING_S) as stop:
-            return survey(SourceFile(self.settings.source, stop))
+        if isinstance(self._surveyed, NimadError):
+            raise self._surveyed
+        return self._surveyed
 
     @cached_property
-    def plan(self) -> Plan:
-        """What a run would plan with. Raises as `survey`."""
-        return make_plan(self.settings, self.survey)
+    def _surveyed(self) -> Survey | NimadError:
+        try:
+            check_source(self.settings.source)
+            with within(READING_S) as stop:
+                return survey(SourceFile(self.settings.source, stop))
+        except NimadError as error:
+            return error
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What a run would plan with; None where the source cannot be read."""
+        found = self._surveyed
+        return None if isinstance(found, NimadError) else make_plan(self.settings, found)
 
 
 @contextmanager

@@ -53,10 +53,10 @@ def memory(examined: Examined) -> Iterator[Finding]:
     limits = [limit for group in cgroup.groups() if (limit := group.limit()) is not None]
     text = f"{available // _MB:,} MB can be used"
     text += f", within the {min(limits) // _MB:,} MB that a cgroup allows" if limits else ""
-    if not examined.settings.source.exists():
+    plan = examined.plan
+    if plan is None:
         yield ok("memory", text)
         return
-    plan = examined.plan
     try:
         plan.check_memory()
     except NimadError as error:
@@ -85,15 +85,11 @@ def disk(examined: Examined) -> Iterator[Finding]:
 def _room(examined: Examined, where: str, free: int) -> Finding:
     if free < _LEAST_ROOM:
         return problem("disk", f"{where}: too full to work on", "sudo du -xh --max-depth=2 / | sort -h | tail")
-    settings = examined.settings
-    if settings.target.exists() or not settings.source.exists():
+    if examined.plan is None or examined.settings.target.exists():
         return ok("disk", where)
-    with suppress(NimadError):  # of the source, which has a line of its own
-        needed = examined.plan.disk_needed
-        if free < needed:
-            return problem("disk", f"{where}; a migration takes {needed // _MB:,} MB: make room")
-        return ok("disk", f"{where}; a migration takes {needed // _MB:,} MB")
-    return ok("disk", where)
+    needed = examined.plan.disk_needed
+    takes = f"{where}; a migration takes {needed // _MB:,} MB"
+    return ok("disk", takes) if free >= needed else problem("disk", f"{takes}: make room")
 
 
 @dataclass(frozen=True)

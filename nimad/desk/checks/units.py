@@ -20,7 +20,10 @@ def units(_: Examined) -> Iterator[Finding]:
     if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
         yield ok(_CHECK, "this machine is not run by systemd")
         return
-    for unit in [_show(), *_instances()]:
+    if not (own := _show()):
+        yield warning(_CHECK, "systemd does not answer", "systemctl is-system-running")
+        return
+    for unit in [own, *_instances()]:
         yield _judged(unit, "sudo systemctl", "journalctl")
     if os.geteuid() != 0 and (unit := _show("--user")).get("LoadState") == "loaded":
         yield _judged(unit, "systemctl --user", "journalctl --user")
@@ -32,7 +35,7 @@ def _judged(unit: Mapping[str, str], systemctl: str, journalctl: str) -> Finding
     log = f"{journalctl} -u {name} -n 20"
     if unit.get("NeedDaemonReload") == "yes":
         return warning(_CHECK, f"{name} was changed on the disk since systemd read it", f"{systemctl} daemon-reload")
-    if unit.get("LoadState") in (None, "not-found"):
+    if unit.get("LoadState") == "not-found":
         return ok(_CHECK, f"{name} is not installed as a service")
     if unit.get("LoadState") != "loaded":
         return problem(_CHECK, f"{name} cannot be loaded ({unit.get('LoadState')})", f"systemctl status {name}")
