@@ -231,6 +231,19 @@ def test_an_agent_whose_engine_is_too_old_for_the_target_is_a_problem(
     assert found.mend.endswith(f"--target {made}/graph.ladybug --replace")
 
 
+def test_the_weather_file_library_beside_our_engine_is_a_warning_with_the_command_that_mends_it(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    installed = tmp_path / "ladybug_core-0.44.62.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: ladybug-core\nVersion: 0.44.62\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = worst(examined(made)["engine"])
+    assert found.verdict is Verdict.WARNING
+    assert "wins the import, but ladybug-core 0.44.62 has the same name" in found.text
+    assert "pip uninstall -y ladybug-core && " in found.mend
+
+
 # The machine and the service
 
 

@@ -3,6 +3,7 @@
 import platform
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +48,7 @@ def _of_package(module: str, answer: Mapping[str, Any]) -> Finding:
     again = install(module, again=True)
     remove = f"{pip()} uninstall -y {NAMESAKE} && {again}"
     wrong, folder = answer.get("problem"), answer.get("folder")
-    namesake = answer.get("namesake")
+    namesake = answer.get("namesake") or _namesake()
     if wrong == "missing":
         return problem(_CHECK, missing(module), "" if "64-bit systems only" in missing(module) else install(module))
     if wrong == "namesake":
@@ -64,6 +65,14 @@ def _of_package(module: str, answer: Mapping[str, Any]) -> Finding:
         both = f"{what} wins the import, but {NAMESAKE} {namesake} has the same name: whichever comes last is found"
         return warning(_CHECK, both, remove)
     return ok(_CHECK, what)
+
+
+def _namesake() -> str | None:
+    """The weather-file library's version in our own interpreter, whichever of the two the import finds."""
+    try:
+        return metadata.version(NAMESAKE)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _pip(requirement: str) -> str:
