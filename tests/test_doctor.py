@@ -13,7 +13,7 @@ import pytest
 from environments import NAMESAKE, OLDEST, MakeEnvironment
 from support import copied, make_memory, migrate, node
 from test_bad_input import everything_in, restricted
-from test_console import GOLDEN, environment, nimad
+from test_console import GOLDEN, nimad
 from test_health import NODES
 
 from nimad.config import Settings
@@ -267,14 +267,3 @@ def test_a_mount_is_told_by_the_longest_name_and_a_disk_by_what_it_is(tmp_path: 
 def test_a_unit_is_judged_by_what_systemd_says(unit: Mapping[str, str], verdict: Verdict, mend: str) -> None:
     found = units._judged(unit, "systemctl", "journalctl")
     assert (found.verdict, found.mend) == (verdict, mend)
-
-
-def test_it_runs_as_whoever_asks_with_a_bare_environment(made: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "nimad", "doctor", "--source", str(made / "graph.sqlite"), "--reader-python", "none"],
-        env={"HOME": environment(made)["HOME"], "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        capture_output=True,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout.isascii()
