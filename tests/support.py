@@ -11,6 +11,7 @@
 """
 
 import json
+import shutil
 import sqlite3
 import struct
 import threading
@@ -94,6 +95,13 @@ def make_memory(
             insert(connection, table, rows)
         connection.execute("COMMIT")
     return path
+
+
+def copied(made: Path, folder: Path) -> Path:
+    """The files of a folder once more, for a test that changes them."""
+    for file in made.iterdir():
+        shutil.copy2(file, folder)
+    return folder
 
 
 def insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row]) -> None:

@@ -1,6 +1,5 @@
 """`nimad health`."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,8 +10,8 @@ from nimad.cli.options import file_option
 from nimad.config import load
 from nimad.config.places import expand
 from nimad.desk.health import of_file, of_memory
-from nimad.report.console import write
 from nimad.report.health_page import lines, to_json
+from nimad.report.screen import show, show_json
 from nimad.report.signs import signs_of_stdout
 
 
@@ -35,9 +34,8 @@ def health(
         raise click.UsageError("Name one file with --db, or two with --source and --target.")
     found = of_file(expand(db)) if db else of_memory(load({"source": source, "target": target}, os.environ, config))
     if as_json:
-        write(json.dumps(to_json(found, verbose=verbose), indent=2, ensure_ascii=False))
+        show_json(to_json(found, verbose=verbose))
     else:
         signs = signs_of_stdout()
-        for line in lines(found, signs, verbose=verbose):
-            write(signs.text(line))
+        show(lines(found, signs, verbose=verbose), signs)
     sys.exit(0 if found.ok else 1)

@@ -8,6 +8,7 @@ import click
 from nimad import __version__
 from nimad.cli.clean import clean
 from nimad.cli.config import config
+from nimad.cli.doctor import doctor
 from nimad.cli.health import health
 from nimad.cli.index import index
 from nimad.cli.migrate import migrate
@@ -19,6 +20,7 @@ from nimad.cli.run import run
 from nimad.cli.sample import sample
 from nimad.cli.search import search
 from nimad.cli.setup import setup
+from nimad.cli.status import status
 from nimad.cli.verify import verify
 from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError
@@ -34,6 +36,7 @@ def cli() -> None:
 
 cli.add_command(clean)
 cli.add_command(config)
+cli.add_command(doctor)
 cli.add_command(health)
 cli.add_command(index)
 cli.add_command(migrate)
@@ -46,6 +49,7 @@ cli.add_command(run)
 cli.add_command(sample)
 cli.add_command(search)
 cli.add_command(setup)
+cli.add_command(status)
 cli.add_command(verify)
 
 

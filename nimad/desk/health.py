@@ -10,6 +10,7 @@ from typing import Any
 
 from nimad import command
 from nimad.config import Settings
+from nimad.desk import processes
 from nimad.desk.comparing import Difference, Pair, differences
 from nimad.disk import FileKind, has_log, kind_of, pieces, sqlite_pieces
 from nimad.errors import NimadError
@@ -65,7 +66,7 @@ class Health:
 def of_file(path: Path) -> Health:
     """The health of one file of either kind, told apart by what is in it."""
     found = _look(path, _moment())
-    return Health([found], notes=[*_emptiness([found])])
+    return Health([found], notes=[*_emptiness([found]), *_open_elsewhere([found])])
 
 
 def of_memory(settings: Settings) -> Health:
@@ -73,7 +74,7 @@ def of_memory(settings: Settings) -> Health:
     since, files = _moment(), Files(settings.target)
     there = [path for path in (settings.source, settings.target) if _exists(path)]
     found = [_look(path, since) for path in there or [settings.source]]
-    notes = [*_emptiness(found), *_missing(settings, files, there)]
+    notes = [*_emptiness(found), *_open_elsewhere(found), *_missing(settings, files, there)]
     if len(found) < 2 or not all(file.vitals for file in found):  # noqa: PLR2004 - a pair
         return Health(found, notes=notes)
     return _compared(settings, files, found, notes)
@@ -87,14 +88,14 @@ def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes:
     differing = differences(pair)
     advice = ""
     if not all(difference.expected for difference in differing):
-        advice = f"See whether something is at work on it: {_status(settings)}"
+        advice = f"See what differs, row by row, with: {_two_files('verify', settings)}"
     if handed_over and differing:
         notes = [*notes, f"The target was handed over on {handed_over}: the agent writes to it by itself"]
     return Health(found, differing, notes, advice)
 
 
-def _status(settings: Settings) -> str:
-    return command.line("status", "--source", settings.source, "--target", settings.target)
+def _two_files(name: str, settings: Settings) -> str:
+    return command.line(name, "--source", settings.source, "--target", settings.target)
 
 
 def _entries(files: Files) -> Iterable[Mapping[str, Any]]:
@@ -114,8 +115,18 @@ def _missing(settings: Settings, files: Files, there: Sequence[Path]) -> list[st
         gone = settings.target in there and settings.source not in there
         return [f"There is no SQLite memory at {settings.source}"] if gone else []
     if _exists(files.staging):
-        return [f"A migration is unfinished; see how it stands with: {_status(settings)}"]
+        return [f"A migration is unfinished; see how it stands with: {_two_files('status', settings)}"]
     return [f"There is no LadybugDB file yet; make it with: {command.migrate(settings)}"]
+
+
+def _open_elsewhere(found: Sequence[Checkup]) -> list[str]:
+    """What to say of a target that another program has open for writing: it is read as of its last transaction."""
+    notes = []
+    for file in found:
+        holder = machine.holder_of(file.path) if file.kind is FileKind.LADYBUG and file.ok else None
+        if holder and (process := processes.process(holder)):
+            notes.append(f"{file.path} is open in another program: {process.shown}, PID {holder}")
+    return notes
 
 
 def _exists(path: Path) -> bool:
@@ -137,7 +148,10 @@ def _moment() -> int:
 
 def _look(path: Path, since_ms: int) -> Checkup:
     try:
+        str(path).encode()
         kind = kind_of(path)
+    except UnicodeEncodeError:
+        return Checkup(path, problem=f"{path} is not UTF-8, so neither SQLite nor LadybugDB opens it here; rename it")
     except FileNotFoundError:
         return Checkup(path, problem=f"there is no file {path}")
     except PermissionError as error:
@@ -199,15 +213,14 @@ def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
         threads=limits.threads,
         since_ms=since_ms,
     )
-    stop = threading.Event()
-    with Workers(stop) as workers:
+    with Workers(threading.Event()) as workers:
         workers.early = False
-        answer = workers.do(job)
-        for _ in range(_TRIES - 1):
-            if answer.kind is not Kind.LOCKED:
+        for left in range(_TRIES - 1, -1, -1):
+            answer = workers.do(job)
+            # In the middle of another program's checkpoint a file may look damaged, or take its reader down.
+            if answer.ok or not left or not (answer.kind is Kind.LOCKED or machine.holder_of(path)):
                 break
             workers.pause(_PAUSE_S)
-            answer = workers.do(job)
     if answer.ok:
         found = answer.facts["vitals"]
         return None if found is None else Vitals(**found)
@@ -215,8 +228,8 @@ def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
 
 
 def _why_not(path: Path, answer: Answer) -> str:
-    if answer.kind is Kind.LOCKED:
-        holder = machine.holder_of(path)
+    holder = machine.holder_of(path)
+    if holder or answer.kind is Kind.LOCKED:
         who = f" (PID {holder})" if holder else ""
         return f"{path} is open in another program{who}, and cannot be asked meanwhile; ask again once it is closed"
     make = _WHY.get(answer.kind)

@@ -239,7 +239,7 @@ def _standing(settings: Settings, files: Files) -> _Standing:
         holder=_holder(files.lock),
         unsound=_unsound(settings.source),
         verified=bool(there and made.get("published") and state.is_of(files, made)),
-        open=_open_files(),
+        open=open_files(),
     )
 
 
@@ -261,7 +261,7 @@ def _unsound(path: Path) -> str:
     return f"pages of SQLite are damaged, and this may be the last copy ({damage[0]})" if damage else ""
 
 
-def _open_files() -> dict[tuple[int, int], int]:
+def open_files() -> dict[tuple[int, int], int]:
     """What other processes have open, as far as this user may see."""
     found: dict[tuple[int, int], int] = {}
     for process in Path("/proc").glob("[0-9]*"):

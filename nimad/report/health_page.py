@@ -7,6 +7,7 @@ from typing import Any
 from nimad.desk.comparing import Difference
 from nimad.desk.health import Checkup, Health
 from nimad.disk import FileKind
+from nimad.report.screen import Line, Style
 from nimad.report.signs import Signs
 from nimad.source.vitals import Vitals
 from nimad.words import number_of
@@ -19,31 +20,32 @@ _LAYERS = 8
 _MB = 1_000_000
 
 
-def lines(health: Health, signs: Signs, *, verbose: bool) -> Iterator[str]:
+def lines(health: Health, signs: Signs, *, verbose: bool) -> Iterator[Line]:
     """The page, in at most 80 columns but for paths and commands."""
     for file in health.files:
-        yield f"{KINDS[file.kind]:<10} {file.path}"
+        yield Line(f"{KINDS[file.kind]:<10} {file.path}", Style.FAINT)
     known = [file for file in health.files if file.vitals]
     if known:
-        yield ""
-        yield from _table(known, health.differences, signs, verbose=verbose)
-    yield ""
-    yield from (f"{signs.warning} {note}" for note in health.notes)
+        yield Line("")
+        for row in _table(known, health.differences, signs, verbose=verbose):
+            yield Line(row, Style.WARNING if f" {signs.differs}" in row else Style.PLAIN)
+    yield Line("")
+    yield from (Line(f"{signs.warning} {note}", Style.WARNING) for note in health.notes)
     yield from _verdict(health, signs)
 
 
-def _verdict(health: Health, signs: Signs) -> Iterator[str]:
+def _verdict(health: Health, signs: Signs) -> Iterator[Line]:
     for file in health.files:
         if file.problem:
-            yield f"{signs.bad} Not healthy: {file.problem}"
+            yield Line(f"{signs.bad} Not healthy: {file.problem}", Style.BAD)
     unexplained = [found for found in health.differences if not found.expected]
     if unexplained:
         count = number_of(len(unexplained), "figure differs", "figures differ")
-        yield f"{signs.bad} Not healthy: {count} between the two, see {signs.differs} above"
-        yield health.advice
+        yield Line(f"{signs.bad} Not healthy: {count} between the two, see {signs.differs} above", Style.BAD)
+        yield Line(health.advice, Style.HEAD)
     if health.ok:
         also = f"; what differs ({signs.differs}) is accounted for" if health.differences else ""
-        yield f"{signs.good} Healthy{also}"
+        yield Line(f"{signs.good} Healthy{also}", Style.GOOD)
 
 
 def _table(files: Sequence[Checkup], differing: Sequence[Difference], signs: Signs, *, verbose: bool) -> Iterator[str]:

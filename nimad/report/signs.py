@@ -19,11 +19,14 @@ class Signs:
     none: str = "–"
 
     def text(self, line: str) -> str:
-        """A line whose own signs can be shown as well: messages come from elsewhere."""
-        return line if self is not PLAIN else line.translate(_IN_PLAIN).encode("ascii", "replace").decode()
+        """A line that can be shown, whoever wrote what is in it: nothing in it that a terminal would obey."""
+        plain = line.translate(_CONTROLS).encode("utf-8", "backslashreplace").decode()  # halves of characters
+        return plain if self is not PLAIN else plain.translate(_IN_PLAIN).encode("ascii", "replace").decode()
 
 
 PLAIN = Signs("#", ".", "!=", "+", "!", "x", "->", "...", "-")
+#: What begins a terminal's commands, and what would end the line.
+_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
 _IN_PLAIN = str.maketrans({"«": '"', "»": '"', "→": "->", "…": "...", "–": "-", "✅": "OK:", "·": "-"})
 
 

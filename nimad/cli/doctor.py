@@ -1,0 +1,41 @@
+"""`nimad doctor`."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from nimad.cli.options import file_option
+from nimad.config import Settings, load
+from nimad.desk.doctor import examine
+from nimad.report.doctor_page import lines, to_json
+from nimad.report.screen import show, show_json
+from nimad.report.signs import signs_of_stdout
+
+
+@click.command()
+@file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
+@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
+@file_option("--reader-python", "Interpreter of the agent, or 'none'.  [default: looked for]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def doctor(
+    source: Path | None, target: Path | None, config: Path | None, reader_python: Path | None, *, as_json: bool
+) -> None:
+    """Look whether machine, engines, files and service are fit for a migration, and say what mends what is not.
+
+    Changes nothing. Exit code 0: all is well. 1: warnings. 2: problems.
+    """
+
+    def settings() -> Settings:
+        options = {"source": source, "target": target, "reader_python": reader_python}
+        return load(options, os.environ, config)
+
+    report = examine(settings)
+    if as_json:
+        show_json(to_json(report))
+    else:
+        signs = signs_of_stdout()
+        show(lines(report, signs), signs)
+    sys.exit(int(report.verdict))

@@ -1,0 +1,137 @@
+"""The files: settings, OpenClaw's, the memory itself, what may be written, who holds what, and what was left."""
+
+import os
+import shlex
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from nimad import command, rights
+from nimad.config import read_openclaw
+from nimad.config.file import DEFAULT_FILE
+from nimad.config.openclaw import LADYBUG
+from nimad.desk import processes
+from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem, warning, within
+from nimad.desk.status import Stand, status
+from nimad.migration.files import check_folder, check_names
+from nimad.migration.leftovers import leftovers, open_files
+from nimad.source import salvage
+from nimad.source.file import SourceFile
+from nimad.words import number_of
+
+_MB = 1_000_000
+_DAY_S = 86_400.0
+#: Days after which a leftover is old: as `nimad clean` has it.
+_OLD_DAYS = 30
+
+
+def settings(examined: Examined) -> Iterator[Finding]:
+    mine = examined.settings
+    file = mine.config_file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    yield ok("settings", f"source by: {mine.origin('source')}; " + (f"{file} is read" if file else "no settings file"))
+
+
+def openclaw(examined: Examined) -> Iterator[Finding]:
+    """OpenClaw's file: whether it can be read, and asks for what is there."""
+    path, target = examined.settings.openclaw_file, examined.settings.target
+    found = read_openclaw(path)  # raises with line and column
+    if not found.exists:
+        yield ok("OpenClaw", f"{path} is not there; only --auto and the service read it")
+    elif found.enabled and found.backend == LADYBUG and not target.exists():
+        what = f'{path} has the agent read LadybugDB (backend "{LADYBUG}"), and there is no {target}'
+        yield warning("OpenClaw", what, command.migrate(examined.settings))
+    else:
+        wants = "asks for a migration" if found.asks_for_migration else f"asks for none: {found.why_not}"
+        yield ok("OpenClaw", f"{path} {wants}")
+
+
+def source(examined: Examined) -> Iterator[Finding]:
+    """Whether the memory is there and whole."""
+    path, found = examined.settings.source, examined.survey  # raises with what is wrong
+    with within(READING_S) as stop:
+        damage = salvage.damage(SourceFile(path, stop), found.schema)
+    owner = rights.name_of(path.stat().st_uid)
+    what = f"{path}: {found.nodes.rows:,} memories, {found.size / _MB:,.1f} MB, of {owner}"
+    if damage:
+        yield problem("source", f"{what}, damaged ({damage[0]})", command.migrate(examined.settings, "--dry-run"))
+    else:
+        yield ok("source", f"{what}, whole")
+
+
+def permissions(examined: Examined) -> Iterator[Finding]:
+    """Whether a run by this user could write what it has to."""
+    mine = examined.settings
+    if not mine.source.exists() and not mine.target.parent.exists():
+        return  # the source has a line of its own
+    check_folder(mine.target)  # each raises with what is wrong, and the way out
+    if mine.source.exists():
+        check_names(examined.files, mine.source, mine.log_file)
+        rights.refuse_foreign_folders(mine.source, mine.target, mine.log_file)
+    closed = [path for path in (examined.files.state, mine.log_file) if path.exists() and not os.access(path, os.W_OK)]
+    if closed:
+        owner = rights.name_of(closed[0].stat().st_uid)
+        yield problem(
+            "permissions", f"{closed[0]} cannot be written by this user: it is {owner}'s", f"ls -l {closed[0]}"
+        )
+    else:
+        yield ok("permissions", f"{rights.name_of(os.geteuid())} may write in {mine.target.parent}")
+
+
+def locks(examined: Examined) -> Iterator[Finding]:
+    """Who works on the target, and who has the two files open."""
+    lock, mine = examined.files.lock, examined.settings
+    if holder := processes.holder_of_lock(lock):
+        yield ok("locks", f"{holder.shown} is at work on the target (PID {holder.pid})")
+    elif lock.exists():
+        yield ok("locks", f"{lock} was left by a run that was killed; nobody holds it, and the next run takes it")
+    else:
+        yield ok("locks", "nobody is at work on the target")
+    holders = open_files()
+    for path in (mine.source, mine.target):
+        if not path.exists():
+            continue
+        status_ = path.stat()
+        if (pid := holders.get((status_.st_dev, status_.st_ino))) and (found := processes.process(pid)):
+            yield ok("locks", f"{path.name} is open in PID {pid}: {found.shown}")
+
+
+def migration(examined: Examined) -> Iterator[Finding]:
+    """How it stands, as `nimad status` has it."""
+    found = status(examined.settings)
+    mend = found.steps[0][1] if found.steps else ""
+    if found.stand in (Stand.INTERRUPTED, Stand.FAILED, Stand.GONE):
+        yield warning("migration", f"{found.stand}, and nobody is at it", mend)
+    elif found.stand is Stand.PAUSED:
+        since = time.strftime("%Y-%m-%d %H:%M", time.localtime(examined.files.paused.lstat().st_mtime))
+        yield warning("migration", f"paused since {since}", mend)
+    elif found.quarantined or found.lacking:
+        yield warning("migration", f"{found.stand}, with {found.quarantined + found.lacking} set aside", mend)
+    else:
+        yield ok("migration", str(found.stand))
+
+
+def left_over(examined: Examined) -> Iterator[Finding]:
+    """What may go by now, and what is kept."""
+    mine, found = examined.settings, leftovers(examined.settings)
+    old = [each for each in found if each.may_go and each.age_s > _OLD_DAYS * _DAY_S]
+    if old:
+        size = sum(each.bytes for each in old) / _MB
+        what = f"{len(old)} older than {_OLD_DAYS} days that may go, {size:,.0f} MB, such as {old[0].path.name}"
+        clean = command.line("clean", "--source", mine.source, "--target", mine.target)
+        yield warning("leftovers", what, clean)
+    elif found:
+        yield ok("leftovers", f"{len(found)}, {sum(each.bytes for each in found) / _MB:,.0f} MB, none to go yet")
+    else:
+        yield ok("leftovers", "none")
+    yield from _dated_logs(mine.log_file)
+
+
+def _dated_logs(log: Path) -> Iterator[Finding]:
+    """Logs that logrotate, or a person, set aside."""
+    if not log.parent.is_dir():
+        return
+    dated = [each for each in log.parent.iterdir() if each.name.startswith(f"{log.name}.") and each.is_file()]
+    if dated:
+        size = sum(each.stat().st_size for each in dated) / _MB
+        logs = number_of(len(dated), "older log")
+        yield ok("leftovers", f"{logs}, {size:,.1f} MB, such as {shlex.quote(min(dated).name)}")

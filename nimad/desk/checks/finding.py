@@ -1,0 +1,98 @@
+"""What a check found, and what the checks share."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+
+from nimad.config import Settings
+from nimad.errors import NimadError
+from nimad.migration.files import Files
+from nimad.migration.plan import Plan, make_plan
+from nimad.source.file import SourceFile, check_source
+from nimad.source.survey import Survey, survey
+
+#: Seconds that a look at a memory, and at the agent's interpreters, may take: a doctor who takes longer is not asked.
+READING_S, ASKING_S = 15.0, 20.0
+
+
+class Verdict(IntEnum):
+    """How grave a finding is; the worst of all is the exit code."""
+
+    OK = 0
+    WARNING = 1
+    PROBLEM = 2
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's: what was looked at, what was found, and the command that mends it."""
+
+    check: str
+    verdict: Verdict
+    text: str
+    mend: str = ""
+
+
+def ok(check: str, text: str) -> Finding:
+    return Finding(check, Verdict.OK, text)
+
+
+def warning(check: str, text: str, mend: str = "") -> Finding:
+    return Finding(check, Verdict.WARNING, text, mend)
+
+
+def problem(check: str, text: str, mend: str = "") -> Finding:
+    return Finding(check, Verdict.PROBLEM, text, mend)
+
+
+class Examined:
+    """The memory that is looked at. What several checks need is found out once, when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.files = Files(settings.target)
+
+    @property
+    def owned(self) -> Path:
+        """A file or folder of whoever the memory belongs to."""
+        places = (self.settings.source, *self.settings.source.parents)
+        return next(place for place in places if place.exists()) if self.settings.source.exists() else Path.home()
+
+    @property
+    def survey(self) -> Survey:
+        """What the source holds. Raises a `NimadError` where it cannot be read, or not in time."""
+        if isinstance(self._surveyed, NimadError):
+            raise self._surveyed
+        return self._surveyed
+
+    @cached_property
+    def _surveyed(self) -> Survey | NimadError:
+        try:
+            check_source(self.settings.source)
+            with within(READING_S) as stop:
+                return survey(SourceFile(self.settings.source, stop))
+        except NimadError as error:
+            return error
+
+    @cached_property
+    def plan(self) -> Plan | None:
+        """What a run would plan with; None where the source cannot be read."""
+        found = self._surveyed
+        return None if isinstance(found, NimadError) else make_plan(self.settings, found)
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[threading.Event]:
+    """An event that is set once the time is over."""
+    stop = threading.Event()
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield stop
+    finally:
+        timer.cancel()

@@ -1,0 +1,68 @@
+"""The doctor's page: one line for each finding, and under it the command that mends it."""
+
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nimad.desk.checks.finding import Finding, Verdict
+from nimad.desk.doctor import Report
+from nimad.report.screen import Line, Style
+from nimad.report.signs import Signs
+from nimad.words import number_of
+
+WIDTH = 80
+#: Columns before a finding's text: its sign, and what was looked at.
+_NAME = 18
+_STYLES: Mapping[Verdict, Style] = {
+    Verdict.OK: Style.PLAIN,
+    Verdict.WARNING: Style.WARNING,
+    Verdict.PROBLEM: Style.BAD,
+}
+
+
+def lines(report: Report, signs: Signs) -> Iterator[Line]:
+    """The whole page; only paths and commands may be longer than 80 columns."""
+    before = ""
+    for finding in report.findings:
+        name = "" if finding.check == before else finding.check
+        yield from _finding(finding, name, signs)
+        before = finding.check
+    yield Line("")
+    yield Line(*_summary(report, signs))
+
+
+def _finding(finding: Finding, name: str, signs: Signs) -> Iterator[Line]:
+    style = _STYLES[finding.verdict]
+    wrapped = textwrap.wrap(finding.text, WIDTH - _NAME, break_long_words=False, break_on_hyphens=False) or [""]
+    sign = {Verdict.OK: signs.good, Verdict.WARNING: signs.warning, Verdict.PROBLEM: signs.bad}[finding.verdict]
+    yield Line(f"{sign} {name:<{_NAME - 2}}{wrapped[0]}", style)
+    for text in wrapped[1:]:
+        yield Line(f"{'':<{_NAME}}{text}", style)
+    if finding.mend:
+        yield Line(f"{'':<{_NAME - 3}}{signs.arrow} {finding.mend}", Style.HEAD)
+
+
+def _summary(report: Report, signs: Signs) -> tuple[str, Style]:
+    problems = sum(finding.verdict is Verdict.PROBLEM for finding in report.findings)
+    warnings = sum(finding.verdict is Verdict.WARNING for finding in report.findings)
+    parts = [number_of(problems, "problem")] if problems else []
+    parts += [number_of(warnings, "warning")] if warnings else []
+    if not parts:
+        return f"{signs.good} All is well", Style.GOOD
+    return ", ".join(parts), _STYLES[report.verdict]
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    return {
+        "ok": report.verdict is Verdict.OK,
+        "verdict": report.verdict.name.lower(),
+        "findings": [
+            {
+                "check": finding.check,
+                "verdict": finding.verdict.name.lower(),
+                "text": finding.text,
+                "mend": finding.mend or None,
+            }
+            for finding in report.findings
+        ],
+    }

@@ -1,0 +1,98 @@
+"""A page on the screen: coloured lines on a terminal that has colours, plain ones in a pipe."""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from nimad.report.console import write
+from nimad.report.signs import Signs
+
+if TYPE_CHECKING:
+    from rich.text import Text
+
+
+class Style(StrEnum):
+    """How a line looks, as rich calls it."""
+
+    PLAIN = ""
+    HEAD = "bold"
+    FAINT = "dim"
+    GOOD = "green"
+    WARNING = "yellow"
+    BAD = "red"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a page, and how it looks."""
+
+    text: str
+    style: Style = Style.PLAIN
+
+
+def show(lines: Iterable[Line], signs: Signs) -> None:
+    """Print a page."""
+    page = [Line(signs.text(line.text), line.style) for line in lines]
+    if sys.stdout is None or not sys.stdout.isatty():
+        for line in page:
+            write(line.text)
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False, emoji=False)
+    for each in page:
+        console.print(text_of([each]), soft_wrap=True)
+
+
+def show_json(data: Mapping[str, Any], *, indent: int | None = 2) -> None:
+    """Print an object for programs; what the encoding, or any encoding, lacks is escaped as JSON has it."""
+    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(data, indent=indent, ensure_ascii=not utf8)
+    print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - who asked reads it
+
+
+def can_be_drawn_on() -> bool:
+    """Whether stdout is a terminal on which a page can be drawn at its place."""
+    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def text_of(lines: Sequence[Line]) -> "Text":
+    """A page as rich has it; its own marks are none in it."""
+    from rich.text import Text
+
+    return Text("\n").join(Text(line.text, style=str(line.style)) for line in lines)
+
+
+class Live:
+    """A page that is drawn anew at its place, until it is closed; then its last state stays on the screen."""
+
+    def __init__(self, signs: Signs) -> None:
+        from rich.console import Console
+        from rich.live import Live as RichLive
+
+        self._signs, self._last = signs, list[Line]()
+        self._console = Console(highlight=False, markup=False, emoji=False)
+        self._live = RichLive(console=self._console, screen=True, auto_refresh=False, vertical_overflow="crop")
+
+    @property
+    def width(self) -> int:
+        return self._console.width
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+        show(self._last, self._signs)
+
+    def show(self, lines: Sequence[Line]) -> None:
+        self._last = list(lines)
+        self._live.update(text_of([Line(self._signs.text(line.text), line.style) for line in lines]), refresh=True)
