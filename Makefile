@@ -8,7 +8,7 @@ SHARED := -n $$(($$(nproc) + 1)) --dist loadgroup --no-loadscope-reorder
 # Workers are started by the thousand: none is to compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs test test-system faults faults-arm64 faults-memory lint format bench deb deb-wheels test-deb deb-arm64 clean
+.PHONY: demo docs test test-system faults faults-arm64 faults-memory lint format bench bench-quick deb deb-wheels test-deb deb-arm64 clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -51,8 +51,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(READY)  ## `nimad migrate` against one process that just copies
-	$(BIN)/python benchmarks/compare.py --rounds 5
+bench: $(READY)  ## all figures of docs/PERFORMANCE.md, in some ten minutes
+	$(BIN)/python benchmarks --write
+
+bench-quick: $(READY)  ## those that noise leaves alone, in 90 seconds; fails when one is missed
+	$(BIN)/python benchmarks --quick
 
 deb: $(READY)  ## the Debian packages, in dist/: two releases, two processors
 	$(BIN)/python packaging/build.py

@@ -48,12 +48,14 @@ DEBIAN_PACKAGES: Final = "/usr/lib/python3/dist-packages"
 ARROW: Final = (
     *("__init__.py", "_generated_version.py", "ipc.py", "types.py", "util.py", "lib.*.so"),
     *("compute.py", "_compute_docstrings.py", "_compute.*.so"),  # which FixedSizeListArray asks for
+    *("_parquet.*.so", "fs.py", "_fs.*.so"),  # which `parquet` asks for
     *(f"lib{name}.so.[0-9]???" for name in ("arrow", "arrow_acero", "arrow_compute", "arrow_dataset", "arrow_python")),
     *(f"lib{name}.so.[0-9]???" for name in ("arrow_substrait", "parquet")),
 )
 #: What comes of a wheel: patterns, by folder.
 KEPT: Final = {
     "pyarrow": ARROW,
+    "pyarrow/parquet": ("__init__.py", "core.py"),
     "pyarrow/vendored": ("__init__.py", "docscrape.py"),
     "ladybug": ("*.py", "*.so"),
     "real_ladybug": ("*.py", "*.so"),

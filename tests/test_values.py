@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from support import assert_same, edge, make_memory, migrate_smoothly, node, same_value, turn, vector
 
+from nimad.migration import loading
 from nimad.source.file import InvalidText
 from nimad.source.schema import Kind
 from nimad.source.values import UnrepresentableError, are_plain, convert
@@ -306,7 +307,11 @@ def test_any_rows_at_all_come_back_bit_for_bit(memory: dict[str, Any]) -> None:
         shutil.rmtree(folder)
 
 
-def test_each_known_trap_comes_back_bit_for_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spool_factor", [1.1, 1e9], ids=["waiting in a file", "waiting in memory"])
+def test_each_known_trap_comes_back_bit_for_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spool_factor: float
+) -> None:
+    monkeypatch.setattr(loading, "SPOOL_FACTOR", spool_factor)  # of a disk: the second has no room for a file
     texts = [*NASTY_TEXTS, None, "x" * 10_000_000, "🙂\0\n" * 300_000]
     floats = [0.0, -0.0, INF, -INF, 5e-324, -2.2250738585072014e-308, 1.7976931348623157e308, 0.1, None]
     ints = [INT64_MIN, INT64_MAX, 0, -1, 2**53 + 1, None]

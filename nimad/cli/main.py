@@ -2,55 +2,55 @@
 
 import sys
 import traceback
+from importlib import import_module
 
 import click
 
 from nimad import __version__
-from nimad.cli.clean import clean
-from nimad.cli.config import config
-from nimad.cli.doctor import doctor
-from nimad.cli.health import health
-from nimad.cli.index import index
-from nimad.cli.migrate import migrate
-from nimad.cli.pausing import pause, resume
-from nimad.cli.quarantine import quarantine
-from nimad.cli.report import report
-from nimad.cli.rollback import rollback
-from nimad.cli.run import run
-from nimad.cli.sample import sample
-from nimad.cli.search import search
-from nimad.cli.setup import setup
-from nimad.cli.status import status
-from nimad.cli.verify import verify
 from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError
 from nimad.report.console import forget_stdout
 from nimad.report.log import say_error, say_traceback
 
+#: Each in a module of its own, by its own name. A command's help is its function's, and so needs the module too.
+COMMANDS = {
+    "clean": "clean",
+    "config": "config",
+    "doctor": "doctor",
+    "health": "health",
+    "index": "index",
+    "migrate": "migrate",
+    "pause": "pausing",
+    "quarantine": "quarantine",
+    "report": "report",
+    "resume": "pausing",
+    "rollback": "rollback",
+    "run": "run",
+    "sample": "sample",
+    "search": "search",
+    "setup": "setup",
+    "status": "status",
+    "verify": "verify",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+
+class Commands(click.Group):
+    """Imports a command when it is asked for: all of them take as long as a small migration's own work."""
+
+    def list_commands(self, _: click.Context) -> list[str]:
+        return sorted(COMMANDS)
+
+    def get_command(self, _: click.Context, name: str) -> click.Command | None:
+        if name not in COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(f"nimad.cli.{COMMANDS[name]}"), name)
+        return command
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nimad")
 def cli() -> None:
     """Move an AI agent's NIMA memory from SQLite into LadybugDB, and lose nothing."""
-
-
-cli.add_command(clean)
-cli.add_command(config)
-cli.add_command(doctor)
-cli.add_command(health)
-cli.add_command(index)
-cli.add_command(migrate)
-cli.add_command(pause)
-cli.add_command(quarantine)
-cli.add_command(report)
-cli.add_command(resume)
-cli.add_command(rollback)
-cli.add_command(run)
-cli.add_command(sample)
-cli.add_command(search)
-cli.add_command(setup)
-cli.add_command(status)
-cli.add_command(verify)
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files
 from nimad.migration.patience import Patience
-from nimad.migration.plan import POOL_STEP, Plan
+from nimad.migration.plan import ALONE_BYTES, POOL_STEP, Plan
 from nimad.migration.state import State
 from nimad.source.file import SourceFile
 from nimad.source.losses import deleted_in_passing
@@ -102,8 +102,11 @@ class Context:
         work = file + (job.range.bytes if job.range else 0)
         limited = replace(job, pool_bytes=self.plan.pool_for(file, self.pool_bytes))
         limit_s = self.patience.limit_s(work, trial=job.task is Task.TRY)
+        large = job.task is Task.LOAD and job.range is not None and job.range.bytes > ALONE_BYTES
         last = job.task is Task.VERIFY  # mostly; a worker that nobody needs costs as much as another
-        answer = self.workers.do(limited, limit_s=limit_s, last=last)
+        answer = self.workers.do(limited, limit_s=limit_s, last=large or last)
+        if large:
+            self.workers.prepare()
         if answer.ok:
             self.patience.note(work, answer.facts["seconds"])
             self.state.note_peak(answer.facts["peak_rss"])

@@ -9,7 +9,7 @@ from nimad.migration import compaction, isolation, machine, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import BatchLoaded, BatchLost, EngineComplained, TableLoaded
-from nimad.migration.plan import LIGHT_ROWS, batch_disk, rewritten
+from nimad.migration.plan import LIGHT_ROWS, SPOOL_FACTOR, batch_disk, rewritten
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table, quoted
 from nimad.worker.job import Job, Task
@@ -176,7 +176,7 @@ class Loader:
             context.state.write()
             self._see_to_room(did)
             before = self._unconfirmed.range if self._unconfirmed else None
-            return context.job(Task.LOAD, range=did, previous=before, strays=strays)
+            return context.job(Task.LOAD, range=did, previous=before, strays=strays, spool=self._may_spool(did))
 
         retries = context.state.retries
         answer = retry.attempt(context, job, offset=self._offset)
@@ -190,6 +190,11 @@ class Loader:
         if machine.free_disk(context.files.staging.parent) < needed:
             compaction.make_room(context)
         context.check_disk(needed, "the next batch")
+
+    def _may_spool(self, did: Range) -> bool:
+        """Whether a batch's rows may wait in a file, and not in memory: there is room for them a second time."""
+        free = machine.free_disk(self._context.files.staging.parent)
+        return free >= self._disk_for(did) + int(did.bytes * SPOOL_FACTOR)
 
     def _disk_for(self, did: Range) -> int:
         """Bytes of disk that a batch may take: of a range that is done again, only what is not there yet."""

@@ -19,7 +19,7 @@ MIB = 1024**2
 GIB = 1024**3
 
 #: A healthy batch is followed by one this many times as large: small fixed batches cost O(n²).
-GROWTH = 4
+GROWTH = 20
 #: A rest of up to this share of a batch goes with it: each batch rewrites all that are there before it.
 TAIL = 1.5
 #: Rows of one node group: a larger batch would rewrite nothing less.
@@ -56,6 +56,8 @@ COMPACTION_FACTOR = 7
 COMPACTION_POOL_FACTOR = 5
 #: A worker that waits for its turn; kept only where that much more is free.
 WAITING_WORKER = 64 * MIB
+#: While a batch of more bytes than these is loaded none waits: by far the longest and largest of a run's jobs.
+ALONE_BYTES = 16 * MIB
 #: Address space: enough for the file many times over, small enough for a 36-bit kernel.
 ADDRESS_SPACE_FLOOR = 16 * GIB
 ADDRESS_SPACE_FACTOR = 64
@@ -64,13 +66,15 @@ ADDRESS_SPACE_SHARE = 2
 MAX_THREADS = 4
 #: Rows and bytes that verification holds of each side at once.
 CHUNK_ROWS = 8_192
-CHUNK_BYTES = 32 * MIB
+CHUNK_BYTES = 4 * MIB
 #: Disk against the rows' bytes: the file with few holes, what each further batch adds in holes, the rest.
 DISK_FACTOR = 1.5
 DISK_PER_BATCH = 0.35
 DISK_BATCHES_FREE = 3
 DISK_BASE = 32 * MIB
 BATCH_DISK_BASE = 8 * MIB
+#: Disk for rows that wait in a file while they are copied, against their bytes; without it they wait in memory.
+SPOOL_FACTOR = 1.1
 #: Of what a checkpoint may write anew, the share that the file grows by: the pages given back hardly serve again.
 REWRITTEN_SHARE = 0.65
 #: Bytes that the tables of edges and links take for each node, whatever hangs on it.

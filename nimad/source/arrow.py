@@ -1,7 +1,8 @@
 """Batches as Arrow tables: the form in which the engine copies them fastest."""
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -22,6 +23,53 @@ def table(batch: Batch) -> pa.Table:
     pairs = zip(batch.kinds, batch.columns, strict=True)
     arrays = [_array(kind, values, batch.dimension) for kind, values in pairs]
     return pa.table(arrays, names=[f"c{index}" for index in range(len(arrays))])
+
+
+class Spool:
+    """Batches in a file that has no name, as Parquet, for the engine to read at `path`.
+
+    The engine needs a third less memory for rows in a file than for the same in an Arrow table: of a table it keeps all
+    strings a second time until the COPY is over. What has no name is gone with the process, however that ends.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Make the file on the disk of `folder`."""
+        import tempfile
+
+        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._writer: Any = None
+        self.rows = 0
+
+    @property
+    def path(self) -> str:
+        """Where this process, and no other one, finds the file."""
+        return f"/proc/self/fd/{self._file.fileno()}"
+
+    def add(self, batch: Batch) -> None:
+        """Append a batch, of the same columns as the others, as a row group."""
+        if not batch.rows:
+            return
+        rows = table(batch)
+        if self._writer is None:
+            from pyarrow import parquet
+
+            # Neither small nor to be searched: it is read once, at once and from end to end.
+            plain = {"compression": "none", "use_dictionary": False, "write_statistics": False, "store_schema": False}
+            self._writer = parquet.ParquetWriter(self._file, rows.schema, **plain)
+        self._writer.write_table(rows)
+        self.rows += batch.rows
+
+    def finish(self) -> None:
+        """Write what is still held back: the file is whole after this."""
+        if self._writer is not None:
+            self._writer.close()
+        self._file.flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def values(column: pa.ChunkedArray, kind: Kind) -> list[Any]:

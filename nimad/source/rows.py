@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nimad.source.file import InvalidText
-from nimad.source.ranges import Range
+from nimad.source.file import InvalidText, SourceFile
+from nimad.source.ranges import Range, next_range
 from nimad.source.schema import Kind, Schema, Table, quoted
 from nimad.source.values import UnrepresentableError, are_plain, convert
 
@@ -95,6 +95,21 @@ def column_names(table: Table) -> tuple[str, ...]:
 def read_range(connection: sqlite3.Connection, table: Table, wanted: Range) -> Rows:
     condition, values = wanted.condition(quoted(table.key))
     return _select(connection, table, condition, values)
+
+
+def read_slices(
+    source: SourceFile, table: Table, whole: tuple[int | None, int], max_rows: int, max_bytes: int
+) -> Iterator[tuple[Range, Rows]]:
+    """Rows of a table with keys in `whole` (above the first, up to the second), some at a time; see `next_range`."""
+    after, upto = whole
+
+    def following(connection: sqlite3.Connection) -> tuple[Range, Rows] | None:
+        wanted = next_range(connection, table, after, upto, max_rows, max_bytes)
+        return None if wanted is None else (wanted, read_range(connection, table, wanted))
+
+    while (found := source.read(following)) is not None:
+        yield found
+        after = found[0].upto
 
 
 def read_ids(connection: sqlite3.Connection, table: Table, ids: Sequence[int]) -> Rows:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from nimad import heap
 from nimad.disk import logs, sync
 from nimad.source.batch import Batch
 from nimad.source.schema import Kind
@@ -84,6 +85,24 @@ class Database:
         else:
             self._run_all(parameters.inserts(into, batch))
         self.checkpoint()
+
+    def copy_all(self, into: Into, batches: Iterable[Batch], folder: Path) -> int:
+        """COPY batches as one, of which only one is in memory at a time; return how many rows that were.
+
+        They wait on the disk of `folder`. As with `copy`, all arrive or none, and who knows is a later process.
+        """
+        from nimad.source import arrow
+
+        with arrow.Spool(folder) as spool:
+            for batch in batches:
+                spool.add(batch)
+            spool.finish()
+            heap.give_back()
+            if spool.rows:
+                with self._complaints():
+                    self._connection.execute(f"COPY {into} FROM '{spool.path}' (file_format='parquet')").close()
+        self.checkpoint()
+        return spool.rows
 
     def update(self, into: Into, batch: Batch) -> None:
         """Set the properties of nodes by their id, in transactions that the write-ahead log covers; and checkpoint."""

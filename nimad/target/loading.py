@@ -6,8 +6,9 @@ load first looks which keys are there, copies the others, and leaves the countin
 the same range again is therefore harmless, whatever happened to the attempt before.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from nimad.source import batch
 from nimad.source.batch import Batch
@@ -22,6 +23,11 @@ from nimad.target.into import Into
 def load_nodes(database: Database, schema: Schema, judged: Judged) -> int:
     """Copy nodes, or turns without their links; return how many."""
     return _copy(database, into_nodes(judged.rows.table), batch.of_nodes(judged, schema))
+
+
+def load_slices(database: Database, table: Table, slices: Iterable[Batch], folder: Path) -> int:
+    """Copy nodes that come in slices, all with one COPY; return how many. They wait on the disk of `folder`."""
+    return database.copy_all(into_nodes(table), slices, folder)
 
 
 def load_edges(database: Database, schema: Schema, judged: Judged) -> int:

@@ -100,6 +100,7 @@ class Job:
     threads: int = 1
     range: Range | None = None  # rows of CONVERT, LOAD and VERIFY
     previous: Range | None = None  # the batch before, which LOAD and COUNT look for
+    spool: bool = False  # rows of a large LOAD may wait on the disk beside the target, instead of in memory
     strays: bool = False  # also rows whose key is no integer
     ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY and SET_ASIDE
     removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without

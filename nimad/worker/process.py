@@ -8,6 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from nimad import heap
+
 _PR_SET_PDEATHSIG = 1
 #: How much sooner than other programs the kernel ends a worker when memory runs out (0 to 1,000).
 _OOM_SCORE = 800
@@ -32,6 +34,7 @@ def settle(parent: int, priority: str) -> TextIO:
         Path("/proc/self/oom_score_adj").write_text(f"{_OOM_SCORE}\n", encoding="ascii")
     if priority == LOW:
         _yield_to_others(libc)
+    heap.keep_small()
     os.umask(_UMASK)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is the supervisor's to answer
     return _private_stdout()

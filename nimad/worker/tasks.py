@@ -2,8 +2,8 @@
 
 import resource
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +12,7 @@ from nimad import rights
 from nimad.disk import has_log
 from nimad.source import batch
 from nimad.source import rows as source_rows
+from nimad.source.batch import Batch
 from nimad.source.file import SourceFile
 from nimad.source.ranges import Range
 from nimad.source.rows import Judged, Reject, Rows
@@ -108,13 +109,18 @@ def _counts(counts: Mapping[str, counting.Count]) -> Facts:
 
 def _load(job: Job, module: ModuleType) -> Facts:
     """Put a range into the target: what is there already stays, the rest is copied."""
-    judged = _read_judged(job)
-    rejects = [*judged.rejects, *_strays(job)]
-    with open_database(module, job.target_path(), limits_of(job)) as database:
+    large = _is_large(job)
+    judged = None if large else _read_judged(job)
+    rejects = _strays(job)
+    limits = limits_of(replace(job, threads=1) if large else job)  # each thread of a COPY fills columns of its own
+    with open_database(module, job.target_path(), limits) as database:
         target_schema.create(database, job.needs())
         found = counting.count(database)
         previous = _held(database, job.previous)
-        loaded = _LOADERS[judged.rows.table.name](job, database, judged, rejects)
+        if judged is None:
+            loaded = _load_slices(job, database, rejects)
+        else:
+            loaded = _LOADERS[judged.rows.table.name](job, database, judged, [*judged.rejects, *rejects])
         free, page = counting.page_use(database)
     return {
         "found": _counts(found),
@@ -164,9 +170,9 @@ def _hand_over(job: Job, rows: Rows) -> None:
     ledger.append(Path(job.ledger), rows.table.name, entries, identity.marks_of(rows.table, rows.values))
 
 
-def _there(job: Job, database: Database, table: str, judged: Judged) -> set[int]:
-    wanted = job.range or list(judged.rows.keys)
-    return reading.keys(database, table, wanted)
+def _there(job: Job, database: Database, table: str, judged: Judged | None = None) -> set[int]:
+    """Which keys of the job's range, or else of its rows, a table has."""
+    return reading.keys(database, table, job.range or list(judged.rows.keys if judged else ()))
 
 
 _Copy = Callable[[Database, Schema, Judged], int]
@@ -185,6 +191,40 @@ def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[
     loaded = _set_aside(job, rejects)
     _load_fresh(job, database, judged, loading.load_nodes, loaded)
     return loaded
+
+
+def _is_large(job: Job) -> bool:
+    """Whether a range of nodes weighs so much that its rows are not to be in memory all at once, and need not be."""
+    wanted = job.range
+    return job.spool and wanted is not None and wanted.table == NODES and wanted.bytes > job.chunk_bytes and has_arrow()
+
+
+def _load_slices(job: Job, database: Database, rejects: Sequence[Reject]) -> Loaded:
+    """Load a large range of nodes with one COPY, for which its rows are read, judged and noted slice by slice."""
+    schema = job.needs()
+    loaded = _set_aside(job, rejects)
+    there = _there(job, database, target_schema.NODE_TABLE)
+
+    def batches() -> Iterator[Batch]:
+        for judged in _slices(job):
+            loaded.rejected.extend(_set_aside(job, judged.rejects).rejected)
+            fresh = loading.without(judged, there)
+            _hand_over(job, fresh.rows)
+            yield batch.of_nodes(fresh, schema)
+
+    folder = job.target_path().parent
+    loaded.note(target_schema.NODE_TABLE, len(there), loading.load_slices(database, schema.nodes, batches(), folder))
+    return loaded
+
+
+def _slices(job: Job) -> Iterator[Judged]:
+    """The rows of a large range, as many at a time as verification compares at once."""
+    schema, wanted = job.needs(), job.range
+    assert wanted is not None  # noqa: S101 - else it is not large
+    table, whole = schema.table(wanted.table), (wanted.after, wanted.upto)
+    source = SourceFile(job.source_path())
+    for _, rows in source_rows.read_slices(source, table, whole, job.chunk_rows, job.chunk_bytes):
+        yield source_rows.judge(rows, schema, job.isolated_of(table.name))
 
 
 def _load_edges(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:

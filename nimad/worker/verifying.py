@@ -12,7 +12,7 @@ from typing import Any
 
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
-from nimad.source.ranges import Range, next_range
+from nimad.source.ranges import Range
 from nimad.source.rows import Judged, Reject, Rows
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Kind, Schema, Table
 from nimad.target import loading, parameters, reading
@@ -90,20 +90,9 @@ def _chunks(job: Job, table: Table) -> Iterator[tuple[_Keys, Rows]]:
     if job.ids:
         yield job.ids, source.read(lambda c: source_rows.read_ids(c, table, job.ids))
         return
-    after: int | None = None
-    while table.name in job.bounds:
-        chunk = source.read(lambda c, after=after: _next_chunk(c, job, table, after))  # type: ignore[misc]
-        if chunk is None:
-            return
-        wanted, rows = chunk
-        yield wanted, rows
-        after = wanted.upto
-
-
-def _next_chunk(connection: Any, job: Job, table: Table, after: int | None) -> tuple[Range, Rows] | None:
-    upto = job.bounds[table.name]
-    wanted = next_range(connection, table, after, upto, job.chunk_rows, job.chunk_bytes)
-    return None if wanted is None else (wanted, source_rows.read_range(connection, table, wanted))
+    if table.name in job.bounds:
+        whole = None, job.bounds[table.name]
+        yield from source_rows.read_slices(source, table, whole, job.chunk_rows, job.chunk_bytes)
 
 
 def _expected(judged: Judged, nodes: set[int], found: Found) -> Judged:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import Hurried, Run, assert_same, make_memory, migrate, node
@@ -222,8 +223,8 @@ def modest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_memory(path, nodes=5_000, dimension=384)
 
 
-def needed_by_a_dry_run(source: Path, disk: Disk) -> tuple[int, list[str]]:
-    facts = migrate(source, target=disk.target, dry_run=True).only(DryRun).facts
+def needed_by_a_dry_run(source: Path, disk: Disk, **settings: Any) -> tuple[int, list[str]]:
+    facts = migrate(source, target=disk.target, dry_run=True, **settings).only(DryRun).facts
     return facts["plan"]["disk_needed"], facts["obstacles"]
 
 
@@ -239,13 +240,13 @@ def test_an_interrupted_run_goes_on_within_the_room_that_an_undisturbed_one_has(
     modest: Path, mount: Mount, number: signal.Signals
 ) -> None:
     disk = mount(90 * MB)
-    words = ("--target", str(disk.target))
+    words = ("--target", str(disk.target), "--batch-size", "150")  # then 3,000, then what is left
     for batch in (2, 1):  # the second life begins where the first ended
         with Life(modest, *words) as life:
             life.wait_for(f"Batch {batch}/")
             life.send(number)
             assert life.wait() in (ExitCode.INTERRUPTED, -signal.SIGKILL)
-        needed, obstacles = needed_by_a_dry_run(modest, disk)
+        needed, obstacles = needed_by_a_dry_run(modest, disk, batch_size=150)
         assert needed <= disk.free, "what a dry run foretells is what a real run then finds"
         assert obstacles == []
     assert "Going on with" in run_to_the_end(modest, *words)
