@@ -144,8 +144,8 @@ def exit_codes() -> list[tuple[str, str]]:
 
 
 def files() -> list[tuple[str, str]]:
-    """What lies beside a target, from the table in README.md."""
-    lines = (CHECKOUT / "README.md").read_text(encoding="utf-8").splitlines()
+    """What lies beside a target, from the table in docs/OPERATING.md."""
+    lines = (CHECKOUT / "docs/OPERATING.md").read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("| file |"))
     rows = []
     for line in lines[start + 2 :]:

@@ -7,7 +7,7 @@ from datetime import datetime
 import described
 from releases import CHECKOUT
 
-#: Words in `code` or **strong**, and links, as README.md has them.
+#: Words in `code` or **strong**, and links, as docs/OPERATING.md has them.
 _MARKUP = re.compile(r"`([^`]+)`|\*\*([^*]+)\*\*|\[([^\]]+)\]\([^)]+\)")
 #: What troff, or one of its macros, would take for something else.
 _SIGNS = {"\\": "\\e", "-": "\\-", "'": "\\(aq", "^": "\\(ha", "~": "\\(ti", '"': "\\(dq"}

@@ -78,7 +78,10 @@ def _settings() -> Iterator[str]:
 
 
 def _exit_codes() -> Iterator[str]:
-    yield "Every command ends with one of these. Those from 64 up are the numbers of `sysexits.h`."
+    yield (
+        "Commands end with one of these; those from 64 up are the numbers of `sysexits.h`. Commands that only look, "
+        "such as `nimad status`, have a few of their own, which [their text](cli.md) names."
+    )
     yield _table(("exit code", "meaning"), described.exit_codes())
 
 

@@ -464,14 +464,6 @@ def test_reading_the_settings_brings_in_nothing_heavy(env: dict[str, str]) -> No
     assert run.stdout.strip() == "[]"
 
 
-def test_the_readme_shows_every_table_and_key_and_it_can_be_read(env: dict[str, str], toml: Toml) -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    sample = readme.partition("```toml\n")[2].partition("```")[0]
-    shown = {(table, key) for table, keys in tomllib.loads(sample).items() for key in keys}
-    assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
-    assert load({}, env, toml(sample)).max_batch_size == 4_000
-
-
 def test_the_file_that_is_installed_shows_every_setting_with_its_default(env: dict[str, str], toml: Toml) -> None:
     text = (Path(__file__).parent.parent / "etc/nima/nimad.toml").read_text(encoding="utf-8")
     assert dataclasses.replace(load({}, env, toml(text)), config_file=None) == load({}, env), "as it comes: nothing"

@@ -11,8 +11,6 @@ from releases import CHECKOUT
 
 from nimad.cli.main import cli
 
-#: Commands that the guide tells of and that are not in yet.
-COMING = {"status", "doctor"}
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), CHECKOUT / "packaging/README.md"]
 
 
@@ -52,8 +50,6 @@ def _is_a_command(line: str) -> bool:
     """Whether the words before any `…` name a command of ours, and its options."""
     words = shlex.split(line.partition("…")[0])
     context = click.Context(cli)
-    if words and words[0] in COMING - set(cli.list_commands(context)):
-        return True
     command: click.Command = cli
     while words and isinstance(command, click.Group) and (inner := command.get_command(context, words[0])):
         command = inner
