@@ -35,7 +35,7 @@ _HOME = "/home/pi/.nima/memory"
 _OTHERS = {"jonas": ("systemctl", f"{SERVICE}@jonas"), "maya": ("systemctl --user --machine=maya@.host", SERVICE)}
 _FEW = 100
 #: Small batches, of which there are enough for an upgrade in the middle.
-_SETTINGS = "[batch]\\nsize = 250\\nfixed = true\\n"
+_SETTINGS = "[batch]\\nsize = 100\\nfixed = true\\n"
 #: Our names: not those of «minimal» packages.
 _OURS = re.compile(r"(?<!mi)nima|ladybug|pyarrow")
 _PATIENCE_S, _POLL_S = 180.0, 0.2
@@ -241,7 +241,7 @@ class _Life:
             self._note(anew, right=True)
         self._note("the upgrade came before the end", "Published" not in journal.split("Stopping")[0], journal)
         self._note("it stopped the service at a checkpoint", "everything counted is kept" in journal, journal)
-        self._note("the changed settings outlive it", "250" in self._run("cat /etc/nima/nimad.toml"))
+        self._note("the changed settings outlive it", "100" in self._run("cat /etc/nima/nimad.toml"))
 
     def _complete(self) -> None:
         self._until("the migration is complete", lambda: self._holds(f"[ -e {_HOME}/graph.ladybug ]"))
