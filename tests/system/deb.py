@@ -35,7 +35,7 @@ _HOME = "/home/pi/.nima/memory"
 _OTHERS = {"jonas": ("systemctl", f"{SERVICE}@jonas"), "maya": ("systemctl --user --machine=maya@.host", SERVICE)}
 _FEW = 100
 #: Small batches, of which there are enough for an upgrade in the middle.
-_SETTINGS = "[batch]\\nsize = 250\\nfixed = true\\n"
+_SETTINGS = "[batch]\\nsize = 100\\nfixed = true\\n"
 #: Our names: not those of «minimal» packages.
 _OURS = re.compile(r"(?<!mi)nima|ladybug|pyarrow")
 _PATIENCE_S, _POLL_S = 180.0, 0.2
@@ -234,12 +234,14 @@ class _Life:
         )
         before = self._processes()
         self._apt(f"install /root/{self._package.name}")
-        journal, now = self._journal(), self._processes()
+        journal = self._journal()
         for name, (_, unit) in _OTHERS.items():
-            self._note(f"it starts {name}'s {unit} anew", now[name] not in {"0", before[name]}, (before, now))
+            anew = f"{name}'s {unit} is started anew"  # which nobody waits for in an upgrade
+            self._until(anew, lambda name=name: self._processes()[name] not in {"0", before[name]})  # type: ignore[misc]
+            self._note(anew, right=True)
         self._note("the upgrade came before the end", "Published" not in journal.split("Stopping")[0], journal)
         self._note("it stopped the service at a checkpoint", "everything counted is kept" in journal, journal)
-        self._note("the changed settings outlive it", "250" in self._run("cat /etc/nima/nimad.toml"))
+        self._note("the changed settings outlive it", "100" in self._run("cat /etc/nima/nimad.toml"))
 
     def _complete(self) -> None:
         self._until("the migration is complete", lambda: self._holds(f"[ -e {_HOME}/graph.ladybug ]"))
