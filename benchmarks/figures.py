@@ -86,12 +86,12 @@ def figures(found: Measured, real: int, small: int, large: int) -> list[Figure]:
         _at_least("faster than naive, times", 5.0, lambda: found.ratio(("naive", real), ("nimad", real))),
         _at_most(
             f"time of {large:,} nodes against {small:,}",
-            1.1 * large / small,
+            round(1.1 * large / small, 2),
             lambda: found.ratio(("nimad", large), ("nimad", small)),
         ),
         _at_most(
             f"bytes written for {large:,} nodes against {small:,}",
-            1.1 * large / small,
+            round(1.1 * large / small, 2),
             lambda: found.ratio(("nimad", large), ("nimad", small), "written_bytes"),
             stable=True,
         ),
@@ -132,7 +132,12 @@ def _sizes(found: Measured, real: int) -> list[Figure | None]:
         ),
         _at_most("final file against the floor's", 1.05, lambda: Spread([file("nimad") / file("floor")]), stable=True),
         _at_least("final file smaller than SQLite's, %", 30.0, lambda: _smaller(found, "nimad", real), ".1f"),
-        _at_least("(the floor's file smaller than SQLite's, %)", 30.0, lambda: _smaller(found, "floor", real), ".1f"),
+        _at_least(
+            "for comparison: the floor's file smaller than SQLite's, %",
+            30.0,
+            lambda: _smaller(found, "floor", real),
+            ".1f",
+        ),
     ]
 
 
