@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from nimad import sample as sample_module
 from nimad.errors import CannotWriteError, NimadError, UsageError
-from nimad.sample import REAL_LAYERS, SHAPES, Sample, create_schema, layer_counts, write_sample
+from nimad.sample import REAL_LAYERS, SHAPES, Sample, create_schema, layer_counts, schema, write_sample
+from nimad.sample.times import DAY_MS, END_MS
 
 BEFORE = "id timestamp layer text summary who affect_json session_key conversation_id turn_id"
 NODES_1_0 = f"{BEFORE} created_at"
@@ -159,7 +159,7 @@ def test_texts_and_times_are_plausible(memory: sqlite3.Connection) -> None:
     for text, summary, timestamp, themes in memory.execute("SELECT text, summary, timestamp, themes FROM memory_nodes"):
         assert 1_500 <= len(text.encode()) <= 5_700
         assert len(summary or "") <= 300
-        assert timestamp < sample_module.END_MS + sample_module.DAY_MS
+        assert timestamp < END_MS + DAY_MS
         assert isinstance(json.loads(themes or "[]"), list)
     assert memory.execute("SELECT count(*) > 0 FROM memory_nodes WHERE who IS NULL").fetchone() == (1,)
 
@@ -221,7 +221,7 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_a_sqlite_without_full_text_search_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = "CREATE VIRTUAL TABLE memory_fts USING fts99 (text)"
-    monkeypatch.setattr(sample_module, "_FULL_TEXT_INDEX", index)
+    monkeypatch.setattr(schema, "_FULL_TEXT_INDEX", index)
     with pytest.raises(NimadError, match="full_text_index=False"):
         write_sample(tmp_path / "graph.sqlite", Sample(nodes=5))
     assert list(tmp_path.iterdir()) == []
