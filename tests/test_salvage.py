@@ -24,8 +24,9 @@ from nimad.sample import SHAPES, Sample, write_sample
 from nimad.source import salvage as module
 from nimad.source import schema as s
 from nimad.source.file import SourceFile, rescue
+from nimad.source.quick_check import damage, unclaimed
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
-from nimad.source.salvage import Salvaged, damage, salvage, unclaimed
+from nimad.source.salvage import Salvaged, salvage
 from nimad.source.survey import survey
 
 TABLES = ("memory_nodes", "memory_edges", "memory_turns")

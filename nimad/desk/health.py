@@ -19,7 +19,7 @@ from nimad.migration.child import Workers
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.files import Files, not_for_us
 from nimad.migration.plan import POOL_FLOOR, limits_for
-from nimad.source import salvage
+from nimad.source import quick_check
 from nimad.source.file import SourceFile, check_source
 from nimad.source.schema import NODES, TARGET_TABLES
 from nimad.source.survey import read_schema
@@ -194,7 +194,7 @@ def _damage(path: Path) -> str:
     """What SQLite finds wrong with the tables that hold the memory; empty when all is well."""
     source = SourceFile(path)
     schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
-    found = salvage.damage(source, schema)
+    found = quick_check.damage(source, schema)
     if not found:
         return ""
     look = command.line("migrate", "--source", path, "--dry-run")

@@ -19,7 +19,7 @@ from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.migration import machine
 from nimad.migration.events import Listener, Salvaged
 from nimad.migration.files import Files
-from nimad.source import salvage
+from nimad.source import quick_check, salvage
 from nimad.source.file import SourceFile
 from nimad.source.ranges import FIRST_KEY, LAST_KEY, shown
 from nimad.source.rows import Reject
@@ -90,7 +90,7 @@ def readable(settings: Settings, place: Place, listener: Listener, stop: threadi
     source = SourceFile(settings.source, stop)
     try:
         found = survey(source, nodes_only=settings.nodes_only)
-        damage = [*salvage.damage(source, found.schema), *salvage.unclaimed(source)]
+        damage = [*quick_check.damage(source, found.schema), *quick_check.unclaimed(source)]
     except SourceDamagedError as error:
         damage = [str(error.__cause__ or error)]  # SQLite's own words: ours name the file, as whoever quotes them does
     if not damage:

@@ -20,7 +20,7 @@ from nimad.disk import ENGINE_SUFFIXES, READ_SUFFIXES, export_folder
 from nimad.errors import NimadError
 from nimad.migration import machine, state
 from nimad.migration.files import Files
-from nimad.source import salvage
+from nimad.source import quick_check
 from nimad.source.file import SourceFile, check_source
 from nimad.source.survey import read_schema
 from nimad.words import number_of
@@ -255,7 +255,7 @@ def _unsound(path: Path) -> str:
         check_source(path)
         source = SourceFile(path)
         schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
-        damage = salvage.damage(source, schema)
+        damage = quick_check.damage(source, schema)
     except NimadError as error:
         return f"SQLite cannot be read, and this may be the last copy ({error})"
     return f"pages of SQLite are damaged, and this may be the last copy ({damage[0]})" if damage else ""

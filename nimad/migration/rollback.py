@@ -34,7 +34,7 @@ from nimad.migration import comparing, machine, pausing, publishing, remembered,
 from nimad.migration.child import Workers
 from nimad.migration.ends import Answer
 from nimad.migration.files import Files, check_folder, check_names, free_name, held, locked, move_aside
-from nimad.source import salvage
+from nimad.source import quick_check
 from nimad.source.file import SourceFile, check_source
 from nimad.source.schema import NODES
 from nimad.worker.comparison import Listed, TableCompared
@@ -151,7 +151,7 @@ def _checked(settings: Settings, files: Files) -> Job:
     publishing.check_names_closed(files, state.names_of(made))
     job = replace(comparing.job_of(settings, files, made, every=True), task=Task.CARRY)
     source = SourceFile(settings.source)
-    if damage := [*salvage.damage(source, job.needs()), *salvage.unclaimed(source)]:
+    if damage := [*quick_check.damage(source, job.needs()), *quick_check.unclaimed(source)]:
         raise SourceDamagedError(
             f"{settings.source} is damaged ({damage[0]}), and nothing is written to it; restore a backup of it, or "
             f"stay with {files.target}"

@@ -7,7 +7,6 @@ Behind a broken page, the next id that reads is searched for. Indexes are never 
 """
 
 import os
-import re
 import shlex
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,9 +17,11 @@ from typing import Any
 
 from nimad.errors import CannotWriteError, DiskError, SourceDamagedError
 from nimad.source.file import InvalidText, SourceFile, rescue
+from nimad.source.pages import Pages, Row, Shape, corrupt, error_code, may_hold, shape_of
+from nimad.source.quick_check import denying
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.rows import Reject
-from nimad.source.schema import EDGES, NODES, TURNS, Schema, columns_of, key_of, quoted
+from nimad.source.schema import EDGES, NODES, TURNS, key_of, quoted
 
 #: Ids behind a broken page that are tried one by one, so that what is lost is exact: a broken inner page hides some
 #: thousand rows. From there on, each step is this part of the way already gone.
@@ -28,15 +29,6 @@ PROBES = 10_000
 PROBE_STEP = 256
 #: Rows of a table that may be met again before its pages are taken to run in circles.
 REPEATS = 100_000
-
-#: What SQLite says of what it cannot read. An I/O error also ends the transaction, and with it every statement that
-#: still runs (ABORT); a damaged row may claim to be of any length (TOOBIG).
-_UNREADABLE = frozenset(
-    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_ABORT, sqlite3.SQLITE_TOOBIG}
-)
-
-#: A row, its key first. Empty where it cannot be read.
-_Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -49,73 +41,13 @@ class Salvaged:
     `rejects`: rows that were not copied, because their id belongs to another one.
 
     None of them knows what SQLite takes for whole, such as a page that was overwritten with another one of the file.
-    See `unclaimed`.
+    See `quick_check.unclaimed`.
     """
 
     rows: Mapping[str, int]
     lost: Mapping[str, Sequence[tuple[int, int]]]
     odd: Mapping[str, Sequence[int]]
     rejects: Sequence[Reject]
-
-
-def damage(source: SourceFile, schema: Schema) -> list[str]:
-    """What SQLite finds wrong with each migrated table and its indexes; empty when all is well."""
-
-    def check(connection: sqlite3.Connection) -> list[str]:
-        said = [(table.name, line) for table in schema.tables() for line in _check(connection, table.name)]
-        # A value that a CHECK forbids can be read all the same; releases of NIMA differ in what they check.
-        return [f"{table}: {line}" for table, line in said if not line.startswith("CHECK constraint failed")]
-
-    return source.read(check)
-
-
-def unclaimed(source: SourceFile) -> list[str]:
-    """Pages of the file that belong to nothing, or to two trees.
-
-    Where a page was overwritten with a whole one of another place, no check of the one table sees it, and its rows
-    are missing without an error. A damaged full-text index may leave such pages, too.
-    """
-    lines = source.read(_check)
-    return [line for line in lines if "never used" in line or "2nd reference" in line]
-
-
-def _check(connection: sqlite3.Connection, *table: str) -> list[str]:
-    """The lines of a quick_check, of a table or of the file."""
-    query = f"SELECT * FROM pragma_quick_check{'(?)' if table else ''}"
-    # More than the usual 100 lines. Not as that function's argument, which from SQLite 3.46 on names a table always.
-    whole = query if table else "PRAGMA quick_check(10000)"
-    try:
-        said = [str(line) for (line,) in connection.execute(whole, table)]
-    except sqlite3.DatabaseError as error:
-        _raise_unless_unreadable(error)
-        # What it says of the pages comes first, and would be lost with the error that follows it.
-        row = _first(connection, f"{query} LIMIT 1", *table)
-        said = [*(row or ()), str(error)]
-    return [line for line in "\n".join(said).splitlines() if line != "ok" and not line.startswith("***")]
-
-
-def _first(connection: sqlite3.Connection, query: str, *values: str | int) -> _Row | None:
-    """The row of a query that gives one: None where there is none, and empty where it cannot be read.
-
-    A query for more would not do: Python's cursors read one row ahead, and an error there takes the row before it.
-    """
-    try:
-        row: _Row | None = connection.execute(query, values).fetchone()
-    except (MemoryError, OverflowError):  # a damaged row may claim to be of any length
-        return ()
-    except sqlite3.DatabaseError as error:
-        _raise_unless_unreadable(error)
-        return ()
-    return row
-
-
-def _raise_unless_unreadable(error: sqlite3.DatabaseError) -> None:
-    if _code(error) not in _UNREADABLE:
-        raise error
-
-
-def _code(error: BaseException | None) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def salvage(source: SourceFile, to: Path) -> Salvaged:
@@ -133,7 +65,7 @@ def salvage(source: SourceFile, to: Path) -> Salvaged:
         return source.read(lambda connection: _salvage(connection, source.path, to))
     except BaseException as error:
         to.unlink(missing_ok=True)
-        if isinstance(error, SourceDamagedError) and _code(error.__cause__) != sqlite3.SQLITE_IOERR:
+        if isinstance(error, SourceDamagedError) and error_code(error.__cause__) != sqlite3.SQLITE_IOERR:
             raise SourceDamagedError(f"{error}, or {rescue(source.path)}") from error
         raise
 
@@ -142,19 +74,19 @@ def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
     os.truncate(to, 0)  # `SourceFile.read` begins anew when the source changes under it
     # Only so does SQLite read a file that is cut, or whose schema has a broken line. Nothing is written.
     connection.execute("PRAGMA writable_schema = ON")
-    found = {name: _shape_of(connection, name) for name in (NODES, EDGES, TURNS)}
-    hidden = [name for name, shape in found.items() if shape is None and _may_hold(connection, name)]
+    found = {name: shape_of(connection, name) for name in (NODES, EDGES, TURNS)}
+    hidden = [name for name, shape in found.items() if shape is None and may_hold(connection, name)]
     shapes = [shape for shape in found.values() if shape is not None]
     if found[NODES] is None:
-        raise _corrupt("its schema shows no table memory_nodes")
+        raise corrupt("its schema shows no table memory_nodes")
     with closing(sqlite3.connect(to, isolation_level=None)) as copy:
         copy.text_factory = connection.text_factory
         # What is not finished is thrown away, so it needs no journal.
         copy.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
-        rescues = {shape.table: _Rescue(_Pages(connection, shape), _Copy(copy, shape)) for shape in shapes}
+        rescues = {shape.table: _Rescue(Pages(connection, shape), _Copy(copy, shape)) for shape in shapes}
         for rescue in rescues.values():
             rescue.run()
-            for last in _denying(connection, rescue.pages.shape.table, path):
+            for last in denying(connection, rescue.pages.shape.table, path):
                 rescue.miss_behind(last)
         lost = {name: ranges for name, rescue in rescues.items() if (ranges := rescue.lost_ranges())}
         salvaged = Salvaged(
@@ -164,160 +96,17 @@ def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
             rejects=[reject for rescue in rescues.values() for reject in rescue.rejects.values()],
         )
         if NODES in lost and not salvaged.rows[NODES]:
-            raise _corrupt("no row of memory_nodes can be read")
+            raise corrupt("no row of memory_nodes can be read")
         for rescue in rescues.values():
             rescue.copy.finish()
         _write(copy, "COMMIT")
     return salvaged
 
 
-def _may_hold(connection: sqlite3.Connection, table: str) -> bool:
-    """Whether a table that SQLite does not show may be there: its line in the schema is broken, or is not read."""
-    row = _first(connection, "SELECT count(*) FROM sqlite_master WHERE lower(name) = ?", table)
-    return row != (0,)
-
-
-def _denying(connection: sqlite3.Connection, table: str, path: Path) -> list[int]:
-    """The last ids of pages that claim to hold less than is on them: what follows them is missing without an error."""
-    found = (re.fullmatch(r"Fragmentation .* on page (\d+)", line) for line in _check(connection, table))
-    return [last for page in found if page and (last := _last_id(path, int(page[1]))) is not None]
-
-
-def _last_id(path: Path, page: int) -> int | None:
-    """The last id on a page of a table, as its bytes are in the file (sqlite.org/fileformat.html, 1.6)."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(18)[16:], "big")
-        file.seek((page - 1) * size)
-        data = file.read(size)
-    inner, cells = data[:1] == b"\x05", int.from_bytes(data[3:5], "big")
-    if not cells or data[:1] not in (b"\x05", b"\x0d"):
-        return None
-    pointer = (12 if inner else 8) + 2 * (cells - 1)
-    cell = data[int.from_bytes(data[pointer : pointer + 2], "big") :]
-    return _number(cell[4:] if inner else _number(cell)[1])[0] & LAST_KEY
-
-
-def _number(data: bytes) -> tuple[int, bytes]:
-    """The number with which `data` begins, seven bits in a byte, and what follows it."""
-    value = 0
-    for end, byte in enumerate(data[:9], start=1):
-        value = value << 7 | byte & 0x7F
-        if byte < 0x80:  # noqa: PLR2004 - the bit that says that more follows
-            return value, data[end:]
-    return value, data[9:]
-
-
-def _corrupt(why: str) -> sqlite3.DatabaseError:
-    """An error like SQLite's own, for `SourceFile` to explain."""
-    error = sqlite3.DatabaseError(why)
-    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
-    return error
-
-
-@dataclass(frozen=True)
-class _Shape:
-    """A table's columns, and what its tree is ordered by: the INTEGER PRIMARY KEY, or a name of the rowid."""
-
-    table: str
-    key: str
-    declared: tuple[tuple[str, str], ...]  # name and type of each column
-
-    @property
-    def names(self) -> list[str]:
-        return [self.key, *(name for name, _ in self.declared if name != self.key)]
-
-    @property
-    def columns(self) -> str:
-        return ", ".join(map(quoted, self.names))
-
-    def create(self, *, typed: bool) -> str:
-        columns = (
-            f"{quoted(name)} {'INTEGER PRIMARY KEY' if name == self.key else declared if typed else ''}"
-            for name, declared in self.declared
-        )
-        return f"CREATE TABLE {quoted(self.table)} ({', '.join(columns)})"
-
-
-def _shape_of(connection: sqlite3.Connection, table: str) -> _Shape | None:
-    declared = tuple(columns_of(connection, table))
-    if not declared:
-        return None
-    primary = connection.execute("SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE pk", (table,)).fetchall()
-    # A primary key with an index of its own, such as INTEGER PRIMARY KEY DESC, is a column like others.
-    indexed = connection.execute("SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'", (table,)).fetchone()
-    taken = {name.lower() for name, _ in declared}
-    key = next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
-    if len(primary) == 1 and primary[0][1] == "INTEGER" and not indexed:
-        key = primary[0][0]
-    shape = _Shape(table, key, declared)
-    try:
-        # Names without the table's would be taken for texts where there is no such column.
-        names = ", ".join(f"{quoted(table)}.{quoted(name)}" for name in shape.names)
-        connection.execute(f"SELECT {names} FROM {quoted(table)} LIMIT 0")
-    except (sqlite3.OperationalError, UnicodeDecodeError) as error:  # WITHOUT ROWID, or a name that is no text
-        raise _corrupt(f"the columns of {table} cannot be told: {error}") from error
-    return shape
-
-
-class _Pages:
-    """One table of the damaged file. Each answer is None where there is no row, and empty where it cannot be read."""
-
-    def __init__(self, connection: sqlite3.Connection, shape: _Shape) -> None:
-        self.connection = connection
-        self.shape = shape
-        self.key = quoted(shape.key)
-        # An index may be damaged, and is never needed: these look at the table alone.
-        self.select_key = f"SELECT {self.key} FROM {quoted(shape.table)} NOT INDEXED"
-        self.select_row = f"SELECT {shape.columns} FROM {quoted(shape.table)} NOT INDEXED"
-
-    def walk(self, start: int) -> Iterator[tuple[int, int | None]]:
-        """Place and key of each row from `start` on, in the order of the pages; a key of None: a broken page."""
-        place = 0
-        while True:
-            query, values = self._from(self.select_key, start, place, -1)
-            try:
-                for (key,) in self.connection.execute(query, values):
-                    yield place, key
-                    place += 1
-            except sqlite3.DatabaseError as error:
-                _raise_unless_unreadable(error)
-            row = self.key_at(start, place)  # the row before the error, see `_first`
-            if row is None:
-                return
-            yield place, row[0] if row else None
-            place += 1
-
-    def key_at(self, start: int, place: int = 0) -> _Row | None:
-        query, values = self._from(self.select_key, start, place, 1)
-        return _first(self.connection, query, *values)
-
-    def row_at(self, start: int, place: int = 0) -> _Row | None:
-        query, values = self._from(self.select_row, start, place, 1)
-        return _first(self.connection, query, *values)
-
-    def row_of(self, key: int) -> _Row | None:
-        return _first(self.connection, f"{self.select_row} WHERE {self.key} = ?", key)
-
-    def has(self, key: int) -> bool:
-        """Whether SQLite finds a row by this id, be its values readable or not."""
-        return bool(_first(self.connection, f"{self.select_key} WHERE {self.key} = ?", key))
-
-    def last_key(self) -> int:
-        row = _first(self.connection, f"{self.select_key} ORDER BY {self.key} DESC LIMIT 1")
-        return row[0] if row else LAST_KEY
-
-    def _from(self, select: str, start: int, place: int, rows: int) -> tuple[str, tuple[int, ...]]:
-        """A query for rows from `start` on but for the first `place` ones, of which SQLite reads no value."""
-        part = f"ORDER BY {self.key} LIMIT ? OFFSET ?"
-        if start == FIRST_KEY:  # SQLite takes the first page, and need not search for it among others
-            return f"{select} {part}", (rows, place)
-        return f"{select} WHERE {self.key} >= ? {part}", (start, rows, place)
-
-
 class _Copy:
     """One table of the clean file."""
 
-    def __init__(self, connection: sqlite3.Connection, shape: _Shape) -> None:
+    def __init__(self, connection: sqlite3.Connection, shape: Shape) -> None:
         self.connection = connection
         self.shape = shape
         self.key = quoted(shape.key)
@@ -326,16 +115,16 @@ class _Copy:
         # No constraint refuses a row; and until all are in, no type changes what damage, or a STRICT table, put there.
         _write(connection, shape.create(typed=False))
 
-    def insert(self, row: _Row) -> bool:
+    def insert(self, row: Row) -> bool:
         """Add a row; False where its key is taken."""
         marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?" for value in row)
         values = [value.raw if isinstance(value, InvalidText) else value for value in row]
         insert = f"INSERT OR IGNORE INTO {self.table} ({self.columns}) VALUES ({marks})"
         return _write(self.connection, insert, *values).rowcount > 0
 
-    def get(self, key: int) -> _Row | None:
+    def get(self, key: int) -> Row | None:
         query = f"SELECT {self.columns} FROM {self.table} WHERE {self.key} = ?"
-        row: _Row | None = self.connection.execute(query, (key,)).fetchone()
+        row: Row | None = self.connection.execute(query, (key,)).fetchone()
         return row
 
     def keys(self, first: int, last: int) -> Iterator[int]:
@@ -375,7 +164,7 @@ def _write(copy: sqlite3.Connection, sql: str, *values: Any) -> sqlite3.Cursor:
 class _Rescue:
     """One table on its way from the damaged file to the clean one."""
 
-    def __init__(self, pages: _Pages, copy: _Copy) -> None:
+    def __init__(self, pages: Pages, copy: _Copy) -> None:
         self.pages = pages
         self.copy = copy
         self.lost: list[tuple[int, int]] = []  # where rows may be missing; rows that were copied lie in between
@@ -383,7 +172,7 @@ class _Rescue:
         self.doubts: set[int] = set()  # ids behind which rows are missing, or have another id than they should
         self.steps: list[tuple[int, int]] = []  # ids that follow each other in the pages, and do not rise
         self.odd: set[int] = set()
-        self.rejects: dict[_Row, Reject] = {}
+        self.rejects: dict[Row, Reject] = {}
         self.repeats = 0
 
     def run(self) -> None:

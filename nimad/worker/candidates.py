@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from nimad.source import late, salvage
+from nimad.source import late, quick_check
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.rows import Reject, Rows
@@ -54,7 +54,7 @@ def search(job: Job, notes: Notebook, lacking: Keys) -> Candidates:
         return search(replace(job, late=replace(asked, thorough=True)), notes, lacking)
     found.strays = strays
     if found.gone:  # or pages are damaged, and this is the last copy
-        found.damage = next(iter(salvage.damage(source, job.needs())), "")
+        found.damage = next(iter(quick_check.damage(source, job.needs())), "")
     return found
 
 

@@ -15,7 +15,7 @@ from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem,
 from nimad.desk.status import Stand, status
 from nimad.migration.files import check_folder, check_names
 from nimad.migration.leftovers import leftovers, open_files
-from nimad.source import salvage
+from nimad.source import quick_check
 from nimad.source.file import SourceFile
 from nimad.words import number_of
 
@@ -49,7 +49,7 @@ def source(examined: Examined) -> Iterator[Finding]:
     """Whether the memory is there and whole."""
     path, found = examined.settings.source, examined.survey  # raises with what is wrong
     with within(READING_S) as stop:
-        damage = salvage.damage(SourceFile(path, stop), found.schema)
+        damage = quick_check.damage(SourceFile(path, stop), found.schema)
     owner = rights.name_of(path.stat().st_uid)
     what = f"{path}: {found.nodes.rows:,} memories, {found.size / _MB:,.1f} MB, of {owner}"
     if damage:
