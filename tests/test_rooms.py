@@ -15,10 +15,13 @@ FORBIDDEN = {
     "config": {"sqlite3", "pyarrow", "ladybug"},
     "source": {"ladybug"},
     "writeback": {"nimad.target", "nimad.worker", "pyarrow", "ladybug"},
-    "migration": {"nimad.target", "pyarrow", "ladybug", "nimad.worker.tasks", "nimad.source.arrow", "loguru", "click"},
+    "migration": {
+        *("nimad.target", "nimad.source.arrow", "nimad.worker.tasks", "nimad.worker.load"),
+        *("pyarrow", "ladybug", "loguru", "click"),
+    },
     "service": {"nimad.writeback", "sqlite3", "nimad.source", "nimad.target", "pyarrow", "ladybug", "loguru", "click"},
     "desk": {
-        *("nimad.writeback", "sqlite3", "nimad.target", "nimad.worker.tasks"),
+        *("nimad.writeback", "sqlite3", "nimad.target", "nimad.worker.tasks", "nimad.worker.load"),
         *("pyarrow", "ladybug", "loguru", "click"),
     },
     "report": {"nimad.writeback", "sqlite3", "nimad.target", "pyarrow", "ladybug"},

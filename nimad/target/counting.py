@@ -1,7 +1,8 @@
 """Counting: the only word on how far a migration is."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from nimad.target import schema as t
 from nimad.target.database import Database
@@ -33,6 +34,10 @@ def count(database: Database) -> dict[str, Count]:
             rows, last = database.ask(query)[0]
             found[name] = Count(rows, last)
     return found
+
+
+def to_json(counts: Mapping[str, Count]) -> dict[str, Any]:
+    return {name: asdict(count) for name, count in counts.items()}
 
 
 def page_use(database: Database) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from nimad.disk import DISK_ERRORS
 from nimad.errors import EngineError, SourceBusyError, SourceError
 from nimad.packages import MODULE
 from nimad.worker import stacks
-from nimad.worker.job import Failure, Job
+from nimad.worker.job import Failure, Job, JobError
 from nimad.worker.process import settle
 
 #: Of the arguments that may be left out.
@@ -42,7 +42,7 @@ def _prepare(module: str) -> Any:
     engine = import_engine(module)
     from nimad.target.database import UnopenedError
     from nimad.target.engine import has_arrow
-    from nimad.worker.tasks import JobError, perform
+    from nimad.worker.tasks import perform
 
     has_arrow()  # imported while there is time, and not once the job is there
 

@@ -48,6 +48,15 @@ class Failure(StrEnum):
     UNEXPECTED = "unexpected"
 
 
+class JobError(Exception):
+    """The job cannot be done, for a reason that has a word of its own."""
+
+    def __init__(self, failure: Failure, message: str, **facts: Any) -> None:
+        super().__init__(message)
+        self.failure = failure
+        self.facts = facts
+
+
 #: By source table and id: why a row is not to be handed to the engine, how many workers it took down, and which engine.
 Isolated = Mapping[str, Mapping[int, tuple[str, int, str]]]
 

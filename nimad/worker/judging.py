@@ -1,0 +1,42 @@
+"""The rows that a job is about, read from SQLite and judged."""
+
+from collections.abc import Iterator
+
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.rows import Judged, Reject
+from nimad.source.schema import Schema
+from nimad.worker.job import Job
+
+
+def judged_range(job: Job) -> Judged:
+    schema, wanted = job.needs(), job.range
+    if wanted is None:
+        raise ValueError(f"a {job.task} job without a range")
+    table = schema.table(wanted.table)
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_range(c, table, wanted))
+    return source_rows.judge(rows, schema, job.isolated_of(table.name))
+
+
+def judged_ids(job: Job, schema: Schema) -> Judged:
+    table = schema.table(job.table)
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_ids(c, table, job.ids))
+    return source_rows.judge(rows, schema, job.isolated_of(job.table))
+
+
+def judged_slices(job: Job) -> Iterator[Judged]:
+    """The rows of a large range, as many at a time as verification compares at once."""
+    schema, wanted = job.needs(), job.range
+    assert wanted is not None  # noqa: S101 - else it is not large
+    table, whole = schema.table(wanted.table), (wanted.after, wanted.upto)
+    source = SourceFile(job.source_path())
+    for _, rows in source_rows.read_slices(source, table, whole, job.chunk_rows, job.chunk_bytes):
+        yield source_rows.judge(rows, schema, job.isolated_of(table.name))
+
+
+def judged_strays(job: Job) -> list[Reject]:
+    if not job.strays or job.range is None:
+        return []
+    table = job.needs().table(job.range.table)
+    rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_strays(c, table))
+    return source_rows.judge_strays(rows)

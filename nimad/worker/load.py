@@ -1,0 +1,175 @@
+"""The loading of a job's rows into the target, and the mending of those that are there."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from nimad.source import batch
+from nimad.source import rows as source_rows
+from nimad.source.batch import Batch
+from nimad.source.ranges import Range
+from nimad.source.rows import Judged, Reject, Rows
+from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
+from nimad.target import counting, loading, reading
+from nimad.target import schema as target_schema
+from nimad.target.database import Database, open_database
+from nimad.target.engine import has_arrow
+from nimad.worker import identity, ledger, quarantine
+from nimad.worker.job import Failure, Job, JobError
+from nimad.worker.judging import judged_ids, judged_range, judged_slices, judged_strays
+from nimad.worker.limits import limits_of
+
+_TABLES_OF: Mapping[str, tuple[str, ...]] = {
+    NODES: (target_schema.NODE_TABLE,),
+    EDGES: (target_schema.EDGE_TABLE,),
+    TURNS: (target_schema.TURN_TABLE, *target_schema.LINK_TABLES),
+}
+
+
+def load(job: Job, module: ModuleType) -> dict[str, Any]:
+    """Put a range into the target: what is there already stays, the rest is copied."""
+    large = _is_large(job)
+    judged = None if large else judged_range(job)
+    rejects = judged_strays(job)
+    limits = limits_of(replace(job, threads=1) if large else job)  # each thread of a COPY fills columns of its own
+    with open_database(module, job.target_path(), limits) as database:
+        target_schema.create(database, job.needs())
+        found = counting.count(database)
+        previous = held(database, job.previous)
+        if judged is None:
+            loaded = _load_slices(job, database, rejects)
+        else:
+            loaded = _LOADERS[judged.rows.table.name](job, database, judged, [*judged.rejects, *rejects])
+        free, page = counting.page_use(database)
+    return {
+        "found": counting.to_json(found),
+        "previous": previous,
+        "complaint": database.complaint,
+        "free_bytes": free * page,
+        **asdict(loaded),
+    }
+
+
+def mend(job: Job, module: ModuleType) -> dict[str, Any]:
+    """Bring rows up to date: nodes in place, because their edges hang on them; others taken out and put in."""
+    schema = job.needs()
+    judged = judged_ids(job, schema)
+    gone = sorted({*job.removed, *(set(job.ids) - set(judged.rows.keys))})
+    with open_database(module, job.target_path(), limits_of(job)) as database:
+        if job.table == NODES:
+            loading.remove(database, target_schema.NODE_TABLE, gone)
+            there = reading.keys(database, target_schema.NODE_TABLE, list(job.ids))
+            changed = loading.select(judged, [key in there for key in judged.rows.keys])
+            loading.update_nodes(database, schema, changed)
+            # After the update, which the log covers: a kill in between leaves the digest of what was there before.
+            _hand_over(job, changed.rows)
+        else:
+            loading.remove(database, TARGET_TABLES[job.table], [*gone, *judged.rows.keys])
+        _LOADERS[job.table](job, database, judged, list(judged.rejects))
+    return {"mended": len(judged.rows), "removed": len(gone)}
+
+
+def held(database: Database, wanted: Range | None) -> dict[str, int]:
+    """How many rows of a range each table has: the word on whether the batch before arrived."""
+    if wanted is None:
+        return {}
+    return {name: len(reading.keys(database, name, wanted)) for name in _TABLES_OF[wanted.table]}
+
+
+@dataclass
+class Loaded:
+    """By target table: rows that were copied, and rows of the range that should be there now."""
+
+    rejected: list[str]  # keys of the quarantine's lines for the range
+    loaded: dict[str, int] = field(default_factory=dict)
+    held: dict[str, int] = field(default_factory=dict)
+
+    def note(self, table: str, there: int, copied: int) -> None:
+        self.loaded[table] = copied
+        self.held[table] = there + copied
+
+
+def _set_aside(job: Job, rejects: Sequence[Reject]) -> Loaded:
+    if rejects and job.strict:
+        first = rejects[0]
+        raise JobError(Failure.STRICT, f"{first.table} id {first.id}: {first.reason}")
+    return Loaded(quarantine.add(Path(job.quarantine), rejects))
+
+
+def _hand_over(job: Job, rows: Rows) -> None:
+    entries = ((row[0], source_rows.digest(row)) for row in rows.values)
+    ledger.append(Path(job.ledger), rows.table.name, entries, identity.marks_of(rows.table, rows.values))
+
+
+def _there(job: Job, database: Database, table: str, judged: Judged | None = None) -> set[int]:
+    """Which keys of the job's range, or else of its rows, a table has."""
+    return reading.keys(database, table, job.range or list(judged.rows.keys if judged else ()))
+
+
+_Copy = Callable[[Database, Schema, Judged], int]
+
+
+def _load_fresh(job: Job, database: Database, judged: Judged, copy: _Copy, loaded: Loaded) -> None:
+    """Copy those rows that are not in their table yet, noting each in the ledger first."""
+    table = TARGET_TABLES[judged.rows.table.name]
+    there = _there(job, database, table, judged)
+    fresh = loading.without(judged, there)
+    _hand_over(job, fresh.rows)
+    loaded.note(table, len(there), copy(database, job.needs(), fresh))
+
+
+def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    loaded = _set_aside(job, rejects)
+    _load_fresh(job, database, judged, loading.load_nodes, loaded)
+    return loaded
+
+
+def _is_large(job: Job) -> bool:
+    """Whether a range of nodes weighs so much that its rows are not to be in memory all at once, and need not be."""
+    wanted = job.range
+    return job.spool and wanted is not None and wanted.table == NODES and wanted.bytes > job.chunk_bytes and has_arrow()
+
+
+def _load_slices(job: Job, database: Database, rejects: Sequence[Reject]) -> Loaded:
+    """Load a large range of nodes with one COPY, for which its rows are read, judged and noted slice by slice."""
+    schema = job.needs()
+    loaded = _set_aside(job, rejects)
+    there = _there(job, database, target_schema.NODE_TABLE)
+
+    def batches() -> Iterator[Batch]:
+        for judged in judged_slices(job):
+            loaded.rejected.extend(_set_aside(job, judged.rejects).rejected)
+            fresh = loading.without(judged, there)
+            _hand_over(job, fresh.rows)
+            yield batch.of_nodes(fresh, schema)
+
+    folder = job.target_path().parent
+    loaded.note(target_schema.NODE_TABLE, len(there), loading.load_slices(database, schema.nodes, batches(), folder))
+    return loaded
+
+
+def _load_edges(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    connected, dangling = loading.with_both_ends(judged, reading.node_ids(database))
+    loaded = _set_aside(job, [*rejects, *dangling])
+    _load_fresh(job, database, connected, loading.load_edges, loaded)
+    return loaded
+
+
+def _load_turns(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+    pairs, dangling = loading.link_pairs(judged, reading.node_ids(database))
+    loaded = _set_aside(job, [*rejects, *dangling])
+    _load_fresh(job, database, judged, loading.load_nodes, loaded)
+    for link in LINKS.values():
+        there = _there(job, database, link, judged)
+        missing = [pair for pair in pairs[link] if pair[0] not in there]
+        loaded.note(link, len(there), loading.load_links(database, link, missing))
+    return loaded
+
+
+_LOADERS: Mapping[str, Callable[[Job, Database, Judged, Sequence[Reject]], Loaded]] = {
+    NODES: _load_nodes,
+    EDGES: _load_edges,
+    TURNS: _load_turns,
+}
