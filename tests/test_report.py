@@ -26,7 +26,8 @@ from nimad.errors import UsageError
 from nimad.migration.files import Files
 from nimad.migration.recorded import read
 from nimad.report import tables
-from nimad.report.account import Account, account
+from nimad.report.account import Account
+from nimad.report.gathering import account
 from nimad.report.page import page
 from nimad.report.text import text
 

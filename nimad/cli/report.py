@@ -76,7 +76,7 @@ def report(
 
 def _told(target: Path, run: str | None, *, search: bool) -> "Account":
     from nimad.migration.timing import compare
-    from nimad.report.account import account
+    from nimad.report.gathering import account
 
     found = read(Files(target).runs)
     migration = choose(found, run, Files(target).runs)

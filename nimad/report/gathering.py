@@ -1,0 +1,105 @@
+"""The gathering of an account from a migration's record, the state file, the quarantine and both files as they are."""
+
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from nimad.errors import ExitCode, UsageError
+from nimad.migration import state
+from nimad.migration.files import Files
+from nimad.migration.origin import not_there, source_of
+from nimad.migration.quarantined import quarantined
+from nimad.migration.recorded import Migration
+from nimad.migration.timing import Compared
+from nimad.report import telling
+from nimad.report.account import COMPLETE, LISTED, Account, Aside, Moved
+from nimad.source.file import SourceFile
+from nimad.source.schema import TARGET_TABLES
+
+#: Characters of a reason.
+REASON_CHARS = 200
+
+
+def account(target: Path, migration: Migration | None, *, latest: bool, compared: Compared | None) -> Account:
+    """Gather what there is to telling. `latest`: whether the files that are there now are this migration's.
+
+    Raises `UsageError` where there is neither a record nor a target.
+    """
+    files = Files(target)
+    made = state.read(files) if files.staging.exists() else state.of_target(files)
+    if migration is None and not made:
+        raise (
+            not_there(target)
+            if not target.exists()
+            else UsageError(f"nothing tells how {target} was made; nimad made it with --replace, or somebody else did")
+        )
+    now = made if latest else {}
+    told = telling.of_record(migration) if migration else telling.of_state(made)
+    listing = _quarantine(target) if latest else _elsewhere(told)
+    counts = told.pop("counts")
+    entries = listing.get("aside_in_all", 0)
+    moved = [_moved(table, counts, listing.get("whole", {})) for table in TARGET_TABLES if table in counts]
+    listing.pop("whole", None)
+    source = str(told.get("source") or source_of(target) or "")
+    return Account(
+        **{
+            **told,
+            **listing,
+            "source": source,
+            "target": str(target),
+            "moved": moved,
+            "later": telling.later(now) if told["outcome"] == COMPLETE else {},
+            "sizes": {**told.get("sizes", {}), **(_sizes_now(Path(source), files) if latest else {})},
+            "exit_code": told["exit_code"] if told["exit_code"] is not None or not entries else ExitCode.QUARANTINED,
+            "compared": compared,
+        }
+    )
+
+
+def _moved(table: str, counts: Mapping[str, tuple[Any, int]], whole: Mapping[str, int]) -> Moved:
+    of, done = counts[table]
+    return Moved(table, int(of) if isinstance(of, int) else None, int(done), whole.get(table, 0))
+
+
+def _quarantine(target: Path) -> dict[str, Any]:
+    try:
+        found = quarantined(target)
+    except UsageError:  # neither a target nor an unfinished one
+        return {}
+    entries = [
+        Aside(entry["table"], str(entry["id"])[:40], entry["part"], _shortened(str(entry.get("reason", ""))))
+        for entry in found.entries
+    ]
+    whole: dict[str, int] = {}
+    for entry in entries:
+        if entry.part == "row":
+            whole[entry.table] = whole.get(entry.table, 0) + 1
+    return {
+        "quarantine_file": str(found.file),
+        "aside": entries[:LISTED],
+        "aside_in_all": len(entries),
+        "lacking": found.lacking or "",
+        "whole": whole,
+    }
+
+
+def _elsewhere(told: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a migration whose target gave way to another: its quarantine went with it."""
+    aside = told.get("aside_in_all", 0)
+    return {"aside_in_all": aside, "lacking": "They stand beside the backup of that target." if aside else ""}
+
+
+def _shortened(text: str) -> str:
+    text = " ".join(text.split())
+    return text if len(text) <= REASON_CHARS else f"{text[: REASON_CHARS - 1]}…"
+
+
+def _sizes_now(source: Path, files: Files) -> dict[str, int | None]:
+    there = files.target if files.target.exists() else files.staging
+    sizes: dict[str, int | None] = {"source_now": None, "target_now": None}
+    with suppress(OSError, ValueError):  # a path that somebody wrote
+        sizes["source_now"] = SourceFile(source).size()
+    with suppress(OSError):
+        sizes["target_now"] = there.stat().st_size + sum(log["bytes"] for log in state.logs_of(there).values())
+    return sizes
