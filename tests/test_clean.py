@@ -14,7 +14,7 @@ import pytest
 from support import make_memory, migrate, node, quarantine_file
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, nimad
-from test_following import made, source, written_by_agent
+from test_following import agent, made, source, written_by_agent
 from torture import beside, target_of
 
 from nimad.config import Settings
@@ -125,9 +125,19 @@ def test_a_backup_goes_only_when_sqlite_has_all_that_it_holds(source: Path) -> N
     written_by_agent(other, 200, [61, 62, 63])
     found = look(source, newest=True)
     assert named(found.going) == {one.name: "SQLite has all that it holds"}
-    assert named(found.staying) == {other.name: "it holds 6 rows, or parts of rows, that SQLite lacks"}
+    assert named(found.staying) == {other.name: "it holds 6 rows, or parts of rows, that SQLite lacks or has otherwise"}
     done = cleaning.apply(settings(source), newest=True)
     assert (done.applied, one.exists(), other.exists()) == (True, False, True)
+
+
+def test_a_backup_stays_whose_memory_says_something_else_than_sqlites(source: Path) -> None:
+    backup = source.parent / f"graph.ladybug.backup-{OLD}"
+    backup.write_bytes(target_of(source).read_bytes())
+    with agent(backup) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 6}) SET n.text = 'as the agent put it later'")
+    assert named(look(source, newest=True).staying) == {
+        backup.name: "it holds 1 row, or parts of rows, that SQLite lacks or has otherwise"
+    }
 
 
 def test_a_backup_that_cannot_be_read_stays(source: Path) -> None:

@@ -20,7 +20,7 @@ from nimad.migration.child import Workers
 from nimad.migration.files import Files, check_folder, check_names, locked
 from nimad.migration.leftovers import Kind, Leftover, leftovers
 from nimad.words import number_of
-from nimad.worker.comparison import TableCompared
+from nimad.worker.job import Task
 
 DAY_S = 86_400.0
 #: Days that leftovers stay when nobody says otherwise.
@@ -96,16 +96,13 @@ def _without_memories(settings: Settings, each: Leftover) -> Leftover:
         return replace(each, may_go=False, reason=f"whether SQLite has all that it holds cannot be told ({error})")
     if not more:
         return replace(each, reason="SQLite has all that it holds")
-    return replace(each, may_go=False, reason=f"it holds {number_of(more, 'row')}, or parts of rows, that SQLite lacks")
+    return replace(each, may_go=False, reason=f"it holds {number_of(more, 'row')}, or parts of rows, that SQLite lacks or has otherwise")
 
 
 def _more_than_sqlite(settings: Settings, backup: Path) -> int:
-    """How many rows of a backup SQLite lacks, or has as they were before."""
+    """How many rows, or values, of a backup SQLite lacks or has others for: what a rollback would carry back or keep."""
     launch = comparing.launch_of(settings)
-    job = comparing.job_of(settings, Files(backup), {}, every=True)
+    job = replace(comparing.job_of(settings, Files(backup), {}, every=True), task=Task.CARRY)
     with Workers(threading.Event(), launch=launch) as workers:
         facts = comparing.ask(job, workers, launch).facts
-    tables = [TableCompared.from_json(table) for table in facts["tables"].values()]
-    rows = sum(table.extra.count + table.since_there.count for table in tables)
-    values = sum(sum(columns.values()) for columns in facts["beyond"].values())
-    return int(rows + values + sum(facts["others"].values()))
+    return sum(listed["count"] for name in ("added", "changed", "kept") for listed in facts[name].values())
