@@ -219,6 +219,19 @@ def test_a_link_is_neither_followed_nor_removed(source: Path, tmp_path: Path) ->
     assert (link.is_symlink(), precious.read_text()) == (True, "mine")
 
 
+@pytest.mark.parametrize("name", ["graph.ladybug", "graph.sqlite", "graph.lbug"])
+def test_what_a_link_leads_to_is_in_use_whatever_its_name_is(source: Path, name: str) -> None:
+    path = source.with_name(name)
+    backup = path.with_name(f"{'graph.ladybug' if name == 'graph.lbug' else name}.backup-{OLD}")
+    if path.exists():
+        path.rename(backup)
+    else:
+        backup.write_bytes(target_of(source).read_bytes())
+    path.symlink_to(backup.name)  # how somebody goes back to a backup
+    assert named(cleaning.apply(settings(source), 0, newest=True).staying) == {backup.name: f"{path} leads to it"}
+    assert backup.exists()
+
+
 def test_a_file_that_may_not_be_removed_is_named(source: Path, restricted: list[str]) -> None:
     (path,) = left(source.parent, f"graph.ladybug.migrating.{OLD}")
     source.parent.chmod(0o555)

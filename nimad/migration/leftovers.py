@@ -63,6 +63,7 @@ class _Standing:
     unsound: str  # why SQLite is not known to be whole; empty where it is
     verified: bool  # whether a target is there that a run compared before it published it
     open: Mapping[tuple[int, int], int]  # PIDs by the device and inode of what they have open
+    named: Mapping[tuple[int, int], Path]  # names that are in use, by the device and inode of the file they lead to
 
 
 _DATE = r"(\d{8}-\d{6})(?:-\d+)?"
@@ -200,7 +201,10 @@ def _in_use(each: Leftover, standing: _Standing) -> str:
     for path in each.pieces:
         with suppress(OSError):
             status = path.lstat()
-            if (pid := standing.open.get((status.st_dev, status.st_ino))) is not None:
+            file = status.st_dev, status.st_ino
+            if (name := standing.named.get(file)) is not None:
+                return f"{name} leads to it"
+            if (pid := standing.open.get(file)) is not None:
                 return f"it is open in another program (PID {pid})"
     return ""
 
@@ -240,7 +244,23 @@ def _standing(settings: Settings, files: Files) -> _Standing:
         unsound=_unsound(settings.source),
         verified=bool(there and made.get("published") and state.is_of(files, made)),
         open=open_files(),
+        named=_named_files(settings, files),
     )
+
+
+def _named_files(settings: Settings, files: Files) -> dict[tuple[int, int], Path]:
+    """The files that the target, its source, and every link in their folders lead to, by whatever names."""
+    found = {}
+    links = [path for folder in {files.target.parent, settings.source.parent} for path in _links_in(folder)]
+    for path in (*links, settings.source, files.target):
+        with suppress(OSError):
+            status = path.stat()
+            found[status.st_dev, status.st_ino] = path
+    return found
+
+
+def _links_in(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir() if folder.is_dir() else ()) if path.is_symlink())
 
 
 def _holder(lock: Path) -> int | None:
