@@ -155,11 +155,13 @@ def test_without_a_target_that_was_verified_its_backups_stay(source: Path) -> No
     assert found["graph.ladybug.state.json"] == (True, "nothing needs it")
 
 
-@pytest.mark.parametrize("harm", ["gone", "damaged"])
+@pytest.mark.parametrize("harm", ["gone", "damaged", "another"])
 def test_without_a_whole_sqlite_what_was_copied_of_it_stays(source: Path, harm: str) -> None:
     left(source.parent, "graph.ladybug.migrating", f"graph.ladybug.migrating.{OLD}", f"graph.sqlite.backup-{OLD}")
     if harm == "gone":
         source.unlink()
+    elif harm == "another":  # the agent lost its memory, and began a new one
+        make_memory(source.with_name("new"), nodes=[node(1)]).replace(source)
     else:
         os.truncate(source, source.stat().st_size - 4096)
     found = look(source, newest=True)

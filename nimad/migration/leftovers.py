@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from re import Pattern
+from typing import Any
 
 from nimad.config import Settings
 from nimad.disk import ENGINE_SUFFIXES, READ_SUFFIXES, export_folder
@@ -241,7 +242,7 @@ def _standing(settings: Settings, files: Files) -> _Standing:
     return _Standing(
         files=files,
         holder=_holder(files.lock),
-        unsound=_unsound(settings.source),
+        unsound=_unsound(settings.source, state.read(files)),
         verified=bool(there and made.get("published") and state.is_of(files, made)),
         open=open_files(),
         named=_named_files(settings, files),
@@ -269,11 +270,14 @@ def _holder(lock: Path) -> int | None:
     return None if holder == os.getpid() else holder
 
 
-def _unsound(path: Path) -> str:
-    """Why SQLite is not known to hold all that it should."""
+def _unsound(path: Path, told: Mapping[str, Any]) -> str:
+    """Why SQLite is not known to hold all that it should; `told`: the state file."""
     try:
         check_source(path)
         source = SourceFile(path)
+        made_from = state.identity_of(told)
+        if made_from not in (None, source.identity()):
+            return "SQLite is not the file that runs for this target read, and this may be the last copy"
         schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
         damage = salvage.damage(source, schema)
     except NimadError as error:
