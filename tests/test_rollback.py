@@ -283,6 +283,30 @@ def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
     assert found == [[(61,)], [(9,)], []]
 
 
+def test_a_disk_that_is_full_leaves_sqlite_as_it_was_and_is_named_as_that(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key) for key in range(1, 10)])
+    change(source, "CREATE VIRTUAL TABLE memory_fts USING fts5 (text, content='memory_nodes', content_rowid='id')")
+    change(source, "INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
+    file = SourceFile(source)
+    schema = file.read(lambda connection: read_schema(connection, file, nodes_only=False))
+    before, record = read_source(source), tmp_path / "record.jsonl"
+    random = Random(1)
+    texts = {key: " ".join(f"{random.getrandbits(128):x}" for _ in range(120)) for key in before.nodes}
+    record.write_text(
+        "".join(
+            json.dumps({"what": "change", "table": "memory_nodes", "key": key, "row": {"text": text}}) + "\n"
+            for key, text in texts.items()
+        )
+    )
+    for room in (0, 10, 20):  # pages: none for a text, for some, and for all but their index
+        with closing(Writable(source, schema)) as memory:
+            (pages,) = memory.connection.execute("PRAGMA page_count").fetchone()
+            memory.connection.execute(f"PRAGMA max_page_count = {pages + room}")
+            with pytest.raises(sqlite3.OperationalError, match="full"), memory.transaction():
+                memory.write(record)
+        assert read_source(source) == before
+
+
 def test_what_has_neither_turn_nor_text_is_not_doubled_either(source: Path) -> None:
     """Nothing but ends, a moment or a summary tells these apart, and their ids are other rows' in SQLite."""
     with agent(target_of(source)) as connection:

@@ -198,10 +198,11 @@ class _Writer:
         try:
             yield
         except sqlite3.Error:
-            self._connection.execute("ROLLBACK TO row")
+            if self._connection.in_transaction:  # a full or failing disk has SQLite undo the whole transaction itself
+                self._connection.execute("ROLLBACK TO row")
+                self._connection.execute("RELEASE row")
             raise
-        finally:
-            self._connection.execute("RELEASE row")
+        self._connection.execute("RELEASE row")
 
     # Changing
 
@@ -243,6 +244,8 @@ class _Writer:
             with self._savepoint():
                 self._connection.execute(statement, (key,))
         except sqlite3.Error as error:
+            if not self._connection.in_transaction:
+                raise  # nothing of it is written any more, and what followed would be by itself
             self.written.unindexed = str(error)
 
     def _indexed(self) -> list[str]:
