@@ -263,6 +263,22 @@ def test_an_id_that_dangling_rows_of_sqlite_name_is_not_given_to_another_memory(
     assert read_source(source).nodes.keys() == {1, 3, 8, 9, 10}
 
 
+def test_a_memory_gets_a_new_id_although_another_one_has_the_highest_of_all(tmp_path: Path) -> None:
+    highest = 2**63 - 1
+    nodes = [node(key) for key in (1, 2, highest)]
+    source = make_memory(tmp_path / "graph.sqlite", nodes=nodes, edges=[edge(highest, 1, highest)], turns=[turn(highest)])
+    migrate(source)
+    with agent(target_of(source)) as connection:
+        connection.execute("CREATE (n:MemoryNode {id: -5, layer: 'semantic', text: 'of mine', turn_id: 'mine'})")
+        connection.execute("CREATE (t:Turn {id: -5, turn_id: 'mine'})")
+        connection.execute(
+            "MATCH (a:MemoryNode {id: -5}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {relation: 'mine'}]->(b)"
+        )
+    assert apply(source).renamed == 2
+    after = read_source(source)
+    assert (after.nodes[3]["text"], after.edges[1]["source_id"], after.turns[1]["turn_id"]) == ("of mine", 3, "mine")
+
+
 def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
     change(
         source, "CREATE VIRTUAL TABLE memory_fts USING fts5 (text, summary, content='memory_nodes', content_rowid='id')"
