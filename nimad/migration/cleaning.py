@@ -96,11 +96,12 @@ def _without_memories(settings: Settings, each: Leftover) -> Leftover:
         return replace(each, may_go=False, reason=f"whether SQLite has all that it holds cannot be told ({error})")
     if not more:
         return replace(each, reason="SQLite has all that it holds")
-    return replace(each, may_go=False, reason=f"it holds {number_of(more, 'row')}, or parts of rows, that SQLite lacks or has otherwise")
+    what = f"{number_of(more, 'row')}, or parts of rows, that SQLite lacks or has otherwise"
+    return replace(each, may_go=False, reason=f"it holds {what}")
 
 
 def _more_than_sqlite(settings: Settings, backup: Path) -> int:
-    """How many rows, or values, of a backup SQLite lacks or has others for: what a rollback would carry back or keep."""
+    """How many rows, or values, a rollback of a backup would carry back, or keep."""
     launch = comparing.launch_of(settings)
     job = replace(comparing.job_of(settings, Files(backup), {}, every=True), task=Task.CARRY)
     with Workers(threading.Event(), launch=launch) as workers:
