@@ -158,6 +158,7 @@ def test_without_a_target_that_was_verified_its_backups_stay(source: Path) -> No
 @pytest.mark.parametrize("harm", ["gone", "damaged", "another"])
 def test_without_a_whole_sqlite_what_was_copied_of_it_stays(source: Path, harm: str) -> None:
     left(source.parent, "graph.ladybug.migrating", f"graph.ladybug.migrating.{OLD}", f"graph.sqlite.backup-{OLD}")
+    left(source.parent, f"graph.ladybug.wal.{OLD}")
     if harm == "gone":
         source.unlink()
     elif harm == "another":  # the agent lost its memory, and began a new one

@@ -186,7 +186,7 @@ def _judged(each: Leftover, standing: _Standing) -> Leftover:
 _REASONS: Mapping[Kind, str] = {
     Kind.UNFINISHED: "SQLite has all of it; a run would begin anew",
     Kind.FAILED: "SQLite has all of it",
-    Kind.LOG: "what was in it was brought again",
+    Kind.LOG: "SQLite has all of it",
     Kind.BACKUP: "a verified target took its place",
     Kind.SQLITE_BACKUP: "SQLite is whole without it",
     Kind.RECORD: "SQLite has all of it",
@@ -217,10 +217,8 @@ def _last_copy(each: Leftover, standing: _Standing) -> str:
     if each.kind is Kind.RECORD:
         kept = sum(b'"kept": true' in line for line in lines(each.path))
         return f"it holds {number_of(kept, 'value')} that SQLite has no place for" if kept else standing.unsound
-    if each.kind in (Kind.UNFINISHED, Kind.FAILED, Kind.SQLITE_BACKUP):
+    if each.kind in (Kind.UNFINISHED, Kind.FAILED, Kind.LOG, Kind.SQLITE_BACKUP):
         return standing.unsound
-    if each.kind is Kind.LOG:
-        return "" if standing.verified else standing.unsound
     if each.kind is Kind.BACKUP and not standing.verified:
         return standing.unsound or f"there is no verified target at {standing.files.target}"
     return ""
