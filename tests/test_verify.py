@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -295,3 +296,16 @@ def test_of_rows_without_a_turn_the_text_tells_which_is_which() -> None:
     there = naturals((2, None, "legacy_vsa", 5), (8, None, "legacy_vsa", 5))
     texts = {1: "one", 2: "two"}, {2: "one", 8: "two"}
     assert pair("memory_nodes", here, there, (lambda _: texts[0], lambda _: texts[1])) == {1: 2, 2: 8}
+
+
+def test_rows_of_one_moment_without_turns_are_not_each_held_against_all() -> None:
+    asked = 0
+
+    def texts(keys: Collection[int]) -> dict[int, str]:
+        nonlocal asked
+        asked += len(keys)
+        return {key: f"text {key}" for key in keys}
+
+    rows = naturals(*((key, None, "legacy_vsa", 5) for key in range(1, 1_501)))
+    assert pair("memory_nodes", rows, rows, (texts, texts)) == {key: key for key in rows}
+    assert asked == 2 * len(rows)
