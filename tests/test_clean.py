@@ -147,6 +147,14 @@ def test_a_backup_that_cannot_be_read_stays(source: Path) -> None:
     assert reason.startswith("whether SQLite has all that it holds cannot be told")
 
 
+def test_a_folder_that_stood_at_the_targets_name_stays(source: Path) -> None:
+    folder = source.parent / f"graph.ladybug.backup-{OLD}"
+    folder.mkdir()
+    left(folder, "catalog.kz")
+    cleaning.apply(settings(source), newest=True)
+    assert (folder / "catalog.kz").exists()
+
+
 def test_without_a_target_that_was_verified_its_backups_stay(source: Path) -> None:
     left(source.parent, f"graph.ladybug.backup-{OLD}")
     target_of(source).unlink()

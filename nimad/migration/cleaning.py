@@ -88,8 +88,10 @@ def _old_enough(each: Leftover, days: float) -> Leftover:
 
 def _without_memories(settings: Settings, each: Leftover) -> Leftover:
     """A backup of a target, once it is known whether SQLite has all that it holds."""
-    if not each.may_go or each.kind is not Kind.BACKUP or not each.path.is_file():
+    if not each.may_go or each.kind is not Kind.BACKUP or not each.path.exists():
         return each
+    if not each.path.is_file():  # what an engine of former times made, maybe, or somebody's own
+        return replace(each, may_go=False, reason="it is a folder, and what it holds cannot be told")
     try:
         more = _more_than_sqlite(settings, each.path)
     except NimadError as error:
