@@ -266,8 +266,8 @@ def test_an_id_that_dangling_rows_of_sqlite_name_is_not_given_to_another_memory(
 def test_a_memory_gets_a_new_id_although_another_one_has_the_highest_of_all(tmp_path: Path) -> None:
     highest = 2**63 - 1
     nodes = [node(key) for key in (1, 2, highest)]
-    hung = {"edges": [edge(highest, 1, highest)], "turns": [turn(highest)]}
-    source = make_memory(tmp_path / "graph.sqlite", nodes=nodes, **hung)
+    edges = [edge(highest, 1, highest)]
+    source = make_memory(tmp_path / "graph.sqlite", nodes=nodes, edges=edges, turns=[turn(highest)])
     migrate(source)
     with agent(target_of(source)) as connection:
         connection.execute("CREATE (n:MemoryNode {id: -5, layer: 'semantic', text: 'of mine', turn_id: 'mine'})")

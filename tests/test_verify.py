@@ -276,6 +276,14 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     assert shown(done) == golden.read_text()
 
 
+@pytest.mark.parametrize("edited", [{"bounds": [1]}, {"file": "x"}, {"tables": 3}, {"also": 5}, {"replaces": []}])
+def test_a_state_file_that_somebody_edited_is_as_good_as_none(source: Path, edited: dict[str, Any]) -> None:
+    told = beside(target_of(source), ".state.json")
+    told.write_text(json.dumps({**json.loads(told.read_text()), **edited}))
+    files = Files(target_of(source))
+    assert (state.read(files), state.of_target(files)) == ({}, {})
+
+
 # Pairing
 
 
