@@ -14,7 +14,7 @@ import pytest
 from support import make_memory, migrate, node, quarantine_file
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, nimad
-from test_following import made, source, written_by_agent
+from test_following import agent, made, source, written_by_agent
 from torture import beside, target_of
 
 from nimad.config import Settings
@@ -125,9 +125,19 @@ def test_a_backup_goes_only_when_sqlite_has_all_that_it_holds(source: Path) -> N
     written_by_agent(other, 200, [61, 62, 63])
     found = look(source, newest=True)
     assert named(found.going) == {one.name: "SQLite has all that it holds"}
-    assert named(found.staying) == {other.name: "it holds 6 rows, or parts of rows, that SQLite lacks"}
+    assert named(found.staying) == {other.name: "it holds 6 rows, or parts of rows, that SQLite lacks or has otherwise"}
     done = cleaning.apply(settings(source), newest=True)
     assert (done.applied, one.exists(), other.exists()) == (True, False, True)
+
+
+def test_a_backup_stays_whose_memory_says_something_else_than_sqlites(source: Path) -> None:
+    backup = source.parent / f"graph.ladybug.backup-{OLD}"
+    backup.write_bytes(target_of(source).read_bytes())
+    with agent(backup) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 6}) SET n.text = 'as the agent put it later'")
+    assert named(look(source, newest=True).staying) == {
+        backup.name: "it holds 1 row, or parts of rows, that SQLite lacks or has otherwise"
+    }
 
 
 def test_a_backup_that_cannot_be_read_stays(source: Path) -> None:
@@ -135,6 +145,14 @@ def test_a_backup_that_cannot_be_read_stays(source: Path) -> None:
     ((name, reason),) = named(look(source, newest=True).staying).items()
     assert name == f"graph.ladybug.backup-{OLD}"
     assert reason.startswith("whether SQLite has all that it holds cannot be told")
+
+
+def test_a_folder_that_stood_at_the_targets_name_stays(source: Path) -> None:
+    folder = source.parent / f"graph.ladybug.backup-{OLD}"
+    folder.mkdir()
+    left(folder, "catalog.kz")
+    cleaning.apply(settings(source), newest=True)
+    assert (folder / "catalog.kz").exists()
 
 
 def test_without_a_target_that_was_verified_its_backups_stay(source: Path) -> None:
@@ -145,11 +163,14 @@ def test_without_a_target_that_was_verified_its_backups_stay(source: Path) -> No
     assert found["graph.ladybug.state.json"] == (True, "nothing needs it")
 
 
-@pytest.mark.parametrize("harm", ["gone", "damaged"])
+@pytest.mark.parametrize("harm", ["gone", "damaged", "another"])
 def test_without_a_whole_sqlite_what_was_copied_of_it_stays(source: Path, harm: str) -> None:
     left(source.parent, "graph.ladybug.migrating", f"graph.ladybug.migrating.{OLD}", f"graph.sqlite.backup-{OLD}")
+    left(source.parent, f"graph.ladybug.wal.{OLD}")
     if harm == "gone":
         source.unlink()
+    elif harm == "another":  # the agent lost its memory, and began a new one
+        make_memory(source.with_name("new"), nodes=[node(1)]).replace(source)
     else:
         os.truncate(source, source.stat().st_size - 4096)
     found = look(source, newest=True)
@@ -207,6 +228,19 @@ def test_a_link_is_neither_followed_nor_removed(source: Path, tmp_path: Path) ->
     link.symlink_to(precious)
     cleaning.apply(settings(source), 0, newest=True)
     assert (link.is_symlink(), precious.read_text()) == (True, "mine")
+
+
+@pytest.mark.parametrize("name", ["graph.ladybug", "graph.sqlite", "graph.lbug"])
+def test_what_a_link_leads_to_is_in_use_whatever_its_name_is(source: Path, name: str) -> None:
+    path = source.with_name(name)
+    backup = path.with_name(f"{'graph.ladybug' if name == 'graph.lbug' else name}.backup-{OLD}")
+    if path.exists():
+        path.rename(backup)
+    else:
+        backup.write_bytes(target_of(source).read_bytes())
+    path.symlink_to(backup.name)  # how somebody goes back to a backup
+    assert named(cleaning.apply(settings(source), 0, newest=True).staying) == {backup.name: f"{path} leads to it"}
+    assert backup.exists()
 
 
 def test_a_file_that_may_not_be_removed_is_named(source: Path, restricted: list[str]) -> None:

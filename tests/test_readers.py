@@ -35,7 +35,19 @@ from environments import (
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from support import ENGINE_LIMITS, Run, assert_same, edge, make_memory, migrate, node, same_value, turn, vector
+from support import (
+    ENGINE_LIMITS,
+    Run,
+    assert_same,
+    edge,
+    make_memory,
+    migrate,
+    migrate_smoothly,
+    node,
+    same_value,
+    turn,
+    vector,
+)
 from test_console import nimad
 from test_engine import Environment as Installation
 from torture import assert_nothing_left, staging_of, state_of, target_of
@@ -207,6 +219,22 @@ def written(
         how: migrate(source, target=source.with_name(how), reader_python=environment.python, batch_size=100)
         for how, environment in {"parameters": old, "arrow": with_arrow}.items()
     }
+
+
+def test_without_parquet_in_pyarrow_large_rows_wait_in_memory(
+    tmp_path: Path, make_environment: MakeEnvironment
+) -> None:
+    environment = make_environment(lend=["ladybug"])
+    (place,) = (path for path in top_level("pyarrow") if path.name == "pyarrow")
+    (environment.packages / "pyarrow").mkdir()
+    for part in place.iterdir():
+        if not part.name.startswith("_parquet"):  # as in pyarrow-core of conda-forge
+            (environment.packages / "pyarrow" / part.name).symlink_to(part)
+    put(next(path for path in top_level("pyarrow") if path.suffix == ".dist-info"), environment.packages)
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key, text="x" * 3_000_000) for key in (1, 2, 3)])
+    run = migrate_smoothly(source, reader_python=environment.python, engine_python=environment.python)
+    assert_same(source, run.target)
+    assert state_of(run.target)["versions"]["engine"]["folder"].startswith(str(environment.folder))
 
 
 @pytest.mark.parametrize("reader", [requirement.partition("==")[2] for requirement in ENGINES])

@@ -263,6 +263,23 @@ def test_an_id_that_dangling_rows_of_sqlite_name_is_not_given_to_another_memory(
     assert read_source(source).nodes.keys() == {1, 3, 8, 9, 10}
 
 
+def test_a_memory_gets_a_new_id_although_another_one_has_the_highest_of_all(tmp_path: Path) -> None:
+    highest = 2**63 - 1
+    nodes = [node(key) for key in (1, 2, highest)]
+    edges = [edge(highest, 1, highest)]
+    source = make_memory(tmp_path / "graph.sqlite", nodes=nodes, edges=edges, turns=[turn(highest)])
+    migrate(source)
+    with agent(target_of(source)) as connection:
+        connection.execute("CREATE (n:MemoryNode {id: -5, layer: 'semantic', text: 'of mine', turn_id: 'mine'})")
+        connection.execute("CREATE (t:Turn {id: -5, turn_id: 'mine'})")
+        connection.execute(
+            "MATCH (a:MemoryNode {id: -5}), (b:MemoryNode {id: 2}) CREATE (a)-[:relates_to {relation: 'mine'}]->(b)"
+        )
+    assert apply(source).renamed == 2
+    after = read_source(source)
+    assert (after.nodes[3]["text"], after.edges[1]["source_id"], after.turns[1]["turn_id"]) == ("of mine", 3, "mine")
+
+
 def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
     change(
         source, "CREATE VIRTUAL TABLE memory_fts USING fts5 (text, summary, content='memory_nodes', content_rowid='id')"
@@ -281,6 +298,30 @@ def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
         ]
         connection.execute("INSERT INTO memory_fts (memory_fts) VALUES ('integrity-check')")
     assert found == [[(61,)], [(9,)], []]
+
+
+def test_a_disk_that_is_full_leaves_sqlite_as_it_was_and_is_named_as_that(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key) for key in range(1, 10)])
+    change(source, "CREATE VIRTUAL TABLE memory_fts USING fts5 (text, content='memory_nodes', content_rowid='id')")
+    change(source, "INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
+    file = SourceFile(source)
+    schema = file.read(lambda connection: read_schema(connection, file, nodes_only=False))
+    before, record = read_source(source), tmp_path / "record.jsonl"
+    random = Random(1)
+    texts = {key: " ".join(f"{random.getrandbits(128):x}" for _ in range(120)) for key in before.nodes}
+    record.write_text(
+        "".join(
+            json.dumps({"what": "change", "table": "memory_nodes", "key": key, "row": {"text": text}}) + "\n"
+            for key, text in texts.items()
+        )
+    )
+    for room in (0, 10, 20):  # pages: none for a text, for some, and for all but their index
+        with closing(Writable(source, schema)) as memory:
+            (pages,) = memory.connection.execute("PRAGMA page_count").fetchone()
+            memory.connection.execute(f"PRAGMA max_page_count = {pages + room}")
+            with pytest.raises(sqlite3.OperationalError, match="full"), memory.transaction():
+                memory.write(record)
+        assert read_source(source) == before
 
 
 def test_what_has_neither_turn_nor_text_is_not_doubled_either(source: Path) -> None:

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import sys
+from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,14 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     assert shown(done) == golden.read_text()
 
 
+@pytest.mark.parametrize("edited", [{"bounds": [1]}, {"file": "x"}, {"tables": 3}, {"also": 5}, {"replaces": []}])
+def test_a_state_file_that_somebody_edited_is_as_good_as_none(source: Path, edited: dict[str, Any]) -> None:
+    told = beside(target_of(source), ".state.json")
+    told.write_text(json.dumps({**json.loads(told.read_text()), **edited}))
+    files = Files(target_of(source))
+    assert (state.read(files), state.of_target(files)) == ({}, {})
+
+
 # Pairing
 
 
@@ -295,3 +304,16 @@ def test_of_rows_without_a_turn_the_text_tells_which_is_which() -> None:
     there = naturals((2, None, "legacy_vsa", 5), (8, None, "legacy_vsa", 5))
     texts = {1: "one", 2: "two"}, {2: "one", 8: "two"}
     assert pair("memory_nodes", here, there, (lambda _: texts[0], lambda _: texts[1])) == {1: 2, 2: 8}
+
+
+def test_rows_of_one_moment_without_turns_are_not_each_held_against_all() -> None:
+    asked = 0
+
+    def texts(keys: Collection[int]) -> dict[int, str]:
+        nonlocal asked
+        asked += len(keys)
+        return {key: f"text {key}" for key in keys}
+
+    rows = naturals(*((key, None, "legacy_vsa", 5) for key in range(1, 1_501)))
+    assert pair("memory_nodes", rows, rows, (texts, texts)) == {key: key for key in rows}
+    assert asked == 2 * len(rows)

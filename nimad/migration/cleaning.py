@@ -20,7 +20,7 @@ from nimad.migration.child import Workers
 from nimad.migration.files import Files, check_folder, check_names, locked
 from nimad.migration.leftovers import Kind, Leftover, leftovers
 from nimad.words import number_of
-from nimad.worker.comparison import TableCompared
+from nimad.worker.job import Task
 
 DAY_S = 86_400.0
 #: Days that leftovers stay when nobody says otherwise.
@@ -88,24 +88,24 @@ def _old_enough(each: Leftover, days: float) -> Leftover:
 
 def _without_memories(settings: Settings, each: Leftover) -> Leftover:
     """A backup of a target, once it is known whether SQLite has all that it holds."""
-    if not each.may_go or each.kind is not Kind.BACKUP or not each.path.is_file():
+    if not each.may_go or each.kind is not Kind.BACKUP or not each.path.exists():
         return each
+    if not each.path.is_file():  # what an engine of former times made, maybe, or somebody's own
+        return replace(each, may_go=False, reason="it is a folder, and what it holds cannot be told")
     try:
         more = _more_than_sqlite(settings, each.path)
     except NimadError as error:
         return replace(each, may_go=False, reason=f"whether SQLite has all that it holds cannot be told ({error})")
     if not more:
         return replace(each, reason="SQLite has all that it holds")
-    return replace(each, may_go=False, reason=f"it holds {number_of(more, 'row')}, or parts of rows, that SQLite lacks")
+    what = f"{number_of(more, 'row')}, or parts of rows, that SQLite lacks or has otherwise"
+    return replace(each, may_go=False, reason=f"it holds {what}")
 
 
 def _more_than_sqlite(settings: Settings, backup: Path) -> int:
-    """How many rows of a backup SQLite lacks, or has as they were before."""
+    """How many rows, or values, a rollback of a backup would carry back, or keep."""
     launch = comparing.launch_of(settings)
-    job = comparing.job_of(settings, Files(backup), {}, every=True)
+    job = replace(comparing.job_of(settings, Files(backup), {}, every=True), task=Task.CARRY)
     with Workers(threading.Event(), launch=launch) as workers:
         facts = comparing.ask(job, workers, launch).facts
-    tables = [TableCompared.from_json(table) for table in facts["tables"].values()]
-    rows = sum(table.extra.count + table.since_there.count for table in tables)
-    values = sum(sum(columns.values()) for columns in facts["beyond"].values())
-    return int(rows + values + sum(facts["others"].values()))
+    return sum(listed["count"] for name in ("added", "changed", "kept") for listed in facts[name].values())

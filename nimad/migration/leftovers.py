@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from re import Pattern
+from typing import Any
 
 from nimad.config import Settings
 from nimad.disk import ENGINE_SUFFIXES, READ_SUFFIXES, export_folder
@@ -63,6 +64,7 @@ class _Standing:
     unsound: str  # why SQLite is not known to be whole; empty where it is
     verified: bool  # whether a target is there that a run compared before it published it
     open: Mapping[tuple[int, int], int]  # PIDs by the device and inode of what they have open
+    named: Mapping[tuple[int, int], Path]  # names that are in use, by the device and inode of the file they lead to
 
 
 _DATE = r"(\d{8}-\d{6})(?:-\d+)?"
@@ -184,7 +186,7 @@ def _judged(each: Leftover, standing: _Standing) -> Leftover:
 _REASONS: Mapping[Kind, str] = {
     Kind.UNFINISHED: "SQLite has all of it; a run would begin anew",
     Kind.FAILED: "SQLite has all of it",
-    Kind.LOG: "what was in it was brought again",
+    Kind.LOG: "SQLite has all of it",
     Kind.BACKUP: "a verified target took its place",
     Kind.SQLITE_BACKUP: "SQLite is whole without it",
     Kind.RECORD: "SQLite has all of it",
@@ -200,7 +202,10 @@ def _in_use(each: Leftover, standing: _Standing) -> str:
     for path in each.pieces:
         with suppress(OSError):
             status = path.lstat()
-            if (pid := standing.open.get((status.st_dev, status.st_ino))) is not None:
+            file = status.st_dev, status.st_ino
+            if (name := standing.named.get(file)) is not None:
+                return f"{name} leads to it"
+            if (pid := standing.open.get(file)) is not None:
                 return f"it is open in another program (PID {pid})"
     return ""
 
@@ -212,10 +217,8 @@ def _last_copy(each: Leftover, standing: _Standing) -> str:
     if each.kind is Kind.RECORD:
         kept = sum(b'"kept": true' in line for line in lines(each.path))
         return f"it holds {number_of(kept, 'value')} that SQLite has no place for" if kept else standing.unsound
-    if each.kind in (Kind.UNFINISHED, Kind.FAILED, Kind.SQLITE_BACKUP):
+    if each.kind in (Kind.UNFINISHED, Kind.FAILED, Kind.LOG, Kind.SQLITE_BACKUP):
         return standing.unsound
-    if each.kind is Kind.LOG:
-        return "" if standing.verified else standing.unsound
     if each.kind is Kind.BACKUP and not standing.verified:
         return standing.unsound or f"there is no verified target at {standing.files.target}"
     return ""
@@ -237,10 +240,26 @@ def _standing(settings: Settings, files: Files) -> _Standing:
     return _Standing(
         files=files,
         holder=_holder(files.lock),
-        unsound=_unsound(settings.source),
+        unsound=_unsound(settings.source, state.read(files)),
         verified=bool(there and made.get("published") and state.is_of(files, made)),
         open=open_files(),
+        named=_named_files(settings, files),
     )
+
+
+def _named_files(settings: Settings, files: Files) -> dict[tuple[int, int], Path]:
+    """The files that the target, its source, and every link in their folders lead to, by whatever names."""
+    found = {}
+    links = [path for folder in {files.target.parent, settings.source.parent} for path in _links_in(folder)]
+    for path in (*links, settings.source, files.target):
+        with suppress(OSError):
+            status = path.stat()
+            found[status.st_dev, status.st_ino] = path
+    return found
+
+
+def _links_in(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir() if folder.is_dir() else ()) if path.is_symlink())
 
 
 def _holder(lock: Path) -> int | None:
@@ -249,11 +268,14 @@ def _holder(lock: Path) -> int | None:
     return None if holder == os.getpid() else holder
 
 
-def _unsound(path: Path) -> str:
-    """Why SQLite is not known to hold all that it should."""
+def _unsound(path: Path, told: Mapping[str, Any]) -> str:
+    """Why SQLite is not known to hold all that it should; `told`: the state file."""
     try:
         check_source(path)
         source = SourceFile(path)
+        made_from = state.identity_of(told)
+        if made_from not in (None, source.identity()):
+            return "SQLite is not the file that runs for this target read, and this may be the last copy"
         schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
         damage = quick_check.damage(source, schema)
     except NimadError as error:

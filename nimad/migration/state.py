@@ -18,6 +18,21 @@ from nimad.source.file import Identity
 
 #: Version of the state file's keys.
 FORMAT = 1
+#: What is taken from a file only as an object, or as a list: whoever edits one may leave anything there.
+_OBJECTS = (
+    "source",
+    "bounds",
+    "published",
+    "file",
+    "log",
+    "left",
+    "followed",
+    "removed",
+    "schema",
+    "replaces",
+    "versions",
+)
+_LISTS = ("also", "tables")
 
 
 @dataclass
@@ -140,9 +155,14 @@ def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
     with contextlib.suppress(OSError, ValueError):
         data = json.loads(read_plain(files.state))
-        if isinstance(data, dict) and data.get("format") == FORMAT:
+        if isinstance(data, dict) and data.get("format") == FORMAT and _is_ours(data):
             return data
     return {}
+
+
+def _is_ours(data: Mapping[str, Any]) -> bool:
+    shapes = {**dict.fromkeys(_OBJECTS, dict), **dict.fromkeys(_LISTS, list)}
+    return all(isinstance(data[name], shape) for name, shape in shapes.items() if name in data)
 
 
 def read_plain(path: Path) -> bytes:
@@ -157,7 +177,7 @@ def of_target(files: Files) -> dict[str, Any]:
     if data.get("published") and (data.get("phase") == "complete" or not files.staging.exists()):
         return data
     replaced = data.get("replaces")
-    return replaced if isinstance(replaced, dict) else {}
+    return replaced if isinstance(replaced, dict) and _is_ours(replaced) else {}
 
 
 def note_names(files: Files, made: Mapping[str, Any]) -> None:

@@ -72,6 +72,20 @@ class Spool:
         self._file.close()
 
 
+def can_spool(folder: Path) -> bool:
+    """Whether a `Spool` works here.
+
+    Some builds of pyarrow lack Parquet, and some file systems do not open a file without a name a second time.
+    """
+    try:
+        from pyarrow import parquet  # noqa: F401 - Spool needs it
+
+        with Spool(folder) as spool, Path(spool.path).open("rb"):
+            return True
+    except (ImportError, OSError):
+        return False
+
+
 def values(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
     """A column that the engine gave, as a batch would have it."""
     return _vector_bytes(column) if kind is Kind.VECTOR else column.to_pylist()

@@ -129,7 +129,11 @@ def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[
 def _is_large(job: Job) -> bool:
     """Whether a range of nodes weighs so much that its rows are not to be in memory all at once, and need not be."""
     wanted = job.range
-    return job.spool and wanted is not None and wanted.table == NODES and wanted.bytes > job.chunk_bytes and has_arrow()
+    if not job.spool or wanted is None or wanted.table != NODES or wanted.bytes <= job.chunk_bytes or not has_arrow():
+        return False
+    from nimad.source import arrow
+
+    return arrow.can_spool(job.target_path().parent)
 
 
 def _load_slices(job: Job, database: Database, rejects: Sequence[Reject]) -> Loaded:

@@ -19,6 +19,8 @@ from nimad.writeback.record import Line, Reference, What, read
 
 #: Seconds to wait for another program that writes.
 BUSY_S = 30.0
+#: New ids stay below this, whatever ids there are: a row may have SQLite's highest, and none is above that.
+_FREE_KEYS = 2**62
 #: The index of texts, as nima-core names it.
 _INDEX = "memory_fts"
 
@@ -116,7 +118,7 @@ class _Writer:
         for number, line in enumerate(lines()):
             if name not in self._tables:
                 self.written.refused.append((name, line.id, f"SQLite has no table {name}"))
-            elif self._is_free(self._tables[name], line.id):
+            elif line.id is not None and self._is_free(self._tables[name], line.id):
                 self._add(self._tables[name], line, line.id)
             else:
                 waiting.add(number)
@@ -124,9 +126,9 @@ class _Writer:
             if number in waiting:
                 self._add(self._tables[name], line, self._new_key(name))
 
-    def _is_free(self, table: Table, key: int | None) -> bool:
+    def _is_free(self, table: Table, key: int) -> bool:
         """Whether a row may have its id in SQLite too: no row has it, and nothing that SQLite has hangs on it."""
-        if key is None or key <= 0:
+        if key <= 0:
             return False
         wanted = f"SELECT 1 FROM {quoted(table.name)} WHERE {quoted(table.key)} = ?"
         if self._connection.execute(wanted, (key,)).fetchone():
@@ -139,25 +141,24 @@ class _Writer:
             for end in other.ends
         )
 
-    def _new_key(self, name: str) -> int | None:
-        """An id that no row has, and to which nothing points; None leaves it to SQLite."""
-        if name != NODES:
-            return None
-        columns = [(NODES, self._tables[NODES].key)]
-        columns += [(other.name, end) for other in self._tables.values() for end in other.ends]
+    def _new_key(self, name: str) -> int:
+        """An id that no row has, and to which nothing points."""
+        columns = [(name, self._tables[name].key)]
+        if name == NODES:
+            columns += [(other.name, end) for other in self._tables.values() for end in other.ends]
         queries = [
-            f"SELECT max({quoted(column)}) FROM {quoted(table)} WHERE typeof({quoted(column)}) = 'integer'"
+            f"SELECT max({quoted(column)}) FROM {quoted(table)} "
+            f"WHERE typeof({quoted(column)}) = 'integer' AND {quoted(column)} < {_FREE_KEYS}"
             for table, column in columns
         ]
         if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
-            queries.append(f"SELECT max(seq) FROM sqlite_sequence WHERE name = '{NODES}'")
+            queries.append(f"SELECT max(seq) FROM sqlite_sequence WHERE name = '{name}' AND seq < {_FREE_KEYS}")
         highest = [self._connection.execute(query).fetchone()[0] or 0 for query in queries]
-        return int(max(highest)) + 1
+        return max(0, *highest) + 1
 
-    def _add(self, table: Table, line: Line, key: int | None) -> None:
+    def _add(self, table: Table, line: Line, key: int) -> None:
         try:
-            values = self._values(table, line)
-            values |= {} if key is None else {table.key: key}
+            values = {**self._values(table, line), table.key: key}
             names = ", ".join(map(quoted, values))
             marks = ", ".join("?" * len(values))
             with self._savepoint():
@@ -198,10 +199,11 @@ class _Writer:
         try:
             yield
         except sqlite3.Error:
-            self._connection.execute("ROLLBACK TO row")
+            if self._connection.in_transaction:  # a full or failing disk has SQLite undo the whole transaction itself
+                self._connection.execute("ROLLBACK TO row")
+                self._connection.execute("RELEASE row")
             raise
-        finally:
-            self._connection.execute("RELEASE row")
+        self._connection.execute("RELEASE row")
 
     # Changing
 
@@ -243,6 +245,8 @@ class _Writer:
             with self._savepoint():
                 self._connection.execute(statement, (key,))
         except sqlite3.Error as error:
+            if not self._connection.in_transaction:
+                raise  # nothing of it is written any more, and what followed would be by itself
             self.written.unindexed = str(error)
 
     def _indexed(self) -> list[str]:
