@@ -269,7 +269,9 @@ def test_a_hook_that_hangs_neither_stills_the_signs_of_life_nor_holds_up_a_stop(
     hang = f"touch {tmp_path}/began; exec sleep 300"
     hooks = "".join(f"{name} = {json.dumps(['sh', '-c', hang])}\n" for name in ("on_complete", "on_quarantine"))
     config = write(tmp_path / "nimad.toml", f"[hooks]\n{hooks}")
-    change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', CAST(x'ff' AS TEXT))")
+    change(
+        memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', CAST(x'ff' AS TEXT))"
+    )
     with service(memory.parent, "--config", config, watchdog_s=1.0) as running:
         running.wait_for((tmp_path / "began").exists, "the hook")
         before = len(running.messages)
