@@ -291,6 +291,7 @@ def read_some(master: int, shown: bytearray) -> bytearray:
         b"",
         b"no JSON",
         b"[]",
+        b"[" * 100_000,
         b'{"format": 1, "phase": 5, "counts": [], "published": "x", "plan": 7, "tables": 3, "started": null}',
     ],
 )
