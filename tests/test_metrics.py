@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -162,7 +163,8 @@ def test_it_is_written_while_neither_the_memory_nor_its_folder_is_there(
 def test_what_came_to_a_stop_has_no_rate_and_no_rest(tmp_path: Path, log: Log) -> None:
     file = tmp_path / "nimad.prom"
     metrics = Metrics(nimad.Settings(source=tmp_path / "graph.sqlite", metrics_file=file), log)
-    for end in (lambda: metrics(s.Stopping()), lambda: metrics.failed(DiskError("full"))):
+    ends: list[Callable[[], None]] = [lambda: metrics(s.Stopping()), lambda: metrics.failed(DiskError("full"))]
+    for end in ends:
         metrics._figures.rows_per_s, metrics._figures.eta_s = 120.0, 17.0
         end()
         told = read(file)
