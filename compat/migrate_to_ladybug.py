@@ -21,6 +21,7 @@ import contextlib
 import json
 import os
 import pwd
+import shlex
 import signal
 import subprocess
 import sys
@@ -245,13 +246,16 @@ def _wait_for(holder: int, places: Places, child: Child, deadline: float | None)
     while _holder(places.lock) is not None:
         tail.show()
         if child.stopped:
-            say("WARN", f"nimad (PID {holder}) goes on by itself; follow it with: tail -f {places.log}")
+            say(
+                "WARN",
+                f"nimad (PID {holder}) goes on by itself; follow it with: tail -f {shlex.quote(str(places.log))}",
+            )
             return False
         if _is_over(deadline):
             say(
                 "WARN",
                 f"nimad (PID {holder}) goes on by itself; only the start-up hook waits no longer. Follow it with: "
-                f"tail -f {places.log}",
+                f"tail -f {shlex.quote(str(places.log))}",
             )
             return False
         time.sleep(POLL_S)

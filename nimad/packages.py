@@ -18,6 +18,8 @@ VERSION_RANGE: Final = ((0, 15), (0, 23))
 MODULE: Final = "ladybug"
 #: Where the Debian package has this program, and the engines with it.
 _DEBIAN_HOME: Final = "/usr/lib/nima-migrate"
+#: It comes as a file, so apt could not fetch it by its name.
+_DEBIAN_INSTALL: Final = "sudo apt install --reinstall ./nima-migrate_*.deb"
 #: What `sys.maxsize` is at least where addresses have 64 bits.
 _LEAST_64_BIT: Final = 2**32
 
@@ -29,8 +31,18 @@ def pip(python: str = sys.executable) -> str:
 def install(module: str = MODULE, python: str = sys.executable, *, again: bool = False) -> str:
     """The command that installs an engine."""
     if python == sys.executable and sys.prefix == _DEBIAN_HOME:
-        return "sudo apt install --reinstall nima-migrate"
+        return _DEBIAN_INSTALL
     return f"{pip(python)} install {'--force-reinstall ' if again else ''}'{REQUIREMENTS[module]}'"
+
+
+def install_newest(requirement: str) -> str:
+    """The command that brings our own interpreter a package, or a newer release of it."""
+    return _DEBIAN_INSTALL if sys.prefix == _DEBIAN_HOME else f"{pip()} install --upgrade '{requirement}'"
+
+
+def uninstall(name: str, python: str = sys.executable) -> str:
+    """The command that removes a package, to go before another one."""
+    return "" if python == sys.executable and sys.prefix == _DEBIAN_HOME else f"{pip(python)} uninstall -y {name} && "
 
 
 def missing(module: str = MODULE) -> str:

@@ -20,6 +20,8 @@ from nimad.errors import MEANINGS
 from nimad.migration.events import Event
 
 _SETTINGS = CHECKOUT / "etc/nima/nimad.toml"
+#: How the help of a command begins to tell of its exit codes.
+_CODES = "Exit code "
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,12 @@ def _joined(comment: Sequence[str]) -> list[str]:
 
 def exit_codes() -> list[tuple[str, str]]:
     return [(str(int(code)), meaning) for code, meaning in MEANINGS.items()]
+
+
+def exit_codes_of_commands() -> list[tuple[str, str]]:
+    """Commands whose codes have a meaning of their own, and what their helps say of it."""
+    names = ((" ".join(command.usage.split()[:2]), " ".join(command.text)) for command in commands())
+    return [(name, text.partition(_CODES)[2]) for name, text in names if _CODES in text]
 
 
 # Files

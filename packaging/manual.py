@@ -61,6 +61,8 @@ def _commands() -> Iterator[str]:
         for name, text in command.options:
             yield f".TP\n.B {_plain(name)}\n{_plain(text)}"
     yield from (".SH EXIT STATUS", *_rows(described.exit_codes()))
+    yield ".PP\nOf commands that look or go back, the lower ones say what was found:"
+    yield from _rows(described.exit_codes_of_commands())
     yield from (".SH FILES", *_rows(described.files()))
     yield ".TP\n.I /etc/nima/nimad.toml\nSettings; see nimad.toml(5)."
     yield from (".SH SEE ALSO", ".BR nimad.toml (5),\n.BR nima\\-migrate.service (8)")

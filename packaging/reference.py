@@ -83,6 +83,10 @@ def _exit_codes() -> Iterator[str]:
         "such as `nimad status`, have a few of their own, which [their text](cli.md) names."
     )
     yield _table(("exit code", "meaning"), described.exit_codes())
+    yield "Of commands that look or go back, the lower ones say what was found:"
+    yield _table(
+        ("command", "exit codes"), [(f"`{name}`", _plain(text)) for name, text in described.exit_codes_of_commands()]
+    )
 
 
 def _events() -> Iterator[str]:

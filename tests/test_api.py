@@ -233,6 +233,14 @@ def test_search_takes_any_text_and_may_find_nothing(ran: Run, tmp_path: Path) ->
         assert (found.code, found.out, found.err) == (0, "", "")
 
 
+def test_search_shows_no_sign_that_a_terminal_would_obey(tmp_path: Path) -> None:
+    hostile = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, text="telescope \x1b]0;owned\x07", who="\x1b[2J")])
+    found = command(tmp_path, "search", "telescope", "--target", migrate(hostile, verify="none").target)
+    assert found.code == 0
+    assert "telescope ?]0;owned?" in found.out
+    assert "\x1b" not in found.out
+
+
 def test_search_shows_why_a_memory_was_found(ran: Run, tmp_path: Path) -> None:
     (hit,) = lines_of(command(tmp_path, "search", "Entry", "--target", ran.target, "--json", "--limit", "1").out)
     word = str(hit["text"]).split()[-1]  # far from the beginning

@@ -5,11 +5,13 @@ import shlex
 from pathlib import Path
 
 import click
+import described
 import pytest
 import reference
 from releases import CHECKOUT
 
 from nimad.cli.main import cli
+from nimad.desk.status import NOTHING_THERE, UNDER_WAY
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), CHECKOUT / "packaging/README.md"]
 
@@ -19,6 +21,12 @@ def test_the_reference_is_what_the_program_says(name: str) -> None:
     there = reference.FOLDER / name
     assert there.exists(), "type: make docs"
     assert there.read_text(encoding="utf-8") == reference.pages()[name], f"{name} is stale; type: make docs"
+
+
+def test_exit_codes_that_a_command_has_for_itself_are_told_as_well() -> None:
+    told = dict(described.exit_codes_of_commands())
+    assert {"nimad status", "nimad health", "nimad doctor", "nimad verify"} <= told.keys()
+    assert f"{UNDER_WAY}: somebody is at it. {NOTHING_THERE}: nothing is there." in told["nimad status"]
 
 
 def test_no_page_of_the_reference_is_left_over() -> None:

@@ -122,9 +122,13 @@ def test_a_damaged_memory_is_a_problem(tmp_path: Path) -> None:
 
 
 def test_something_else_in_the_targets_place_is_a_problem(tmp_path: Path) -> None:
-    make_memory(tmp_path / "graph.sqlite", nodes=NODES)
-    (tmp_path / "graph.ladybug").write_text("not a database")
-    assert "it is in the way" in worst(examined(tmp_path)["storage version"]).text
+    folder = tmp_path / "my agent's"
+    folder.mkdir()
+    make_memory(folder / "graph.sqlite", nodes=NODES)
+    (folder / "graph.ladybug").write_text("not a database")
+    found = worst(examined(folder)["storage version"])
+    assert "it is in the way" in found.text
+    assert shlex.split(found.mend) == ["file", str(folder / "graph.ladybug")]
 
 
 def test_a_target_of_a_newer_engine_than_ours_is_a_problem(pair: Path) -> None:

@@ -341,5 +341,9 @@ def test_a_memory_that_an_agent_writes_to_is_read_meanwhile(tmp_path: Path) -> N
         assert (found.vitals.nodes, found.vitals.recent) == (4, 1)
 
 
+def test_a_folder_is_said_to_be_one_and_not_a_failing_disk(tmp_path: Path) -> None:
+    assert of_file(tmp_path).files[0].problem == f"{tmp_path} is not a file"
+
+
 def test_one_file_or_two_are_named_not_both(tmp_path: Path) -> None:
     assert nimad(tmp_path, "health", "--db", "a", "--source", "b").code == 2

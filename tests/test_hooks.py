@@ -162,6 +162,49 @@ def test_a_stop_does_not_wait_for_a_hook(source: Path, monkeypatch: pytest.Monke
     assert "the program was to stop" in run_hook(source, "sleep", "300", stop=stop).why
 
 
+def test_a_stop_gives_the_hooks_that_are_left_no_time_of_their_own(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "STOP_S", 0.2)
+    stop, heard = threading.Event(), list[Event]()
+    stop.set()
+    words = ("sleep", "300")
+    told = hooks.Hooks(nimad.Settings(source=source, on_complete=words, on_quarantine=words), heard.append, stop)
+    told._call(hooks.COMPLETE, {})
+    told._call(hooks.QUARANTINE, {})
+    whys = [event.why for event in heard if isinstance(event, HookRan)]
+    assert whys == ["the program was to stop, so it was ended", "the program is to stop, so it was not run"]
+
+
+def test_what_a_hook_started_ends_with_it_though_it_heeds_no_request(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hooks, "LIMIT_S", 1.0)
+    deaf = f"(trap '' TERM; echo $$ >{tmp_path}/ready; exec sleep 300) & echo $! >{tmp_path}/pid; exec sleep 300"
+    run_hook(source, "sh", "-c", deaf)
+    child = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    deadline = time.monotonic() + 60
+    while child.exists() and child.read_text().rpartition(") ")[2][0] != "Z":
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_hook_that_never_stops_talking_is_looked_at_in_between() -> None:
+    output = bytearray()
+    with Path("/dev/zero").open("rb", buffering=0) as endless:
+        assert not hooks._read(endless, output)
+    assert len(output) == hooks.KEPT_BYTES
+
+
+def test_what_no_variable_and_no_word_can_hold_is_no_crash(source: Path) -> None:
+    heard: list[Event] = []
+    told = hooks.Hooks(nimad.Settings(source=source, on_failure=("true",)), heard.append, threading.Event())
+    told._call(hooks.FAILURE, {"MESSAGE": "half \ud800 a sign, and \0"})
+    assert isinstance(heard[0], HookRan)
+    assert heard[0].code == 0
+    assert "it cannot be run" in run_hook(source, "true", "half \ud800").why
+
+
 def test_what_a_hook_leaves_behind_is_not_waited_for_and_its_flood_is_cut(source: Path) -> None:
     flood = "i=0; while [ $i -lt 3000 ]; do echo line $i; i=$((i+1)); done; sleep 20 & exit 0"
     event = run_hook(source, "sh", "-c", flood)

@@ -193,6 +193,20 @@ def test_lines_that_waited_for_the_file_keep_the_second_in_which_they_were_said(
     assert said[0].split("]")[0] != said[1].split("]")[0]
 
 
+def test_what_a_terminal_would_obey_is_shown_and_not_done(
+    log: Log, said: list[str], source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log.begin(source)
+    log.open(log_of(source))
+    ServiceListener(log)(e.HookRan("on_complete", 0, "", "done\x1b]0;owned\x07\x9b2J\tin time", 0.1))
+    log.last("no memory \x1b[2J")
+    log.close()
+    line = "[INFO] on_complete says: done?]0;owned??2J\tin time"
+    assert texts(said)[0] == line
+    assert texts(log_of(source).read_text())[::2] == [line, "[ERROR] no memory ?[2J"]
+    assert capsys.readouterr().err.endswith("[ERROR] no memory ?[2J\n")
+
+
 def test_a_level_can_be_changed_at_any_time(log: Log, said: list[str], source: Path) -> None:
     log.open(log_of(source))
     for level in ("WARN", "DEBUG"):

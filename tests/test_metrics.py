@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -19,6 +20,9 @@ from nimad.migration.run import migrate
 from nimad.report.log import Log
 from nimad.report.metrics import PHASES, Metrics
 from nimad.service import events as s
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 
@@ -148,6 +152,26 @@ def test_a_file_that_cannot_be_written_is_said_once_and_again_after_it_could(
     path.parent.rmdir()
     metrics(e.Analyzing(str(source)))
     assert len(said) == 2
+
+
+def test_it_is_written_while_neither_the_memory_nor_its_folder_is_there(
+    tmp_path: Path, log: Log, said: list[str]
+) -> None:
+    file = tmp_path / "nimad.prom"
+    metrics = Metrics(nimad.Settings(source=tmp_path / "no/folder/graph.sqlite", metrics_file=file), log)
+    metrics(s.Waiting("a memory", "there is none"))
+    assert (phase(read(file)), said) == ("waiting", [])
+
+
+def test_what_came_to_a_stop_has_no_rate_and_no_rest(tmp_path: Path, log: Log) -> None:
+    file = tmp_path / "nimad.prom"
+    metrics = Metrics(nimad.Settings(source=tmp_path / "graph.sqlite", metrics_file=file), log)
+    ends: list[Callable[[], None]] = [lambda: metrics(s.Stopping()), lambda: metrics.failed(DiskError("full"))]
+    for end in ends:
+        metrics._figures.rows_per_s, metrics._figures.eta_s = 120.0, 17.0
+        end()
+        told = read(file)
+        assert (value(told, "nimad_rows_per_second"), value(told, "nimad_eta_seconds")) == (0, 0)
 
 
 def test_the_state_file_may_hold_anything(tmp_path: Path, log: Log) -> None:

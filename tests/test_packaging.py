@@ -80,7 +80,8 @@ def test_a_32_bit_machine_gets_a_sentence(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_the_package_carries_comes_back_with_apt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "prefix", "/usr/lib/nima-migrate")
-    assert packages.missing().endswith("Install: sudo apt install --reinstall nima-migrate")
+    assert packages.missing().endswith("Install: sudo apt install --reinstall ./nima-migrate_*.deb")
+    assert "pip" not in packages.install_newest("pyarrow") + packages.uninstall("ladybug-core")
     assert "/agent/python -m pip" in packages.install("real_ladybug", "/agent/python")
 
 

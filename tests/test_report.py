@@ -22,12 +22,13 @@ from typing import Any
 import pytest
 from support import make_memory, migrate, node
 
-from nimad.errors import UsageError
+from nimad.errors import CannotWriteError, UsageError
 from nimad.migration.files import Files
 from nimad.migration.recorded import read
 from nimad.report import tables
 from nimad.report.account import Account
 from nimad.report.gathering import account
+from nimad.report.output import save
 from nimad.report.page import page
 from nimad.report.text import text
 
@@ -296,6 +297,32 @@ def test_the_command_of_a_real_run(tmp_path: Path) -> None:
         assert (place.stat().st_uid, stat.S_IMODE(place.stat().st_mode)) == (61_001, 0o600)
     nothing = nimad(tmp_path, "--target", "no.ladybug")
     assert (nothing.returncode, "name a finished target with --target" in nothing.stderr) == (2, True)
+
+
+def test_no_report_takes_the_place_of_a_memory_or_of_what_is_no_file(target: Path, tmp_path: Path) -> None:
+    another = make_memory(tmp_path / "another.db", nodes=[])
+    link, source = tmp_path / "link.html", tmp_path / "graph.sqlite"
+    link.symlink_to("elsewhere.html")
+    before = {path: path.read_bytes() for path in (target, another)}
+    for place, why in (
+        (target, "belongs to the memory itself"),
+        (target.with_name("graph.ladybug.wal"), "belongs to the memory itself"),
+        (target.with_name("graph.ladybug.runs.jsonl"), "belongs to the memory itself"),
+        (tmp_path / "graph.sqlite-wal", "belongs to the memory itself"),
+        (another, "is a database"),
+        (link, "is no plain file"),
+        (Path("/dev/null"), "is no plain file"),
+        (tmp_path, "is a folder"),
+        (Path(), "is a folder"),
+        (Path("/"), "is a folder"),
+    ):
+        with pytest.raises(CannotWriteError, match=why):
+            save("<p>", place, target, source)
+    assert {path: path.read_bytes() for path in before} == before
+    for place in (target.with_name("graph.ladybug.report.txt"), tmp_path / "r.html", tmp_path / "graph.sqlite.html"):
+        save("old", place, target, source)
+        save("<p>", place, target, source)
+        assert place.read_text() == "<p>"
 
 
 # In a browser

@@ -265,6 +265,24 @@ def test_idle_it_is_small_and_wakes_for_nothing_but_the_watchdog(memory: Path) -
         assert woken <= (time.monotonic() - began) / 2 + 2, "once for each sign of life"
 
 
+def test_a_hook_that_hangs_neither_stills_the_signs_of_life_nor_holds_up_a_stop(memory: Path, tmp_path: Path) -> None:
+    hang = f"touch {tmp_path}/began; exec sleep 300"
+    hooks = "".join(f"{name} = {json.dumps(['sh', '-c', hang])}\n" for name in ("on_complete", "on_quarantine"))
+    config = write(tmp_path / "nimad.toml", f"[hooks]\n{hooks}")
+    change(
+        memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', CAST(x'ff' AS TEXT))"
+    )
+    with service(memory.parent, "--config", config, watchdog_s=1.0) as running:
+        running.wait_for((tmp_path / "began").exists, "the hook")
+        before = len(running.messages)
+        running.wait_for(lambda: sum("WATCHDOG=1" in text for text in running.messages[before:]) > 2, "signs of life")
+        began = time.monotonic()
+        assert running.stop() == 0
+        assert time.monotonic() - began < 10
+        assert "Hook on_complete: the program was to stop, so it was ended" in running.log
+        assert "Hook on_quarantine: the program is to stop, so it was not run" in running.log
+
+
 def switches(running: Service) -> int:
     tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
     lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]

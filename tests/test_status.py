@@ -291,6 +291,7 @@ def read_some(master: int, shown: bytearray) -> bytearray:
         b"",
         b"no JSON",
         b"[]",
+        b"[" * 100_000,
         b'{"format": 1, "phase": 5, "counts": [], "published": "x", "plan": 7, "tables": 3, "started": null}',
     ],
 )
@@ -322,6 +323,19 @@ def test_a_service_of_somebody_elses_without_any_option_is_not_ours(tmp_path: Pa
         assert _options([]) == {}
         assert (status(memory.parent).stand, status(memory.parent).at_work) == (Stand.NOTHING, None)
         other.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else as well")
+def test_a_process_of_somebody_elses_is_no_service_of_ours_whatever_it_calls_itself(finished: Path) -> None:
+    fifo = finished / "nimad.toml"
+    os.mkfifo(fifo)  # that we would wait for
+    words = ["nimad", "run", "--target", str(finished / "graph.ladybug"), "--config", str(fifo)]
+    with subprocess.Popen(["sh", "-c", "sleep 300 & wait", *words], user=61_002, start_new_session=True) as other:
+        wait_for(lambda: (found := processes.process(other.pid)) is not None and found.is_service)
+        try:
+            assert (status(finished).stand, status(finished).at_work) == (Stand.COMPLETE, None)
+        finally:
+            os.killpg(other.pid, signal.SIGKILL)
 
 
 def test_a_process_is_named_as_people_know_it() -> None:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nimad import rights
 from nimad.cli.options import file_option
 from nimad.config import load
-from nimad.errors import CannotWriteError, UsageError
-from nimad.migration.files import Files, replace_bytes
+from nimad.errors import UsageError
+from nimad.migration.files import Files
 from nimad.migration.origin import source_of
 from nimad.migration.recorded import choose, read
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from nimad.migration.timing import Compared
     from nimad.report.account import Account
 
-#: Beside the target, unless the page is to be elsewhere.
-_SUFFIX = ".report.html"
 _STDOUT = "-"
 
 
@@ -49,6 +46,7 @@ def report(
     if as_text and as_json:
         raise UsageError("--text and --json cannot be had at once; run it twice")
     from nimad.report.account import headline  # late, like all that makes a report: the service has no use for it
+    from nimad.report.output import SUFFIX, save
     from nimad.report.page import page
     from nimad.report.text import text
 
@@ -59,17 +57,11 @@ def report(
     else:
         content = text(told) if as_text else page(told)
     in_file = not (as_text or as_json)
-    place = output or (target.with_name(target.name + _SUFFIX) if in_file else Path(_STDOUT))
+    place = output or (target.with_name(target.name + SUFFIX) if in_file else Path(_STDOUT))
     if str(place) == _STDOUT:
         click.echo(content, nl=False)
         return
-    try:
-        with rights.working_for(_whose(target), place):
-            replace_bytes(place, [content.encode(errors="replace")])
-    except OSError as error:
-        raise CannotWriteError(
-            f"{place} cannot be written ({error.strerror}); name another file with --output"
-        ) from None
+    save(content, place, target, Path(told.source) if told.source else None)
     click.echo(f"{headline(told)}.")
     click.echo(f"Report: {place.absolute()}")
 
@@ -86,9 +78,3 @@ def _told(target: Path, run: str | None, *, search: bool) -> "Account":
     if search and source is not None:
         compared = compare(source, target)
     return account(target, migration, latest=latest, compared=compared)
-
-
-def _whose(target: Path) -> Path:
-    """A file whose owner the memory is."""
-    files = Files(target)
-    return next((path for path in (target, files.staging, files.runs, files.state) if path.exists()), target.parent)

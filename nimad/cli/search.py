@@ -11,6 +11,7 @@ import click
 from nimad.cli.options import file_option
 from nimad.config import load
 from nimad.migration.asking import search as ask
+from nimad.report.signs import signs_of_stdout
 
 #: Characters of a memory that a line shows.
 SHOWN_CHARS = 100
@@ -30,7 +31,7 @@ def search(text: str, target: Path | None, like: int | None, limit: int, *, as_j
         raise click.UsageError("Name some TEXT, or a memory with --like ID.")
     if text and like is not None:
         raise click.UsageError("Name some TEXT or --like ID, not both.")
-    settings = load({"target": target}, os.environ)
+    settings, signs = load({"target": target}, os.environ), signs_of_stdout()
     hits = ask(settings.target, text, like, limit)
     if not hits and not as_json:
         click.echo("Nothing found.")
@@ -39,7 +40,8 @@ def search(text: str, target: Path | None, like: int | None, limit: int, *, as_j
             click.echo(json.dumps(hit, ensure_ascii=False))
             continue
         nearness = f"{hit['nearness']:.3f}  " if "nearness" in hit else ""
-        click.echo(f"{nearness}{hit['id']:>7}  {hit['layer'] or '-':<14} {hit['who'] or '-':<10} {_window(hit, text)}")
+        line = f"{nearness}{hit['id']:>7}  {hit['layer'] or '-':<14} {hit['who'] or '-':<10} {_window(hit, text)}"
+        click.echo(signs.text(line))  # whoever wrote to the agent commands no terminal
 
 
 def _window(hit: Mapping[str, Any], question: str) -> str:

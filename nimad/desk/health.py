@@ -156,6 +156,8 @@ def _look(path: Path, since_ms: int) -> Checkup:
         return Checkup(path, problem=f"there is no file {path}")
     except PermissionError as error:
         return Checkup(path, problem=str(not_for_us(path, str(error.strerror))))
+    except IsADirectoryError:
+        return Checkup(path, problem=_no_memory(path))
     except OSError as error:
         return Checkup(path, problem=f"{path} cannot be read ({error.strerror}); check the disk (dmesg)")
     if kind is None:

@@ -140,13 +140,35 @@ def _parent(pid: int) -> int:
 
 
 def service_of(target: Path) -> tuple[Process, Settings] | None:
-    """The service that is about this target, whether or not it does anything just now, and its settings."""
-    wanted = os.path.realpath(target)
+    """The service that is about this target, whether or not it does anything just now, and its settings.
+
+    Only one of root's, of ours or of the target's owner: a process may call itself what it likes, and name any file.
+    """
+    wanted, believed = os.path.realpath(target), {0, os.geteuid(), _owner(target)}
     for each in everybody():
-        settings = _settings_of(each) if each.is_service else None
+        settings = _settings_of(each) if each.is_service and _user(each.pid) in believed else None
         if settings is not None and os.path.realpath(settings.target) == wanted:
             return each, settings
     return None
+
+
+def _owner(path: Path) -> int | None:
+    """Whose a file is, or the folder that it is to be in."""
+    for place in (path, path.parent):
+        try:
+            return place.stat().st_uid
+        except OSError:
+            continue
+    return None
+
+
+def _user(pid: int) -> int | None:
+    """Who started a process: its folder in /proc is root's as soon as it wants that."""
+    try:
+        lines = (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+    except (OSError, ValueError, IndexError, StopIteration):
+        return None
 
 
 def _settings_of(service: Process) -> Settings | None:

@@ -5,6 +5,7 @@ as that person. Of the environment they get what says who and where they are, an
 """
 
 import os
+import re
 import selectors
 import shutil
 import signal
@@ -28,7 +29,11 @@ from nimad.migration.result import Outcome, Result
 LIMIT_S, STOP_S, TERMINATE_S = 60.0, 4.0, 2.0
 #: Bytes of what a hook says that are kept, its last ones, and characters of a fact that it is told.
 KEPT_BYTES, FACT_CHARS = 4_096, 2_000
+#: Bytes that are read of it at a time, and how often in a row: one that never stops talking is looked at in between.
+_READ_BYTES, _READS = 65_536, 16
 _POLL_S = 0.1
+#: What no variable can hold: the end of one, and halves of characters that stand for no byte of a name.
+_NOT_FOR_VARIABLES = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 COMPLETE, FAILURE, QUARANTINE = "on_complete", "on_failure", "on_quarantine"
 
@@ -39,6 +44,7 @@ class Hooks:
     def __init__(self, settings: Settings, listener: Listener, stop: threading.Event) -> None:
         self._settings, self._listener, self._stop = settings, listener, stop
         self._run = ""
+        self._stop_by: float | None = None  # once the program is to stop: for all hooks that are still to be run
 
     def hear(self, event: Event) -> None:
         """Take note of what the run calls itself, and tell the listener."""
@@ -98,12 +104,14 @@ class Hooks:
         }
         try:
             code, output, why = self._run_command(words, {f"NIMA_{name}": _fact(value) for name, value in told.items()})
-        except OSError as error:
-            code, output, why = None, "", f"it cannot be run: {error.strerror or error}"
+        except (OSError, ValueError) as error:  # words that are no text for the system, too
+            code, output, why = None, "", f"it cannot be run: {getattr(error, 'strerror', None) or error}"
         self._listener(HookRan(hook, code, why, output, round(time.monotonic() - began, 3)))
 
     def _run_command(self, words: Sequence[str], facts: Mapping[str, str]) -> tuple[int | None, str, str]:
         """Run it to its end: its exit status, the end of what it said, and why it has no status where it has none."""
+        if self._left_s() <= 0:
+            return None, "", "the program is to stop, so it was not run"
         source = self._settings.source
         whose = source if source.exists() else source.parent
         if whose.exists():
@@ -146,25 +154,42 @@ class Hooks:
                 if _read(stream, output) and process.poll() is None:  # it closed its output, and works on
                     time.sleep(_POLL_S)
                 now = time.monotonic()
-                if self._stop.is_set() and not why:
-                    deadline = min(deadline, now + STOP_S)
+                left = self._left_s()
+                if not why:
+                    deadline = min(deadline, now + left)
                 if now > deadline:
-                    why = why or ("the program was to stop" if self._stop.is_set() else f"not done in {LIMIT_S:.0f} s")
-                    with suppress(ProcessLookupError, PermissionError):
-                        os.killpg(process.pid, numbers.pop(0))
+                    why = why or ("the program was to stop" if left < LIMIT_S else f"not done in {LIMIT_S:.0f} s")
+                    _signal(process, numbers.pop(0))
                     deadline = now + TERMINATE_S
             with suppress(subprocess.TimeoutExpired):
                 process.wait(TERMINATE_S)
+            if why:  # what it started may have taken no notice
+                _signal(process, signal.SIGKILL)
             _read(stream, output)
         text = output.decode(errors="replace").strip()
         return (None, text, f"{why}, so it was ended") if why else (process.returncode, text, "")
 
+    def _left_s(self) -> float:
+        """Seconds that hooks may still take: once the program is to stop, few for all of them together."""
+        if not self._stop.is_set():
+            return LIMIT_S
+        now = time.monotonic()
+        if self._stop_by is None:
+            self._stop_by = now + STOP_S
+        return self._stop_by - now
+
+
+def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
+    """To a hook and all that it started."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
 
 def _read(stream: IO[bytes], output: bytearray) -> bool:
-    """Take what there is to read, and keep the end of it; whether nothing more can come."""
+    """Take what there is to read, within bounds, and keep the end of it; whether nothing more can come."""
     with suppress(BlockingIOError):
-        while True:
-            data = os.read(stream.fileno(), 65_536)
+        for _ in range(_READS):
+            data = os.read(stream.fileno(), _READ_BYTES)
             output += data
             del output[:-KEPT_BYTES]
             if not data:
@@ -174,4 +199,4 @@ def _read(stream: IO[bytes], output: bytearray) -> bool:
 
 def _fact(value: object) -> str:
     """A fact as the environment can have it."""
-    return str(value).replace("\0", "�")[:FACT_CHARS]
+    return _NOT_FOR_VARIABLES.sub("�", str(value))[:FACT_CHARS]

@@ -153,7 +153,7 @@ def is_of(files: Files, made: Mapping[str, Any]) -> bool:
 
 def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         data = json.loads(read_plain(files.state))
         if isinstance(data, dict) and data.get("format") == FORMAT and _is_ours(data):
             return data

@@ -12,6 +12,7 @@ from nimad.errors import NimadError
 from nimad.report.journal import STDERR, Journal
 from nimad.report.level import Level
 from nimad.report.logfile import LogFile
+from nimad.report.signs import CONTROLS
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -24,6 +25,8 @@ _TIME = "[%Y-%m-%d %H:%M:%S]"
 _BUFFERED = 1_000
 
 _FILE, _CONSOLE, _JOURNAL = "file", "console", "journal"
+#: Names in a memory, what a hook says, a path: whoever wrote them commands nobody's terminal.
+_OBEYED = {sign: "?" for sign in CONTROLS if chr(sign) not in "\n\t"}
 
 
 class Log:
@@ -113,7 +116,7 @@ class Log:
         """Pass a line on. `stamp`: when it was said, where that is not now."""
         if _LEVELS.index(level) < _LEVELS.index(self._level):
             return
-        stamp = stamp or time.strftime(_TIME)
+        stamp, text = stamp or time.strftime(_TIME), text.translate(_OBEYED)
         if _FILE in sinks and self._waiting is not None and self._file is None and len(self._waiting) < _BUFFERED:
             self._waiting.append((stamp, level, text))
         try:
@@ -163,6 +166,7 @@ def _entries(journal: Journal) -> Callable[["Message"], None]:
 
 def say_error(text: str) -> None:
     """One line on stderr, in the log's format; the last word of a process, where that is the journal."""
+    text = text.translate(_OBEYED)
     if journal := Journal.of_streams((STDERR,)):
         journal.send_last(Level.ERROR, text)
     else:

@@ -113,6 +113,7 @@ class Metrics:
     def failed(self, error: NimadError) -> None:
         """The run, or the service, ends in this error."""
         self._figures.phase, self._figures.exit_code = _FAILED, int(error.exit_code)
+        self._figures.rows_per_s = self._figures.eta_s = 0.0
         if self._settings.metrics_file is not None:
             self._put(self._settings.metrics_file)
 
@@ -133,6 +134,8 @@ class Metrics:
         """Whether a figure changed."""
         figures = self._figures
         figures.phase = _PHASES.get(type(event), figures.phase)
+        if isinstance(event, (s.Postponed, s.Stopping)):
+            figures.rows_per_s = figures.eta_s = 0.0
         match event:
             case e.Analyzed():
                 figures.source_rows = dict(zip(TARGET_TABLES, (event.nodes, event.edges, event.turns), strict=True))
@@ -200,8 +203,8 @@ class Metrics:
     def _put(self, path: Path) -> None:
         """Write the file. What stands against it is said once."""
         try:
-            source = self._settings.source
-            with rights.working_for(source if source.exists() else source.parent, path):
+            source = self._settings.source  # or the folder that it, or its folder, is to come into
+            with rights.working_for(next(each for each in (source, *source.parents) if each.exists()), path):
                 replace_bytes(path, [self._text()], _MODE)
             self._refused = False
         except (OSError, NimadError) as error:

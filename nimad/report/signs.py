@@ -20,13 +20,13 @@ class Signs:
 
     def text(self, line: str) -> str:
         """A line that can be shown, whoever wrote what is in it: nothing in it that a terminal would obey."""
-        plain = line.translate(_CONTROLS).encode("utf-8", "backslashreplace").decode()  # halves of characters
+        plain = line.translate(CONTROLS).encode("utf-8", "backslashreplace").decode()  # halves of characters
         return plain if self is not PLAIN else plain.translate(_IN_PLAIN).encode("ascii", "replace").decode()
 
 
 PLAIN = Signs("#", ".", "!=", "+", "!", "x", "->", "...", "-")
 #: What begins a terminal's commands, and what would end the line.
-_CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
+CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
 _IN_PLAIN = str.maketrans({"«": '"', "»": '"', "→": "->", "…": "...", "–": "-", "✅": "OK:", "·": "-"})
 
 

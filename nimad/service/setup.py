@@ -6,6 +6,7 @@ of her memory. Where no package has brought the units, they come from ours, chan
 
 import grp
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -168,7 +169,9 @@ def _check_memory(plan: _Plan) -> None:
         raise NotAllowedError(f"{name} may not read {source}; name its owner with --user, who is {source.owner()}")
     for folder in plan.folders():
         if not folder.is_dir():
-            raise CannotWriteError(f"there is no folder {folder}; make it, as {name}, with: mkdir -p {folder}")
+            raise CannotWriteError(
+                f"there is no folder {folder}; make it, as {name}, with: mkdir -p {shlex.quote(str(folder))}"
+            )
         if not _may(plan.account, "-w", folder) or not _may(plan.account, "-x", folder):
             raise NotAllowedError(f"{name} may not write in {folder}; allow it, or name its owner with --user")
         if _hidden_in_tmp(folder):

@@ -1,6 +1,7 @@
 """Python and LadybugDB: which package answers to the import name, what it writes, and whether the agent can read it."""
 
 import platform
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -16,7 +17,7 @@ from nimad.errors import NimadError
 from nimad.guest import NAMESAKE
 from nimad.migration import engines, remembered
 from nimad.migration.interpreter import Interpreter
-from nimad.packages import MODULE, REQUIREMENTS, in_range, install, missing, pip, unloadable
+from nimad.packages import MODULE, REQUIREMENTS, in_range, install, install_newest, missing, uninstall, unloadable
 
 _CHECK, _READERS, _STORAGE = "engine", "readers", "storage version"
 #: The oldest pyarrow that workers use.
@@ -41,12 +42,14 @@ def own_engine(examined: Examined) -> Iterator[Finding]:
         if answer.get("problem") != "missing" or module == wanted:
             yield _of_package(module, answer)
     if any("version" in answer for answer in found.values()) and not any(a.get("pyarrow") for a in found.values()):
-        yield warning(_CHECK, "pyarrow is not here: rows travel one by one, some four times slower", _pip(_ARROW))
+        yield warning(
+            _CHECK, "pyarrow is not here: rows travel one by one, some four times slower", install_newest(_ARROW)
+        )
 
 
 def _of_package(module: str, answer: Mapping[str, Any]) -> Finding:
     again = install(module, again=True)
-    remove = f"{pip()} uninstall -y {NAMESAKE} && {again}"
+    remove = f"{uninstall(NAMESAKE)}{again}"
     wrong, folder = answer.get("problem"), answer.get("folder")
     namesake = answer.get("namesake") or _namesake()
     if wrong == "missing":
@@ -73,10 +76,6 @@ def _namesake() -> str | None:
         return metadata.version(NAMESAKE)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _pip(requirement: str) -> str:
-    return f"{pip()} install '{requirement}'"
 
 
 def readers(examined: Examined) -> Iterator[Finding]:
@@ -106,7 +105,7 @@ def _mend_reader(unusable: str) -> str:
     python, _, why = unusable.partition(": ")
     if NAMESAKE not in why:
         return ""
-    return f"{pip(python)} uninstall -y {NAMESAKE} && {install(MODULE, python, again=True)}"
+    return f"{uninstall(NAMESAKE, python)}{install(MODULE, python, again=True)}"
 
 
 def storage(examined: Examined) -> Iterator[Finding]:
@@ -116,14 +115,14 @@ def storage(examined: Examined) -> Iterator[Finding]:
         yield ok(_STORAGE, f"there is no {target} yet")
         return
     if kind_of(target) is not FileKind.LADYBUG:
-        yield problem(_STORAGE, f"{target} is no LadybugDB file: it is in the way", f"file {target}")
+        yield problem(_STORAGE, f"{target} is no LadybugDB file: it is in the way", f"file {shlex.quote(str(target))}")
         return
     with within(ASKING_S) as stop:
         found, _ = engines.look(Interpreter(), stop)
     ours, there = max((each.storage_version for each in found), default=0), _version_there(target) or 0
     if ours and there > ours:
         what = f"{target} has {there}, and the newest LadybugDB here opens up to {ours}"
-        yield problem(_STORAGE, what, _pip(MODULE) + " --upgrade")
+        yield problem(_STORAGE, what, install_newest(REQUIREMENTS[MODULE]))
     else:
         yield ok(_STORAGE, f"{target} has {there}" + (f"; LadybugDB here opens up to {ours}" if ours else ""))
 

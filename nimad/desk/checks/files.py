@@ -70,9 +70,8 @@ def permissions(examined: Examined) -> Iterator[Finding]:
     closed = [path for path in (examined.files.state, mine.log_file) if path.exists() and not os.access(path, os.W_OK)]
     if closed:
         owner = rights.name_of(closed[0].stat().st_uid)
-        yield problem(
-            "permissions", f"{closed[0]} cannot be written by this user: it is {owner}'s", f"ls -l {closed[0]}"
-        )
+        what = f"{closed[0]} cannot be written by this user: it is {owner}'s"
+        yield problem("permissions", what, f"ls -l {shlex.quote(str(closed[0]))}")
     else:
         yield ok("permissions", f"{rights.name_of(os.geteuid())} may write in {mine.target.parent}")
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -70,7 +71,7 @@ def disk(examined: Examined) -> Iterator[Finding]:
     mount, free = _mount_of(folder), machine.free_disk(folder)
     where = f"{folder}: {free // _MB:,} MB free, {mount.kind} on {_device(mount, folder)}"
     if "ro" in mount.options:
-        yield problem("disk", f"{where}, mounted read-only", f"sudo mount -o remount,rw {mount.point}")
+        yield problem("disk", f"{where}, mounted read-only", f"sudo mount -o remount,rw {shlex.quote(mount.point)}")
     elif mount.kind in _WITHOUT_OWNERS:
         yield warning("disk", f"{where}: it keeps no owners and no permissions, so anybody here can read the memory")
     elif mount.kind in _FAR:
