@@ -311,7 +311,8 @@ class _Life:
         deadline = time.monotonic() + _PATIENCE_S
         while not condition():
             if time.monotonic() > deadline:
-                raise SystemExit(f"{self._suite}: waited in vain until {what}:\n{self._journal()[-3_000:]}")
+                last = self._run("journalctl -n 100")
+                raise SystemExit(f"{self._suite}: waited in vain until {what}:\n{self._journal()[-3_000:]}\n{last}")
             time.sleep(_POLL_S)
 
     def _sums(self) -> str:
