@@ -310,7 +310,7 @@ def test_the_plugins_scripts_become_ours_and_what_was_there_is_kept(root: Path, 
     assert head[0] == "#!/usr/bin/env python3"
     assert head[1].endswith(f"and puts back: {kept.name}")
     found = "import nimad_program; print(nimad_program.find())"
-    asked = subprocess.run([sys.executable, "-c", found], cwd=plugin, capture_output=True, text=True, check=True)
+    asked = subprocess.run([sys.executable, "-B", "-c", found], cwd=plugin, capture_output=True, text=True, check=True)
     assert asked.stdout == f"{PROGRAM}\n"
     again = setup.set_up(user(home), None, PROGRAM, root)
     assert (again.changed, again.kept, len(names(plugin))) == ([], [], 4)

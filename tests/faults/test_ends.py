@@ -25,7 +25,7 @@ import ladybug
 import pytest
 from click.testing import CliRunner
 from support import Hurried, change, make_memory, migrate, node, turn, vector
-from test_memory import HURRY, memory_group, rows_loaded
+from test_memory import HURRY, NO_ROOM_TO_WAIT, memory_group, rows_loaded
 from test_stacks import FRAME, HAS_NATIVE
 from torture import Life, assert_all_there, beside, interrupted, small_memory, staging_of, target_of
 
@@ -900,7 +900,7 @@ def test_the_kernels_kill_for_want_of_memory_is_told_from_anybodys(tmp_path: Pat
     """The same signal twice, in a real memory cgroup: once because a row does not fit, once from here."""
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key, text="x" * 4_000_000) for key in range(1, 13)])
     with memory_group(250 * MIB) as group:
-        script = group.joining(f"{HURRY}\nsys.exit(main())")
+        script = group.joining(f"{HURRY}\n{NO_ROOM_TO_WAIT}\nsys.exit(main())")
         options = ("migrate", "--source", str(source), "--max-memory", "2G")
         with Life(source, *options, script=script) as life:
             status = life.wait()

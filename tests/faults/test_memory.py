@@ -55,6 +55,8 @@ retry.DELAYS_S = (0.0, 0.1, 0.1, 0.1)
 isolation.CONFIRM_S, isolation.CONFIRM_CRASH_S = (0.1,), (0.1,)
 from nimad.cli.main import main
 """
+#: Rows that wait in memory, as on a full disk: there a smaller batch takes far less.
+NO_ROOM_TO_WAIT = "from nimad.migration import loading\nloading.SPOOL_FACTOR = 1e9"
 #: Seconds that the processes of a group may take to be gone.
 GONE_S = 10.0
 
@@ -346,10 +348,6 @@ def test_a_pool_at_its_limit_has_the_batch_made_smaller(tmp_path: Path, monkeypa
 def large_rows(folder: Path, rows: int, size: int) -> Path:
     nodes = [node(key, text=f"{key} " + "x" * size) for key in range(1, rows + 1)]
     return make_memory(folder / "graph.sqlite", nodes=nodes)
-
-
-#: Rows that wait in memory, as on a full disk: there a smaller batch takes far less.
-NO_ROOM_TO_WAIT = "from nimad.migration import loading\nloading.SPOOL_FACTOR = 1e9"
 
 
 def run_in(group: MemoryGroup, source: Path, *options: str) -> tuple[int, str, list[dict[str, Any]]]:
