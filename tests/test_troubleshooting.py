@@ -83,6 +83,8 @@ WITHOUT_ENTRY = {
     "may not be written to by this user; run as its owner": "as when SQLite itself says so",
     "may not be removed by this user": "the words say it all",
     "name another file with --output": "the words say it all",
+    "name a file in it with --output": "the words say it all",
+    "name another one with --output, or - for stdout": "the words say it all",
     "must begin with the name of a program": "the words say it all",
     "type more of it": "the words say it all",
     "is in use by": "the program is named in it",
