@@ -130,6 +130,11 @@ def another_file_in_the_way(folder: Path) -> list[str]:
 
 def a_folder_in_the_way(folder: Path) -> list[str]:
     (folder / "graph.ladybug").mkdir()
+    return typed("--replace")(folder)
+
+
+def a_pipe_in_the_way(folder: Path) -> list[str]:
+    os.mkfifo(folder / "graph.ladybug")  # whoever opened it would wait for ever
     return typed()(folder)
 
 
@@ -194,7 +199,8 @@ CASES = [
     Case("target folder missing", typed("--target", "not yet/g.ladybug"), 73, ("/not yet ", "mkdir -p '/", "t yet'")),
     Case("target folder read-only", read_only_folder, 73, ("/locked ", "--target"), restricted=True),
     Case("target another file", another_file_in_the_way, 73, ("graph.ladybug is in the way", "--replace")),
-    Case("target a folder", a_folder_in_the_way, 73, ("graph.ladybug is in the way", "--replace")),
+    Case("target a folder", a_folder_in_the_way, 73, ("graph.ladybug is no plain file", "--target")),
+    Case("target a pipe", a_pipe_in_the_way, 73, ("graph.ladybug is no plain file", "--target")),
     Case("target a link to nothing", a_link_to_nothing, 73, ("graph.ladybug is in the way", "--replace")),
     Case("link for the state file", a_link_where_we_write, 77, ("graph.ladybug.state.json", "symbolic link", "remove")),
     Case("target the source", typed("--target", "graph.sqlite"), 2, ("--target is the same file", "name another")),

@@ -17,6 +17,7 @@ from nimad.errors import CannotWriteError, ExitCode, NimadError, NotAllowedError
 from nimad.migration.events import (
     BatchLoaded,
     Compacted,
+    DryRun,
     Event,
     NotCompacted,
     NothingToDo,
@@ -94,9 +95,21 @@ def test_a_foreign_file_in_the_way_is_refused_and_kept(source: Path, content: by
 
 def test_a_folder_in_the_way_is_refused_and_kept(source: Path) -> None:
     target_of(source).mkdir()
-    with pytest.raises(CannotWriteError, match="is in the way"):
+    with pytest.raises(CannotWriteError, match="is no plain file"):
         migrate(source)
     assert list(target_of(source).iterdir()) == []
+
+
+def test_the_folder_of_the_source_named_as_target_is_not_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "memory"
+    folder.mkdir()
+    source = make_memory(folder / "graph.sqlite", nodes=[node(1)])
+    before = source.read_bytes()
+    with pytest.raises(CannotWriteError, match="is no plain file; move it away"):
+        migrate(source, target=folder, replace=True)
+    assert source.read_bytes() == before
+    foretold = migrate(source, target=folder, replace=True, dry_run=True).only(DryRun)
+    assert any("is no plain file" in why for why in foretold.facts["obstacles"])
 
 
 def test_a_link_to_nothing_in_the_way_is_refused_and_kept(source: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from nimad.migration import publishing, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
-from nimad.migration.files import check_folder, not_for_us
+from nimad.migration.files import check_folder, check_plain, not_for_us
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, Table
 from nimad.worker.job import Task
@@ -62,6 +62,7 @@ def _obstacles(context: Context) -> list[str]:
     checks = [
         lambda: publishing.check_links(context),
         lambda: check_folder(files.target),
+        lambda: check_plain(files.target),
         lambda: plan.check_disk(files.staging.parent),
     ]
     if not settings.force:

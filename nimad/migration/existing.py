@@ -13,7 +13,7 @@ from nimad.migration import origin, publishing, repair, retry, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import NothingToDo
-from nimad.migration.files import not_for_us
+from nimad.migration.files import check_plain, not_for_us
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
 from nimad.source.file import Identity, SourceFile
@@ -33,6 +33,7 @@ def finished(context: Context) -> NothingToDo | None:
     Raises `CannotWriteError` when something else stands at the final name and `--replace` was not given.
     """
     target = context.files.target
+    check_plain(target)
     if target.exists() and not context.files.staging.exists() and state.read(context.files).get("published"):
         publishing.tidy(context.files)  # the run that made it was killed right after the rename
     if context.settings.retry:

@@ -161,6 +161,19 @@ def refuse_links(files: Files, log_file: Path | None = None) -> None:
             raise NotAllowedError(f"{path} is a symbolic link, which this program does not follow; remove it")
 
 
+def check_plain(target: Path) -> None:
+    """Raise when what has the target's name is a folder, which may hold the source itself, a pipe or a device.
+
+    `--replace` would rename it, and to open a pipe is to wait for ever.
+    """
+    if target.exists() and not target.is_file():
+        raise _not_plain(target)
+
+
+def _not_plain(path: Path) -> CannotWriteError:
+    return CannotWriteError(f"{path} is no plain file; move it away, or choose another name with --target")
+
+
 def check_names(files: Files, source: Path, log_file: Path) -> None:
     """Raise unless each file that stands at a name of ours is a plain one, of one name, and nobody else's.
 
@@ -174,7 +187,7 @@ def check_names(files: Files, source: Path, log_file: Path) -> None:
         except OSError:
             continue
         if path != log_file and not stat.S_ISREG(status.st_mode):
-            raise CannotWriteError(f"{path} is no plain file; move it away, or choose another name with --target")
+            raise _not_plain(path)
         if path not in files.replaced() and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             raise NotAllowedError(f"{path} is another file's second name (a hard link); remove this name")
         if os.geteuid() == 0:
