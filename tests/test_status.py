@@ -28,7 +28,7 @@ from nimad.desk.processes import _options, process
 from nimad.desk.status import Stand, Status
 from nimad.desk.status import status as ask
 from nimad.report.signs import Signs
-from nimad.report.status_page import lines
+from nimad.report.status_page import headline, lines
 
 __all__ = ["restricted"]
 
@@ -124,6 +124,25 @@ def test_a_target_that_was_handed_over_or_taken_away_is_said_to_be(finished: Pat
 def test_a_target_of_which_no_run_tells_is_not_called_complete(finished: Path) -> None:
     (finished / "graph.ladybug.state.json").unlink()
     assert (status(finished).stand, status(finished).exit_code) == (Stand.UNTOLD, 4)
+
+
+def test_a_target_of_another_source_is_said_to_be_one(finished: Path) -> None:
+    other = Path(shutil.copy(finished / "graph.sqlite", finished / "other.sqlite"))
+    state = finished / "graph.ladybug.state.json"
+    state.write_text(state.read_text().replace(json.loads(state.read_text())["source"]["path"], "/elsewhere/a.sqlite"))
+    found = ask(Settings(source=other))
+    assert (found.stand, found.made_from) == (Stand.COMPLETE, "/elsewhere/a.sqlite")
+    page = [line.text for line in lines(found, Signs())]
+    assert "  made from another source: /elsewhere/a.sqlite" in page
+
+
+def test_one_that_was_rolled_back_is_paused_since(finished: Path) -> None:
+    (finished / "graph.ladybug").unlink()
+    tell(finished, phase="rolled back")
+    (finished / "graph.ladybug.paused").touch()
+    found = status(finished)
+    assert found.stand is Stand.PAUSED
+    assert headline(found) == "Rolled back, and paused since; nobody is at work"
 
 
 # Nothing

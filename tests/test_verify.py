@@ -165,6 +165,7 @@ def test_rows_in_quarantine_are_expected_to_be_missing(tmp_path: Path) -> None:
         "aside": {"memory_nodes": [2, 3], "memory_edges": [1, 3], "memory_turns": [1, 1]},
     }
     assert remarks(found, "memory_nodes", "aside")[2] == "timestamp: text 'noon' where an integer belongs"
+    assert remarks(found, "memory_nodes", "aside")[3] == "embedding: an embedding of 3 bytes, no multiple of 4"
 
 
 # Whatever LadybugDB file

@@ -87,6 +87,7 @@ class Status:
     stand: Stand
     phase: str = ""
     why: str = ""
+    made_from: str = ""  # another source than the one asked about
     at_work: Process | None = None
     counts: Sequence[Count] = ()
     batch: int = 0
@@ -149,6 +150,7 @@ def status(settings: Settings) -> Status:
         log_file=settings.log_file,
         log=_last_lines(settings.log_file),
         why=_why(scene, stand),
+        made_from=_another_source(scene, stand),
         steps=_steps(scene, stand),
         **_progress(scene, stand),
     )
@@ -219,6 +221,14 @@ def _stand_of_nobody(scene: _Scene) -> Stand:
 
 def _is_complete(scene: _Scene) -> bool:
     return scene.target and not scene.staging and bool(scene.made.get("published"))
+
+
+def _another_source(scene: _Scene, stand: Stand) -> str:
+    """The source that the run or target was made from, where it is not the one that was asked about."""
+    maker = state.identity_of(scene.made if stand in _FINISHED else scene.told)
+    if maker is None or maker.path in (str(scene.settings.source), os.path.realpath(scene.settings.source)):
+        return ""
+    return maker.path
 
 
 def _why(scene: _Scene, stand: Stand) -> str:

@@ -40,6 +40,8 @@ def lines(status: Status, signs: Signs, width: int = WIDTH) -> Iterator[Line]:
     yield Line(headline(status), _style(status))
     if status.why and status.stand is not Stand.HANDED_OVER:
         yield Line(f"  {status.why}")
+    if status.made_from:
+        yield Line(f"  made from another source: {status.made_from}", Style.WARNING)
     if status.counts:
         yield Line("")
         yield from (Line(f"  {_bar(count, signs)}") for count in status.counts)
@@ -74,6 +76,8 @@ def _running(status: Status) -> str:
 
 
 def _paused(status: Status) -> str:
+    if status.phase == "rolled back":
+        return f"Rolled back, and paused since{'' if status.at_work else '; nobody is at work'}"
     at = f" while {shown_phase(status.phase)}" if status.phase and status.phase != "complete" else ""
     return f"Paused{at}{'' if status.at_work else ', and nobody is at work'}"
 

@@ -158,7 +158,8 @@ class Comparison:
                 nothing: frozenset[str] = frozenset()
                 found.since_here.append(Difference(key, found.pairs[key], nothing, nothing, note=reject.reason))
             else:
-                part = "" if reject.part == "row" else f"{reject.part}: "
+                named = reject.part == "row" or reject.reason.startswith(f"{reject.part}: ")
+                part = "" if named else f"{reject.part}: "
                 found.aside.append((key, f"{part}{reject.reason}"))
 
     def _miss(self, table: str, key: int) -> None:
