@@ -3,6 +3,7 @@
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -83,6 +84,17 @@ def test_a_paused_run_can_be_stopped_and_the_next_one_waits_too(memory: Path) ->
             run.send_signal(signal.SIGTERM)
             assert run.wait(WAIT_S) == 75
     assert not target.exists()
+
+
+def test_a_signal_in_the_middle_of_a_wait_does_not_hang_the_program() -> None:
+    """An Event's own lock is held for a moment at the beginning and at the end of each wait."""
+    script = (
+        "import signal; from nimad.cli.migrate import _stop_on_signal\n"
+        "with _stop_on_signal() as stop:\n"
+        "    with stop._cond: signal.raise_signal(signal.SIGTERM)\n"
+        "    assert stop.wait(0.0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, timeout=WAIT_S)
 
 
 def test_pausing_twice_and_resuming_what_is_not_paused_harm_nothing(memory: Path) -> None:

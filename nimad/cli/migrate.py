@@ -27,6 +27,7 @@ from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
 from nimad.report.log import Log
 from nimad.report.metrics import Metrics
 from nimad.rights import become
+from nimad.service.heart import Heart
 
 
 @click.command()
@@ -126,10 +127,11 @@ def _whole_number(text: str) -> int:
 @contextmanager
 def _stop_on_signal() -> Iterator[threading.Event]:
     """Turn Ctrl-C, SIGTERM and a closed terminal into a stop that keeps everything counted."""
-    stop = threading.Event()
+    # No plain Event: its lock is held for a moment in each wait, and a handler that sets it there waits for ever.
+    stop = Heart(lambda: False, None)
 
     def ask(_: int, __: FrameType | None) -> None:
-        if not stop.is_set():
+        if not stop.stopped:
             # Unbuffered and without locks, because a signal may come in the middle of a line.
             os.write(2, b"\nStopping: this batch may end, or is dropped after some seconds...\n")
         stop.set()
