@@ -151,13 +151,14 @@ def test_an_interrupted_migration_and_a_pause_are_warnings_with_the_way_on(pair:
     assert " resume --target " in paused.mend
 
 
-def test_what_is_left_for_long_is_a_warning_with_the_command_that_removes_it(pair: Path) -> None:
-    (pair / "graph.ladybug.wal.20200101-000000").write_bytes(b"a log that could not be read")
-    (pair / "migration.log.1").write_text("older\n")
-    found = examined(pair)["leftovers"]
+def test_what_is_left_for_long_is_a_warning_with_the_command_that_removes_it(tmp_path: Path) -> None:
+    migrate(make_memory(tmp_path / "graph.sqlite", nodes=NODES), reader_python=Path("none"))  # no copy of its source
+    (tmp_path / "graph.ladybug.wal.20200101-000000").write_bytes(b"a log that could not be read")
+    (tmp_path / "migration.log.1").write_text("older\n")
+    found = examined(tmp_path)["leftovers"]
     assert "1 older than 30 days that may go" in found[0].text
     assert shlex.split(found[0].mend)[-5:] == [
-        *("clean", "--source", f"{pair}/graph.sqlite", "--target", f"{pair}/graph.ladybug"),
+        *("clean", "--source", f"{tmp_path}/graph.sqlite", "--target", f"{tmp_path}/graph.ladybug"),
     ]
     assert "1 older log, " in found[1].text
 
