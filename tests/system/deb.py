@@ -222,9 +222,10 @@ class _Life:
             self._run(f"runuser -u {name} -- sh -c '{sample}'")
         self._run(f"runuser -u pi -- mkdir -p {_PLUGIN}")
         self._run(f"printf '{_SETTINGS}' >/etc/nima/nimad.toml && nimad setup --user pi")
-        # Not just started: logind ends a user's systemd ten seconds after her last session, and each command is one.
-        self._run("loginctl enable-linger maya")
-        self._until("maya has a systemd", lambda: self._holds("systemctl is-active user@$(id -u maya)"))
+        # logind would end her systemd ten seconds after her last session, and each of our commands is one. What
+        # `loginctl enable-linger` makes, which systemd 257 refuses in a container.
+        self._run("mkdir -p /var/lib/systemd/linger && touch /var/lib/systemd/linger/maya")
+        self._run("systemctl start user@$(id -u maya)")  # as a login does
         for control, unit in _OTHERS.values():
             self._run(f"{control} start {unit}")
         self._run(f"systemctl enable --now {SERVICE} {SERVICE}@jonas 2>&1")
