@@ -1,6 +1,5 @@
 """`nimad clean`."""
 
-import json
 import os
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from nimad.cli.options import file_option
 from nimad.config import load
 from nimad.migration import cleaning
 from nimad.report import cleaning_lines
+from nimad.report.screen import show_json
 from nimad.rights import become
 
 
@@ -51,7 +51,7 @@ def clean(
     settings = load({"source": source, "target": target}, os.environ, config)
     found = (cleaning.apply if applies else cleaning.look)(settings, days, newest=newest)
     if as_json:
-        click.echo(json.dumps(cleaning_lines.to_json(found), indent=2, ensure_ascii=False))
+        show_json(cleaning_lines.to_json(found))
         return
     for line in cleaning_lines.lines(found):
         click.echo(line)

@@ -1,6 +1,5 @@
 """`nimad rollback`."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from nimad.config import load
 from nimad.config.settings import ENGINES
 from nimad.migration import rollback as going_back
 from nimad.report import rollback_lines
+from nimad.report.screen import show_json
 from nimad.rights import become
 
 
@@ -40,7 +40,7 @@ def rollback(config: Path | None, user: str | None, *, applies: bool, as_json: b
     settings = load(options, os.environ, config)
     found = going_back.apply(settings) if applies else going_back.look(settings)
     if as_json:
-        click.echo(json.dumps(rollback_lines.to_json(found), indent=2, ensure_ascii=False))
+        show_json(rollback_lines.to_json(found))
     else:
         for line in rollback_lines.lines(found):
             click.echo(line)

@@ -1,6 +1,5 @@
 """`nimad verify`."""
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from nimad.config import load
 from nimad.config.settings import ENGINES
 from nimad.migration.comparing import compare
 from nimad.report import comparison_lines
+from nimad.report.screen import show_json
 
 #: What is compared: every row and column, or just the number of rows.
 LEVELS = ("full", "counts")
@@ -35,7 +35,7 @@ def verify(config: Path | None, level: str, *, as_json: bool, **options: Any) ->
     settings = load(options, os.environ, config)
     found = compare(settings, level)
     if as_json:
-        click.echo(json.dumps(comparison_lines.to_json(found), indent=2, ensure_ascii=False))
+        show_json(comparison_lines.to_json(found))
     else:
         for line in comparison_lines.lines(found):
             click.echo(line)
