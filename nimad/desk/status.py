@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -132,7 +131,7 @@ class _Scene:
     @property
     def is_of_holder(self) -> bool:
         """Whether the state file tells of the run that holds the lock, and not of an earlier one."""
-        began = _moment(self.told.get("started"))
+        began = state.moment(self.told.get("started"))
         return began is not None and began >= int(self.holder_since)
 
 
@@ -261,7 +260,7 @@ def _progress(scene: _Scene, stand: Stand) -> dict[str, Any]:
     if scene.holder and not scene.is_of_holder and stand is not Stand.FOLLOWING:
         return {"phase": "looking at source and target", "elapsed_s": max(0.0, time.time() - scene.holder_since)}
     told = scene.made if stand in _FINISHED else scene.told
-    began, updated = _moment(told.get("started")), _moment(told.get("updated"))
+    began, updated = state.moment(told.get("started")), state.moment(told.get("updated"))
     now = time.time() if scene.holder and stand is not Stand.FOLLOWING else updated
     tally = _tally(scene, told, stand)
     loading = stand is Stand.RUNNING and str(told.get("phase")).startswith("loading")
@@ -343,13 +342,6 @@ def _part(told: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 def _number(told: Mapping[str, Any], name: str) -> Any:
     value = told.get(name)
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
-
-
-def _moment(stamp: Any) -> float | None:
-    try:
-        return datetime.strptime(str(stamp), "%Y-%m-%dT%H:%M:%S%z").timestamp()
-    except ValueError:
-        return None
 
 
 def _last_lines(path: Path) -> list[str]:

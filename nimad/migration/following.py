@@ -85,7 +85,7 @@ class Follower:
             if why := self._what_came(files):
                 raise RefusedError(f"{files.target} is not handed over: {why}")
             # What is written to SQLite from here on stays there.
-            state.note(files, state.of_target(files), {"handed_over": _now()})
+            state.note(files, state.of_target(files), {"handed_over": state.stamp(time.time())})
         with rights.own():
             self._listener(follow_events.HandedOver(str(files.target)))
 
@@ -294,10 +294,6 @@ def _nodes(made: Mapping[str, Any]) -> int:
     return int(made.get("published", {}).get(TARGET_TABLES[NODES], 0))
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
-
-
 def _moved(connection: sqlite3.Connection, schema: Schema) -> str:
     """Which columns came or went since the schema was read."""
     moved = []
@@ -335,7 +331,7 @@ def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int) 
         "bounds": bounds,
         "published": {**made.get("published", {}), **done.counts},
         "quarantined": made.get("quarantined", 0) + quarantined,
-        "followed": {"at": _now(), "recalled": done.since, "inode": stamps["file"]["inode"]},
+        "followed": {"at": state.stamp(time.time()), "recalled": done.since, "inode": stamps["file"]["inode"]},
         # Where somebody else wrote to it, that has to remain to be seen.
         **({"left": stamps} if made.get("touched") else stamps),
         **({"distrust": False} if made.get("distrust") else {}),

@@ -296,7 +296,7 @@ def _set_aside(files: Files) -> Path:
     made, also = state.of_target(files), remembered.of(files.target).also
     moment = time.time()
     backup = files.backup(moment)
-    told = {"at": time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment)), "target": str(backup)}
+    told = {"at": state.stamp(moment), "target": str(backup)}
     state.note(files, made, {"format": state.FORMAT, "phase": "rolled back", "rolled_back": told})
     publishing.remove_links(files, also)
     move_aside(files.target, backup)

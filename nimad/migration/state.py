@@ -7,6 +7,7 @@ import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from nimad.source.file import Identity
 
 #: Version of the state file's keys.
 FORMAT = 1
+_STAMP = "%Y-%m-%dT%H:%M:%S%z"
 #: What is taken from a file only as an object, or as a list: whoever edits one may leave anything there.
 _OBJECTS = (
     "source",
@@ -83,8 +85,8 @@ class State:
             "message": self.message,
             "source": {"path": self.source.path, "inode": self.source.inode},
             "target": str(self.files.target),
-            "started": _stamp(self.started),
-            "updated": _stamp(time.time()),
+            "started": stamp(self.started),
+            "updated": stamp(time.time()),
             "counts": self.counts,
             "free_bytes": self.free_bytes,
             "batch": self.batch,
@@ -110,8 +112,17 @@ class State:
         }
 
 
-def _stamp(moment: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(moment))
+def stamp(moment: float) -> str:
+    """A moment, in seconds since the epoch, as files have it: local time, with its distance from UTC."""
+    return time.strftime(_STAMP, time.localtime(moment))
+
+
+def moment(stamp: object) -> float | None:
+    """The moment that a stamp names; None where it names none."""
+    try:
+        return datetime.strptime(str(stamp), _STAMP).timestamp()  # noqa: DTZ007 - the format has %z
+    except ValueError:
+        return None
 
 
 def stamp_of(path: Path) -> dict[str, int]:

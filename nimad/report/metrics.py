@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -127,7 +126,7 @@ class Metrics:
             figures.quarantined = int(made.get("quarantined", 0))
             figures.engine = dict(made.get("versions", {}).get("engine", {}))
             if made:
-                figures.last_success = datetime.strptime(made["updated"], "%Y-%m-%dT%H:%M:%S%z").timestamp()
+                figures.last_success = state.moment(made["updated"])
                 figures.target_bytes = self._settings.target.stat().st_size
 
     def _note(self, event: e.Event) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad.desk.status import Count, Memory, Stand, Status
+from nimad.migration import state
 from nimad.report.screen import Line, Style
 from nimad.report.signs import Signs
 from nimad.report.status import duration
@@ -186,5 +187,5 @@ def to_json(status: Status) -> dict[str, Any]:
         "counts": {count.table: {"done": count.done, "of": count.of} for count in status.counts},
         "at_work": at_work and {"pid": at_work.pid, "command": at_work.shown},
         "steps": [{"words": words.rstrip(":"), "command": command} for words, command in status.steps],
-        "asked": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "asked": state.stamp(time.time()),
     }
