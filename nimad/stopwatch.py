@@ -1,8 +1,10 @@
-"""Timing one question for several words, several times over, within a bounded time. Both sides are timed by this."""
+"""Timing one question for several words, several times over; and time that is bounded."""
 
 import statistics
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +25,10 @@ class Timed:
 
 
 def timed(ask: Callable[[str], int], words: Sequence[str], limit_s: float) -> list[Timed]:
-    """Ask for each word, round by round, until the time is over; as many words as were asked for at all, in order."""
+    """Ask for each word, round by round, until the time is over; as many words as were asked for at all, in order.
+
+    Both sides are timed by this.
+    """
     deadline = time.monotonic() + limit_s
     seconds: list[list[float]] = [[] for _ in words]
     hits = [0] * len(words)
@@ -36,3 +41,16 @@ def timed(ask: Callable[[str], int], words: Sequence[str], limit_s: float) -> li
             seconds[place].append(time.perf_counter() - began)
     each = zip(hits, seconds, strict=True)
     return [Timed(found, statistics.median(took), len(took)) for found, took in each if took]
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[threading.Event]:
+    """An event that is set once the time is over."""
+    stop = threading.Event()
+    timer = threading.Timer(seconds, stop.set)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield stop
+    finally:
+        timer.cancel()

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nimad import rights, stopwatch
+from nimad import rights
 from nimad.errors import NimadError, StoppedError
 from nimad.migration.child import Launch, Workers
 from nimad.migration.plan import limits_for
 from nimad.source import searching
 from nimad.source.file import SourceFile
+from nimad.stopwatch import timed, within
 from nimad.worker.job import Job, Task
 
 #: Seconds that either side may be asked for, and after which a worker that does not come back is ended.
@@ -65,7 +66,6 @@ def compare(source: Path, target: Path, limit_s: float = SIDE_S) -> Compared:
 
 
 def _ask_source(source: Path, limit_s: float) -> tuple[Sequence[str], Side]:
-    deadline = _Deadline(limit_s * 2)  # choosing the words, and one query that does not end
     began = time.perf_counter()
 
     def ask(connection: Any) -> tuple[Sequence[str], Side]:
@@ -74,10 +74,11 @@ def _ask_source(source: Path, limit_s: float) -> tuple[Sequence[str], Side]:
             return (), Side("", why_not=f"{source} lacks the columns that are searched")
         words = searching.words_of(connection)
         way, one = searching.way_of(connection)
-        times = [each.to_json() for each in stopwatch.timed(one, words, limit_s)]
+        times = [each.to_json() for each in timed(one, words, limit_s)]
         return words, Side(way, times, round(opened, 6))
 
-    return SourceFile(source, deadline).read(ask)
+    with within(limit_s * 2) as deadline:  # choosing the words, and one query that does not end
+        return SourceFile(source, deadline).read(ask)
 
 
 def _ask_target(target: Path, words: Sequence[str], limit_s: float) -> Side:
@@ -91,14 +92,3 @@ def _ask_target(target: Path, words: Sequence[str], limit_s: float) -> Side:
     if not answer.ok:
         return Side("CONTAINS", why_not=answer.message)
     return Side("CONTAINS", answer.facts["words"], answer.facts["open_s"])
-
-
-class _Deadline(threading.Event):
-    """A stop flag that sets itself."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._at = time.monotonic() + seconds
-
-    def is_set(self) -> bool:
-        return time.monotonic() > self._at

@@ -11,13 +11,14 @@ from typing import Any, Final
 import nimad
 from nimad import command
 from nimad.config.settings import AUTO
-from nimad.desk.checks.finding import ASKING_S, Examined, Finding, ok, problem, warning, within
+from nimad.desk.checks.finding import ASKING_S, Examined, Finding, ok, problem, warning
 from nimad.disk import FileKind, kind_of, storage_version
 from nimad.errors import NimadError
 from nimad.guest import NAMESAKE
 from nimad.migration import engines, remembered
 from nimad.migration.interpreter import Interpreter
 from nimad.packages import MODULE, REQUIREMENTS, in_range, install, install_newest, missing, uninstall, unloadable
+from nimad.stopwatch import within
 
 _CHECK, _READERS, _STORAGE = "engine", "readers", "storage version"
 #: The oldest pyarrow that workers use.

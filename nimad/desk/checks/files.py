@@ -11,12 +11,13 @@ from nimad.config import read_openclaw
 from nimad.config.file import DEFAULT_FILE
 from nimad.config.openclaw import LADYBUG
 from nimad.desk import processes
-from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem, warning, within
+from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem, warning
 from nimad.desk.status import Stand, status
 from nimad.migration.files import check_folder, check_names
 from nimad.migration.leftovers import leftovers, open_files
 from nimad.source import quick_check
 from nimad.source.file import SourceFile
+from nimad.stopwatch import within
 from nimad.words import number_of
 
 _MB = 1_000_000

@@ -1,8 +1,5 @@
 """What a check found, and what the checks share."""
 
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -14,6 +11,7 @@ from nimad.migration.files import Files
 from nimad.migration.plan import Plan, make_plan
 from nimad.source.file import SourceFile, check_source
 from nimad.source.survey import Survey, survey
+from nimad.stopwatch import within
 
 #: Seconds that a look at a memory, and at the agent's interpreters, may take: a doctor who takes longer is not asked.
 READING_S, ASKING_S = 15.0, 20.0
@@ -83,16 +81,3 @@ class Examined:
         """What a run would plan with; None where the source cannot be read."""
         found = self._surveyed
         return None if isinstance(found, NimadError) else make_plan(self.settings, found)
-
-
-@contextmanager
-def within(seconds: float) -> Iterator[threading.Event]:
-    """An event that is set once the time is over."""
-    stop = threading.Event()
-    timer = threading.Timer(seconds, stop.set)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield stop
-    finally:
-        timer.cancel()
