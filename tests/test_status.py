@@ -25,7 +25,8 @@ from test_pausing import begin, said_by, wait_for
 from nimad.config import Settings
 from nimad.desk import processes
 from nimad.desk.processes import _options, process
-from nimad.desk.status import Stand, Status
+from nimad.desk.stand import Stand
+from nimad.desk.status import Status
 from nimad.desk.status import status as ask
 from nimad.report.signs import Signs
 from nimad.report.status_page import headline, lines

@@ -8,44 +8,23 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from nimad import command
 from nimad.config import Settings, read_openclaw
 from nimad.desk import processes
 from nimad.desk.processes import Process
+from nimad.desk.stand import FINISHED, OF_SERVICE, UNFINISHED, Scene, Stand, look, stand_of, tally_of
+from nimad.desk.steps import steps
 from nimad.errors import ExitCode, NimadError
 from nimad.migration import state
-from nimad.migration.files import Files, not_for_us
-from nimad.migration.pausing import is_paused
 from nimad.migration.plan import BATCH_FACTOR, WORKER_BASE
-from nimad.migration.tally import Tally
 from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
 
 #: Lines of the log that are shown, and the bytes at its end in which they are looked for.
 LOG_LINES, _LOG_BYTES = 5, 64 * 1024
 #: What a script is told, beside the exit codes of a run: somebody is at it, and nothing is there to be told of.
 UNDER_WAY, NOTHING_THERE = 3, 4
-
-
-class Stand(StrEnum):
-    """How a migration stands."""
-
-    NOTHING = "nothing"  # no migration, and no target
-    WAITING = "waiting"  # a service waits until it is asked, or until it is time to try again
-    RUNNING = "running"
-    PAUSED = "paused"  # by `nimad pause`
-    INTERRUPTED = "interrupted"  # unfinished, and nobody is at it
-    FAILED = "failed"  # the same, and the run said why
-    COMPLETE = "complete"
-    FOLLOWING = "following"  # complete, and a service adds what comes late
-    HANDED_OVER = "handed over"
-    GONE = "gone"  # it was complete, and somebody took the target away
-    UNTOLD = "untold"  # a target is there, and no run tells of it
-
-
 #: What the exit code is while the target is as it should be, and at other times.
 _CODES: Mapping[Stand, int] = {
     Stand.NOTHING: NOTHING_THERE,
@@ -114,123 +93,35 @@ class Status:
         return _CODES.get(self.stand, whole)
 
 
-@dataclass(frozen=True)
-class _Scene:
-    """What was found, before it is judged."""
-
-    settings: Settings
-    files: Files
-    told: Mapping[str, Any]  # by the state file
-    made: Mapping[str, Any]  # by the run that made the target which is there
-    holder: Process | None
-    holder_since: float
-    service: Process | None
-    target: bool
-    staging: bool
-
-    @property
-    def is_of_holder(self) -> bool:
-        """Whether the state file tells of the run that holds the lock, and not of an earlier one."""
-        began = state.moment(self.told.get("started"))
-        return began is not None and began >= int(self.holder_since)
-
-
 def status(settings: Settings) -> Status:
     """How the migration to `settings.target` stands. Raises `NotAllowedError` where its files are closed to us."""
-    scene = _scene(settings)
-    stand = _stand(scene)
-    at_work = scene.holder or (scene.service if stand in _OF_SERVICE else None)
+    scene = look(settings)
+    stand = stand_of(scene)
+    at_work = scene.holder or (scene.service if stand in OF_SERVICE else None)
     return Status(
         source=settings.source,
         target=settings.target,
         stand=stand,
         at_work=at_work,
-        previous_target=scene.target and stand in _UNFINISHED,
+        previous_target=scene.target and stand in UNFINISHED,
         log_file=settings.log_file,
         log=_last_lines(settings.log_file),
         why=_why(scene, stand),
         made_from=_another_source(scene, stand),
-        steps=_steps(scene, stand),
+        steps=steps(scene, stand),
         **_progress(scene, stand),
     )
 
 
-_OF_SERVICE = (Stand.WAITING, Stand.FOLLOWING, Stand.PAUSED)
-_UNFINISHED = (Stand.RUNNING, Stand.INTERRUPTED, Stand.FAILED, Stand.PAUSED)
-_FINISHED = (Stand.COMPLETE, Stand.FOLLOWING, Stand.HANDED_OVER)
-
-
-def _scene(settings: Settings) -> _Scene:
-    files = Files(settings.target)
-    try:
-        if files.state.exists() and not os.access(files.state, os.R_OK):
-            raise not_for_us(files.state, "Permission denied")
-        holder = processes.holder_of_lock(files.lock)
-        since = files.lock.stat().st_mtime if holder else 0.0
-        target, staging = files.target.exists(), files.staging.exists()
-    except FileNotFoundError:  # the lock went between two looks
-        return _scene(settings)
-    except PermissionError as error:
-        raise not_for_us(files.target, str(error.strerror)) from None
-    running = processes.service_of(settings.target)
-    service = running[0] if running else None
-    return _Scene(
-        settings=running[1] if running else settings,
-        files=files,
-        told=state.read(files),
-        made=state.of_target(files) if target else {},
-        holder=holder,
-        holder_since=since,
-        service=service,
-        target=target,
-        staging=staging,
-    )
-
-
-# How it stands
-
-
-def _stand(scene: _Scene) -> Stand:
-    done_with = _is_complete(scene) and not (scene.holder or scene.service)
-    if is_paused(scene.files) and not done_with and not scene.made.get("handed_over"):
-        return Stand.PAUSED
-    if scene.holder:
-        looks = scene.holder.is_service and not scene.is_of_holder and _is_complete(scene)
-        return Stand.FOLLOWING if looks else Stand.RUNNING
-    if scene.target and not scene.staging and scene.made.get("handed_over"):
-        return Stand.HANDED_OVER
-    if _is_complete(scene):
-        return Stand.FOLLOWING if scene.service else Stand.COMPLETE
-    if scene.service:
-        return Stand.WAITING
-    return _stand_of_nobody(scene)
-
-
-def _stand_of_nobody(scene: _Scene) -> Stand:
-    if scene.staging:
-        return Stand.FAILED if scene.told.get("phase") == "failed" else Stand.INTERRUPTED
-    if scene.target:
-        return Stand.UNTOLD
-    if scene.told.get("phase") == "complete":
-        return Stand.GONE
-    if scene.told:  # it ended before it had written anything
-        return Stand.FAILED if scene.told.get("phase") == "failed" else Stand.INTERRUPTED
-    return Stand.NOTHING
-
-
-def _is_complete(scene: _Scene) -> bool:
-    return scene.target and not scene.staging and bool(scene.made.get("published"))
-
-
-def _another_source(scene: _Scene, stand: Stand) -> str:
+def _another_source(scene: Scene, stand: Stand) -> str:
     """The source that the run or target was made from, where it is not the one that was asked about."""
-    maker = state.identity_of(scene.made if stand in _FINISHED else scene.told)
+    maker = state.identity_of(scene.made if stand in FINISHED else scene.told)
     if maker is None or maker.path in (str(scene.settings.source), os.path.realpath(scene.settings.source)):
         return ""
     return maker.path
 
 
-def _why(scene: _Scene, stand: Stand) -> str:
+def _why(scene: Scene, stand: Stand) -> str:
     if stand is Stand.WAITING:
         return _what_is_waited_for(scene)
     if stand in (Stand.INTERRUPTED, Stand.FAILED):
@@ -238,7 +129,7 @@ def _why(scene: _Scene, stand: Stand) -> str:
     return str(scene.made.get("handed_over") or "") if stand is Stand.HANDED_OVER else ""
 
 
-def _what_is_waited_for(scene: _Scene) -> str:
+def _what_is_waited_for(scene: Scene) -> str:
     """Why a service does nothing just now."""
     if scene.told.get("phase") in ("interrupted", "failed"):
         return str(scene.told.get("message") or "")
@@ -255,18 +146,18 @@ def _what_is_waited_for(scene: _Scene) -> str:
 # How far it is
 
 
-def _progress(scene: _Scene, stand: Stand) -> dict[str, Any]:
+def _progress(scene: Scene, stand: Stand) -> dict[str, Any]:
     """The figures of the run that is under way or was interrupted, or of the target that is there."""
     if scene.holder and not scene.is_of_holder and stand is not Stand.FOLLOWING:
         return {"phase": "looking at source and target", "elapsed_s": max(0.0, time.time() - scene.holder_since)}
-    told = scene.made if stand in _FINISHED else scene.told
+    told = scene.made if stand in FINISHED else scene.told
     began, updated = state.moment(told.get("started")), state.moment(told.get("updated"))
     now = time.time() if scene.holder and stand is not Stand.FOLLOWING else updated
-    tally = _tally(scene, told, stand)
+    tally = tally_of(scene, told, stand)
     loading = stand is Stand.RUNNING and str(told.get("phase")).startswith("loading")
     return {
         "phase": _phase(told, stand),
-        "counts": _counts(told, finished=stand in _FINISHED),
+        "counts": _counts(told, finished=stand in FINISHED),
         "batch": _number(told, "batch"),
         "batches": _number(told, "total_batches"),
         "rows_per_s": float(_number(told, "rows_per_s")),
@@ -288,16 +179,6 @@ def _phase(told: Mapping[str, Any], stand: Stand) -> str:
     if stand in (Stand.INTERRUPTED, Stand.FAILED) and phase in ("interrupted", "failed"):
         return next(reversed(list(_part(told, "phases_s"))), phase)
     return phase
-
-
-def _tally(scene: _Scene, told: Mapping[str, Any], stand: Stand) -> Tally | None:
-    """What is in the quarantine of a finished target, where it can be read."""
-    if stand not in _FINISHED:
-        return None
-    try:
-        return Tally.of(scene.files.quarantine, told)
-    except OSError:
-        return None
 
 
 def _counts(told: Mapping[str, Any], *, finished: bool) -> list[Count]:
@@ -324,7 +205,7 @@ def _eta(told: Mapping[str, Any], updated: float | None) -> float | None:
     return max(0.0, float(_number(told, "eta_s")) - (time.time() - updated))
 
 
-def _memory(scene: _Scene, told: Mapping[str, Any]) -> Memory | None:
+def _memory(scene: Scene, told: Mapping[str, Any]) -> Memory | None:
     worker = processes.worker_of(scene.holder) if scene.holder else None
     if worker is None:
         return None
@@ -354,48 +235,3 @@ def _last_lines(path: Path) -> list[str]:
     except OSError:
         return []
     return [line for line in text.splitlines()[-LOG_LINES:] if line.strip()]
-
-
-# What to do next
-
-
-def _steps(scene: _Scene, stand: Stand) -> list[tuple[str, str]]:
-    settings, target = scene.settings, scene.files.target
-    migrate = command.migrate(settings)
-    resume = command.line("resume", "--target", target)
-    go_on = ("Go on with:", migrate)
-    if stand is Stand.PAUSED:
-        return (
-            [("Go on with:", resume)] if scene.holder or scene.service else [("Go on with:", f"{resume} && {migrate}")]
-        )
-    if stand in _FINISHED:
-        return _steps_of_finished(scene, stand)
-    if stand is Stand.NOTHING:
-        return _steps_from_nothing(settings)
-    if stand is Stand.UNTOLD:
-        return [("See what it holds with:", command.line("health", "--source", settings.source, "--target", target))]
-    if stand is Stand.RUNNING:
-        return [("Hold it with:", command.line("pause", "--target", target))]
-    if stand is Stand.GONE:
-        return [("Put it back, or make it anew with:", f"{migrate} --replace")]
-    return [] if stand is Stand.WAITING else [go_on]
-
-
-def _steps_from_nothing(settings: Settings) -> list[tuple[str, str]]:
-    if settings.source.exists():
-        return [
-            ("See what would happen with:", command.migrate(settings, "--dry-run")),
-            ("Begin with:", command.migrate(settings)),
-        ]
-    return [("There is no memory there; name it with:", f"{command.line('status', '--source')} FILE")]
-
-
-def _steps_of_finished(scene: _Scene, stand: Stand) -> list[tuple[str, str]]:
-    target = scene.files.target
-    steps = []
-    tally = _tally(scene, scene.made, stand)
-    if tally and (tally.entries or tally.lacking):
-        steps.append(("What was set aside, and why:", command.line("quarantine", "list", "--target", target)))
-    health = command.line("health", "--source", scene.settings.source, "--target", target)
-    steps.append(("Compare it with SQLite:", health))
-    return steps

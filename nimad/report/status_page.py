@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from nimad.desk.status import Count, Memory, Stand, Status
+from nimad.desk.stand import Stand
+from nimad.desk.status import Count, Memory, Status
 from nimad.migration import state
 from nimad.report.screen import Line, Style
 from nimad.report.signs import Signs

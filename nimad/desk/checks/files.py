@@ -12,7 +12,8 @@ from nimad.config.file import DEFAULT_FILE
 from nimad.config.openclaw import LADYBUG
 from nimad.desk import processes
 from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem, warning
-from nimad.desk.status import Stand, status
+from nimad.desk.stand import Stand
+from nimad.desk.status import status
 from nimad.migration.files import check_folder, check_names
 from nimad.migration.leftovers import leftovers, open_files
 from nimad.source import quick_check
