@@ -4,6 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 from support import (
     assert_same,
     edge,
@@ -17,6 +20,9 @@ from support import (
 
 from nimad.migration.events import Analyzed
 from nimad.sample import Sample, write_sample
+from nimad.source.file import SourceFile
+from nimad.source.rows import read_slices
+from nimad.source.survey import survey
 
 #: The columns that nima-core's readers ask for, and `created_at` (NIMA.md).
 NODE_COLUMNS = {
@@ -383,3 +389,28 @@ def test_rows_that_share_an_id_or_have_none_are_all_listed(path: Path) -> None:
     assert arrived | listed == {row["text"] for row in rows}
     assert not arrived & listed
     assert run.result.migrated + run.result.quarantined == len(rows)
+
+
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(
+    keys=st.lists(
+        st.one_of(st.integers(-3, 6), st.sampled_from([-(2**63), 2**63 - 1, "5", 5.0, 4.5, None])), max_size=14
+    ),
+    most=st.integers(1, 5),
+    max_bytes=st.sampled_from([1, 400, 1_000, 10**6]),
+)
+def test_read_some_at_a_time_each_row_comes_once_and_those_of_one_id_together(
+    keys: list[Any], most: int, max_bytes: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("loose") / "graph.sqlite"
+    rows = [loose(key, f"text {number}") for number, key in enumerate(keys)]
+    make_memory(path, schema=LOOSE_IDS, own_schema=True, nodes=rows)
+    source = SourceFile(path)
+    nodes = survey(source).schema.nodes
+    slices = [found.values for _, found in read_slices(source, nodes, (None, 2**63 - 1), most, max_bytes)]
+
+    assert [row[0] for part in slices for row in part] == sorted(key for key in keys if isinstance(key, int))
+    assert {row[1] for part in slices for row in part} == {row["text"] for row in rows if isinstance(row["id"], int)}
+    firsts = [part[0][0] for part in slices]
+    assert all(before[-1][0] < first for before, first in zip(slices, firsts[1:], strict=False))
+    assert all(len({row[0] for row in part}) <= most for part in slices)

@@ -4,8 +4,8 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from nimad.source.ranges import LAST_KEY, next_range
-from nimad.source.rows import column_names, digest, read_range
+from nimad.source.ranges import LAST_KEY
+from nimad.source.rows import column_names, digest, read_next
 from nimad.source.schema import Table, quoted
 
 #: Turns that are read again each time: the id of an answer is written into its turn after the turn.
@@ -52,11 +52,8 @@ def changed(
     connection: sqlite3.Connection, table: Table, after: int | None, size: tuple[int, int]
 ) -> tuple[int, list[tuple[int, bytes]]] | None:
     """The next rows after a key with what they are now, and the last key of them. `size`: at most rows and bytes."""
-    wanted = next_range(connection, table, after, LAST_KEY, *size)
-    if wanted is None:
-        return None
-    rows = read_range(connection, table, wanted)
-    return wanted.upto, [(row[0], digest(row)) for row in rows.values]
+    rows = read_next(connection, table, after, LAST_KEY, size)
+    return None if rows is None else (rows.keys[-1], [(row[0], digest(row)) for row in rows.values])
 
 
 def referring(connection: sqlite3.Connection, table: Table, nodes: Sequence[int]) -> set[int]:

@@ -68,9 +68,14 @@ def next_range(
         last, rows, total = row_key, rows + 1, total + size
     if last is None:
         return None
-    if after is not None and last <= after:  # rows out of order: only in a damaged file, and never to be looped over
-        raise sqlite3.DatabaseError("rows of a table are out of order")
+    check_order(after, last)
     return Range(table.name, after, last, rows, total)
+
+
+def check_order(after: int | None, last: int) -> None:
+    """Raise what SQLite does in a damaged file where rows come out of order: they are never to be looped over."""
+    if after is not None and last <= after:
+        raise sqlite3.DatabaseError("rows of a table are out of order")
 
 
 def weight_of(table: Table) -> str:

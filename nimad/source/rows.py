@@ -7,10 +7,11 @@ import math
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from sys import getsizeof
 from typing import Any
 
 from nimad.source.file import InvalidText, SourceFile
-from nimad.source.ranges import Range, next_range
+from nimad.source.ranges import Range, check_order
 from nimad.source.schema import Kind, Schema, Table, quoted
 from nimad.source.values import UnrepresentableError, are_plain, convert
 
@@ -100,16 +101,46 @@ def read_range(connection: sqlite3.Connection, table: Table, wanted: Range) -> R
 def read_slices(
     source: SourceFile, table: Table, whole: tuple[int | None, int], max_rows: int, max_bytes: int
 ) -> Iterator[tuple[Range, Rows]]:
-    """Rows of a table with keys in `whole` (above the first, up to the second), some at a time; see `next_range`."""
+    """Rows of a table with keys in `whole` (above the first, up to the second), some at a time; see `read_next`."""
     after, upto = whole
+    size = max_rows, max_bytes
+    while (rows := source.read(lambda c, after=after: read_next(c, table, after, upto, size))) is not None:  # type: ignore[misc]
+        last = rows.keys[-1]
+        yield Range(table.name, after, last, len(rows), 0), rows
+        after = last
 
-    def following(connection: sqlite3.Connection) -> tuple[Range, Rows] | None:
-        wanted = next_range(connection, table, after, upto, max_rows, max_bytes)
-        return None if wanted is None else (wanted, read_range(connection, table, wanted))
 
-    while (found := source.read(following)) is not None:
-        yield found
-        after = found[0].upto
+def read_next(
+    connection: sqlite3.Connection, table: Table, after: int | None, upto: int, size: tuple[int, int]
+) -> Rows | None:
+    """The next rows after `after`, or None: at most so many rows, and bytes of memory unless one row alone takes more.
+
+    Each is read once, where `next_range` and `read_range` together would read all texts twice. Rows of one key, which
+    only a key without an index can have, stay together.
+    """
+    most, max_bytes = size
+    key = quoted(table.key)
+    condition, values = Range(table.name, after, upto, 0, 0).condition(key)
+    found: list[tuple[Any, ...]] = []
+    weight = 0
+    for row in _rows_of(connection, table, condition, (*values, most), "LIMIT ?"):
+        weight += sum(map(_memory_of, row))
+        if found and weight > max_bytes:
+            break
+        found.append(row)
+    if not found:
+        return None
+    last = found[-1][0]
+    check_order(after, last)
+    while found and found[-1][0] == last:
+        found.pop()
+    found.extend(_select(connection, table, f"{key} = ? AND typeof({key}) = 'integer'", (last,)).values)
+    return Rows(table, [row[0] for row in found], found)
+
+
+def _memory_of(value: Any) -> int:
+    """Bytes of memory that a value takes."""
+    return getsizeof(value.raw if isinstance(value, InvalidText) else value)
 
 
 def read_ids(connection: sqlite3.Connection, table: Table, ids: Sequence[int]) -> Rows:
@@ -143,12 +174,17 @@ def read_strays(connection: sqlite3.Connection, table: Table) -> Rows:
 
 
 def _select(connection: sqlite3.Connection, table: Table, condition: str, values: tuple[Any, ...]) -> Rows:
-    names = ", ".join(quoted(name) for name in column_names(table))
-    order = quoted(table.key)
-    rows = connection.execute(
-        f"SELECT {names} FROM {quoted(table.name)} WHERE {condition} ORDER BY {order}", values
-    ).fetchall()
+    rows = _rows_of(connection, table, condition, values).fetchall()
     return Rows(table, [row[0] for row in rows], rows)
+
+
+def _rows_of(
+    connection: sqlite3.Connection, table: Table, condition: str, values: tuple[Any, ...], limit: str = ""
+) -> sqlite3.Cursor:
+    names = ", ".join(quoted(name) for name in column_names(table))
+    return connection.execute(
+        f"SELECT {names} FROM {quoted(table.name)} WHERE {condition} ORDER BY {quoted(table.key)} {limit}", values
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from nimad.source import late
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
-from nimad.source.ranges import LAST_KEY, next_range
+from nimad.source.ranges import LAST_KEY
 from nimad.source.rows import Judged, Reject, Rows
 from nimad.source.schema import EDGES, LINKS, NODE_KINDS, NODES, TARGET_TABLES, TURN_KINDS, TURNS, Kind, Table
 from nimad.source.schema import quoted as quoted_in_sql
@@ -111,7 +111,7 @@ class Comparison:
         after: int | None = None
         size = self.job.chunk_rows, self.job.chunk_bytes
         while True:
-            rows = self._source.read(lambda c, after=after: _next(c, table, after, size))  # type: ignore[misc]
+            rows = self._source.read(lambda c, after=after: source_rows.read_next(c, table, after, LAST_KEY, size))  # type: ignore[misc]
             if rows is None:
                 return
             yield rows
@@ -343,11 +343,6 @@ def count(database: Database, table: str, condition: str = "true") -> int:
 def _relation(judged: Judged, position: int) -> Any:
     at = {column.target: len(judged.rows.table.ends) + i for i, column in enumerate(judged.rows.table.columns)}
     return judged.columns[at["relation"]][position] if "relation" in at else None
-
-
-def _next(connection: Any, table: Table, after: int | None, size: tuple[int, int]) -> Rows | None:
-    wanted = next_range(connection, table, after, LAST_KEY, *size)
-    return None if wanted is None else source_rows.read_range(connection, table, wanted)
 
 
 def _empty(judged: Judged, position: int) -> set[str]:
