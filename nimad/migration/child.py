@@ -19,7 +19,7 @@ from nimad.migration.interpreter import Interpreter
 from nimad.migration.patience import FLOOR_S
 from nimad.packages import MODULE
 from nimad.worker import boot
-from nimad.worker.job import Job
+from nimad.worker.job import Job, Task
 
 #: Seconds between looks at the stop flag while a worker works.
 _POLL_S = 0.1
@@ -69,14 +69,19 @@ class Child:
         return self._process.pid
 
     def work(self, job: Job, stop: threading.Event, limit_s: float) -> Answer:
-        """Hand over the job and wait for the end. Raises `StoppedError` when `stop` is set meanwhile."""
+        """Hand over the job and wait for the end. Raises `StoppedError` when `stop` is set meanwhile.
+
+        After a PROBE that went well the worker is still there, and takes one more job.
+        """
         oom_kills = cgroup.oom_kills()
-        watch = _Watch(self._process, job.to_line().encode(), stop, limit_s)
+        watch = _Watch(self._process, job.to_line().encode(), stop, limit_s, stays=job.task is Task.PROBE)
         try:
-            output, errors = watch.until_it_ends()
+            output, errors = watch.until_it_is_done()
         except BaseException:  # a caller without signal handlers gets its KeyboardInterrupt, and leaves no worker
             self.dismiss()
             raise
+        if watch.waits_again:
+            return judge(End(0, output, errors))
         status = self._process.wait()
         if watch.stopped and status != 0:
             raise StoppedError("stopped")
@@ -103,15 +108,18 @@ class Child:
 class _Watch:
     """Gives a worker its job, reads what it says until it has ended, and ends it when its time is over.
 
-    Or when a stop is asked for. No step waits for the worker: one that was halted takes no job either.
+    Or when a stop is asked for. No step waits for the worker: one that was halted takes no job either. One that
+    `stays` is read until it has answered that it did its job.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", job: bytes, stop: threading.Event, limit_s: float) -> None:
-        self._process, self._job, self._stop = process, memoryview(job), stop
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", job: bytes, stop: threading.Event, limit_s: float, *, stays: bool
+    ) -> None:
+        self._process, self._job, self._stop, self._stays = process, memoryview(job), stop, stays
         self._signals = [(time.monotonic() + limit_s, signal.SIGABRT)]  # what is sent next, and when
-        self.stopped = self.overrun = False
+        self.stopped = self.overrun = self.waits_again = False
 
-    def until_it_ends(self) -> tuple[bytes, bytes]:
+    def until_it_is_done(self) -> tuple[bytes, bytes]:
         chunks = {"out": bytearray(), "err": bytearray()}
         with selectors.DefaultSelector() as selector:
             for stream, name in ((self._process.stdout, "out"), (self._process.stderr, "err")):
@@ -128,12 +136,15 @@ class _Watch:
                         selector.unregister(key.fileobj)
                     chunks[key.data] += data
                 del chunks["err"][:-_STDERR_KEPT]
+                if self._stays and not self._job and _is_success(chunks["out"]):
+                    self.waits_again = True
+                    return bytes(chunks["out"]), bytes(chunks["err"])
                 if self._job and self._process.poll() is not None:  # a child of its own keeps the pipe open
                     self._withdraw(selector)
                 if not selector.get_map():
                     self._wait_a_little()
                 self._keep_time()
-        for stream in (self._process.stdout, self._process.stderr):
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream:
                 stream.close()
         return bytes(chunks["out"]), bytes(chunks["err"])
@@ -157,7 +168,8 @@ class _Watch:
         assert self._process.stdin is not None  # noqa: S101
         self._job = self._job[:0]
         selector.unregister(self._process.stdin)
-        self._process.stdin.close()
+        if not self._stays:
+            self._process.stdin.close()
 
     def _wait_a_little(self) -> None:
         """It has closed its streams, so it is about to end, or hangs on its way out."""
@@ -181,8 +193,16 @@ class _Watch:
                 self._signals.append((now + ABORT_GRACE_S, signal.SIGKILL))
 
 
+def _is_success(output: bytes | bytearray) -> bool:
+    """Whether a worker has answered to the end of the line that it did its job."""
+    return output.endswith(b"\n") and judge(End(0, bytes(output), b"")).ok
+
+
 class Workers:
-    """Gives each job a fresh process. The next one is started early, so that its imports cost no time."""
+    """Gives each job a fresh process. The next one is started early, so that its imports cost no time.
+
+    Only one that was asked which engine it has, and has touched no file, serves for the job after that.
+    """
 
     def __init__(self, stop: threading.Event, clock: Clock | None = None, launch: Launch | None = None) -> None:
         self.stop, self._clock, self._launch = stop, clock or Clock(), launch or Launch()
@@ -222,6 +242,10 @@ class Workers:
         if self.stop.is_set():
             raise StoppedError("stopped")
         child, self._next = self._next or Child(self._launch), None
+        if job.task is Task.PROBE:
+            answer = child.work(job, self.stop, limit_s)
+            self._next = child if answer.ok else None
+            return answer
         if not last:
             self.prepare()
         return child.work(job, self.stop, limit_s)

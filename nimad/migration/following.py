@@ -162,20 +162,21 @@ class Follower:
         self._check_origin(files, made)
         workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, self._settings.priority))
         workers.early = False  # between two catchings-up no process is to wait, and take memory
-        self._check_engine(files, made, workers)
-        schema = self._columns(files, made)
-        if not state.is_of(files, made):
-            files.followed.unlink(missing_ok=True)  # it tells of another target
-        doubtful = state.is_doubtful(files.target, made)
-        late = Late(
-            thorough=thorough or doubtful,
-            distrust=doubtful,
-            since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
-            removed=made.get("removed", {}),
-            add_only=last and not files.followed.exists(),
-            keep_log=not last and self._may_keep_log(choice, made),
-        )
-        return self._bring(files, schema, workers, late)
+        with workers:
+            self._check_engine(files, made, workers)
+            schema = self._columns(files, made)
+            if not state.is_of(files, made):
+                files.followed.unlink(missing_ok=True)  # it tells of another target
+            doubtful = state.is_doubtful(files.target, made)
+            late = Late(
+                thorough=thorough or doubtful,
+                distrust=doubtful,
+                since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
+                removed=made.get("removed", {}),
+                add_only=last and not files.followed.exists(),
+                keep_log=not last and self._may_keep_log(choice, made),
+            )
+            return self._bring(files, schema, workers, late)
 
     def _bring(self, files: Files, schema: Schema, workers: Workers, late: Late) -> CaughtUp:
         """Have what is late brought, and note what became of it and how the target was left."""

@@ -1,12 +1,14 @@
 """`python -m nimad.worker PARENT [MODULE [PRIORITY]]`: import the engine, wait for a job on stdin, do it, answer, exit.
 
-The imports come before the wait, so that a worker that was started early is ready when its turn comes.
+The imports come before the wait, so that a worker that was started early is ready when its turn comes. One that only
+said which engine it has waits for another job.
 """
 
 import json
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -14,7 +16,7 @@ from nimad.disk import DISK_ERRORS
 from nimad.errors import EngineError, SourceBusyError, SourceError
 from nimad.packages import MODULE
 from nimad.worker import stacks
-from nimad.worker.job import Failure, Job, JobError
+from nimad.worker.job import Failure, Job, JobError, Task
 from nimad.worker.process import settle
 
 #: Of the arguments that may be left out.
@@ -30,13 +32,15 @@ def main() -> int:
     except EngineError as error:
         sys.stdin.readline()
         return _say(answer, _failed(Failure.ENGINE, error))
-    line = sys.stdin.readline()
-    if not line.endswith("\n"):
-        return 0  # not needed after all, or the supervisor is gone
-    return _say(answer, perform(line))
+    while (line := sys.stdin.readline()).endswith("\n"):
+        job = Job.from_line(line)
+        status = _say(answer, perform(job))
+        if status or job.task is not Task.PROBE:
+            return status
+    return 0  # not needed after all, or the supervisor is gone
 
 
-def _prepare(module: str) -> Any:
+def _prepare(module: str) -> Callable[[Job], dict[str, Any]]:
     from nimad.target.engine import import_engine
 
     engine = import_engine(module)
@@ -46,8 +50,7 @@ def _prepare(module: str) -> Any:
 
     has_arrow()  # imported while there is time, and not once the job is there
 
-    def work(line: str) -> dict[str, Any]:
-        job = Job.from_line(line)
+    def work(job: Job) -> dict[str, Any]:
         try:
             return {"ok": True, **perform(job, engine)}
         except JobError as error:
