@@ -64,9 +64,13 @@ ADDRESS_SPACE_FACTOR = 64
 #: Share of a limit on our address space (`ulimit -v`) that the engine's file takes.
 ADDRESS_SPACE_SHARE = 2
 MAX_THREADS = 4
-#: Rows and bytes that verification holds of each side at once.
+#: Rows and bytes that are read at once where a batch waits in a file.
 CHUNK_ROWS = 8_192
 CHUNK_BYTES = 4 * MIB
+#: Bytes that verification holds of each side at once, and the share of the free memory that they may take: for each
+#: chunk the engine reads all rows of the vectors, of 2,048 rows, in which some of it are.
+COMPARED_BYTES = 16 * MIB
+COMPARED_SHARE = 64
 #: Disk against the rows' bytes: the file with few holes, what each further batch adds in holes, the rest.
 DISK_FACTOR = 1.5
 DISK_PER_BATCH = 0.35
@@ -103,6 +107,7 @@ class Plan:
     early_worker: bool  # whether the next worker starts while one works
     chunk_rows: int
     chunk_bytes: int
+    compared_bytes: int
     disk_needed: int  # beyond what an unfinished target takes already
     disk_free: int
     disk_anew: int  # that beginning anew takes
@@ -247,7 +252,8 @@ def make_plan(settings: Settings, survey: Survey) -> Plan:
         memory_limit=limited,
         early_worker=available >= pool + outside + WAITING_WORKER,
         chunk_rows=CHUNK_ROWS,
-        chunk_bytes=max(MIB, min(CHUNK_BYTES, available // BATCH_SHARE)),
+        chunk_bytes=(chunk := max(MIB, min(CHUNK_BYTES, available // BATCH_SHARE))),
+        compared_bytes=max(chunk, min(COMPARED_BYTES, available // COMPARED_SHARE)),
         disk_needed=0,
         disk_free=machine.free_disk(_existing(settings.target.parent)),
         disk_anew=0,

@@ -93,7 +93,7 @@ def _ask_again(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
     def job(number: int) -> Job:
-        rows, size = context.plan.chunk_rows >> number, context.plan.chunk_bytes >> number
+        rows, size = context.plan.chunk_rows >> number, context.plan.compared_bytes >> number
         bounds = context.bounds()
         return context.job(Task.VERIFY, bounds=bounds, chunk_rows=rows, chunk_bytes=size, **facts)
 

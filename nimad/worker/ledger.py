@@ -27,14 +27,14 @@ _ALIAS, _ASIDE, _MARK, _PLAN = 3, 6, 9, 12
 _GONE = bytes(DIGEST_BYTES)
 
 
-def append(path: Path, table: str, entries: Iterable[tuple[int, bytes]], marks: Mapping[int, bytes]) -> None:
-    """Note rows before they are handed over. A record that a power cut tore is cut off first."""
-    number, records = _TABLES.index(table), []
+def of_rows(table: str, entries: Iterable[tuple[int, bytes]], marks: Mapping[int, bytes]) -> bytes:
+    """What is to be noted of rows before they are handed over, for `append`."""
+    number, found = _TABLES.index(table), []
     for key, digest in entries:
         if key in marks:
-            records.append((number + _MARK, key, marks[key]))
-        records.append((number, key, digest))
-    _append(path, records)
+            found.append(_RECORD.pack(number + _MARK, key, marks[key]))
+        found.append(_RECORD.pack(number, key, digest))
+    return b"".join(found)
 
 
 @dataclass
@@ -76,7 +76,7 @@ def note(path: Path, table: str, notes: Notes, gone: Iterable[int] = ()) -> None
             records.append((number + _MARK, key, notes.marks[key]))
         records.append((number, key, digest))
     records += [(number + _ASIDE, key, digest) for key, digest in notes.aside.items()]
-    _append(path, records)
+    append(path, _packed(records))
 
 
 def plan(path: Path, table: str, rows: Mapping[int, tuple[int, bytes | None]]) -> None:
@@ -86,7 +86,7 @@ def plan(path: Path, table: str, rows: Mapping[int, tuple[int, bytes | None]]) -
         if mark is not None:
             records.append((number + _MARK, key, mark))
         records.append((number + _PLAN, key, _ID.pack(at)))
-    _append(path, records)
+    append(path, _packed(records))
 
 
 def read_notes(path: Path) -> dict[str, Notes]:
@@ -118,8 +118,12 @@ def _take(notes: Notes, kind: int, key: int, value: bytes) -> None:
         notes.plans.pop(key, None)
 
 
-def _append(path: Path, records: Iterable[tuple[int, int, bytes]]) -> None:
-    data = b"".join(_RECORD.pack(*record) for record in records)
+def _packed(records: Iterable[tuple[int, int, bytes]]) -> bytes:
+    return b"".join(_RECORD.pack(*record) for record in records)
+
+
+def append(path: Path, data: bytes) -> None:
+    """Add whole records, and have them on the disk. One that a power cut tore is cut off first."""
     if not data:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)

@@ -1,7 +1,7 @@
 """The loading of a job's rows into the target, and the mending of those that are there."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -33,8 +33,7 @@ def load(job: Job, module: ModuleType) -> dict[str, Any]:
     large = _is_large(job)
     judged = None if large else judged_range(job)
     rejects = judged_strays(job)
-    limits = limits_of(replace(job, threads=1) if large else job)  # each thread of a COPY fills columns of its own
-    with open_database(module, job.target_path(), limits) as database:
+    with open_database(module, job.target_path(), limits_of(job)) as database:
         target_schema.create(database, job.needs())
         found = counting.count(database)
         previous = held(database, job.previous)
@@ -99,8 +98,13 @@ def _set_aside(job: Job, rejects: Sequence[Reject]) -> Loaded:
 
 
 def _hand_over(job: Job, rows: Rows) -> None:
+    ledger.append(Path(job.ledger), _noted(rows))
+
+
+def _noted(rows: Rows) -> bytes:
+    """What the ledger is to say of rows."""
     entries = ((row[0], source_rows.digest(row)) for row in rows.values)
-    ledger.append(Path(job.ledger), rows.table.name, entries, identity.marks_of(rows.table, rows.values))
+    return ledger.of_rows(rows.table.name, entries, identity.marks_of(rows.table, rows.values))
 
 
 def _there(job: Job, database: Database, table: str, judged: Judged | None = None) -> set[int]:
@@ -143,11 +147,13 @@ def _load_slices(job: Job, database: Database, rejects: Sequence[Reject]) -> Loa
     there = _there(job, database, target_schema.NODE_TABLE)
 
     def batches() -> Iterator[Batch]:
+        noted = []
         for judged in judged_slices(job):
             loaded.rejected.extend(_set_aside(job, judged.rejects).rejected)
             fresh = loading.without(judged, there)
-            _hand_over(job, fresh.rows)
+            noted.append(_noted(fresh.rows))
             yield batch.of_nodes(fresh, schema)
+        ledger.append(Path(job.ledger), b"".join(noted))  # at once: each time waits for the disk
 
     folder = job.target_path().parent
     loaded.note(target_schema.NODE_TABLE, len(there), loading.load_slices(database, schema.nodes, batches(), folder))

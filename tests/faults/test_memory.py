@@ -461,7 +461,7 @@ def test_a_plan_that_is_accepted_fits_into_the_memory(monkeypatch: pytest.Monkey
 
 def test_a_batch_and_a_chunk_are_a_small_part_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for plan, _ in plans(monkeypatch):
-        for size in (plan.batch_bytes, plan.chunk_bytes):
+        for size in (plan.batch_bytes, plan.chunk_bytes, plan.compared_bytes):
             assert MIB <= size <= max(MIB, plan.memory_available // 16)
         assert plan.batch_bytes <= max(MIB, plan.pool_bytes // 5)
 
