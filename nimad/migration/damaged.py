@@ -9,6 +9,7 @@ import re
 import tempfile
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,8 +90,10 @@ def readable(settings: Settings, place: Place, listener: Listener, stop: threadi
     """Survey the source, or, where its pages are damaged, what can be read of it."""
     source = SourceFile(settings.source, stop)
     try:
-        found = survey(source, nodes_only=settings.nodes_only)
-        damage = [*quick_check.damage(source, found.schema), *quick_check.unclaimed(source)]
+        with ThreadPoolExecutor(1) as thread:  # either look goes over the whole file
+            unclaimed = thread.submit(quick_check.unclaimed, source)
+            found = survey(source, nodes_only=settings.nodes_only)
+            damage = [*quick_check.damage(source, found.schema), *unclaimed.result()]
     except SourceDamagedError as error:
         damage = [str(error.__cause__ or error)]  # SQLite's own words: ours name the file, as whoever quotes them does
     if not damage:

@@ -1,6 +1,7 @@
 """The survey: what a memory holds, in one look at one moment."""
 
 import sqlite3
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -87,12 +88,11 @@ def _dimension(connection: sqlite3.Connection, nodes: s.Table) -> int:
     if column is None:
         return s.DEFAULT_DIMENSION
     name = s.quoted(column.name)
-    row = connection.execute(
-        f"SELECT length({name}) FROM {s.quoted(nodes.name)} WHERE typeof({name}) = 'blob' "
-        f"AND length({name}) > 0 AND length({name}) % {s.FLOAT_BYTES} = 0 "
-        "GROUP BY 1 ORDER BY count(*) DESC, 1 DESC LIMIT 1"
-    ).fetchone()
-    return int(row[0]) // s.FLOAT_BYTES if row else s.DEFAULT_DIMENSION
+    # Grouped here: in a GROUP BY, or a condition on it, SQLite reads whole embeddings to know their length.
+    lengths = connection.execute(f"SELECT length({name}) FROM {s.quoted(nodes.name)} WHERE typeof({name}) = 'blob'")
+    found = Counter(length for (length,) in lengths if length and length % s.FLOAT_BYTES == 0)
+    length, _ = max(found.items(), key=lambda item: (item[1], item[0]), default=(0, 0))
+    return length // s.FLOAT_BYTES or s.DEFAULT_DIMENSION
 
 
 def _extent(connection: sqlite3.Connection, table: s.Table) -> TableSurvey:
