@@ -34,6 +34,8 @@ QUICK_REAL, QUICK_SMALL, QUICK_LARGE = 4_000, 1_000, 10_000
 DRAWN = (1_000, 2_000, 5_000, 20_000, 50_000)
 DRAWN_SLOW = 2_000
 FIXED_LARGE = 50_000
+#: Runs whose memory is looked at.
+PEAKS = 3
 CONTESTANTS = {"floor": "floor.py", "upstream 2.x": "upstream2.py", "upstream 3.1": "upstream3.py", "naive": "naive.py"}
 FIXED = "nimad, fixed 500"
 _MARKS = ("<!-- made by make bench: begin -->", "<!-- made by make bench: end -->")
@@ -84,12 +86,13 @@ class Bench:
         return python("-m", "nimad", "migrate", "--source", source, "--target", target, *fixed)
 
     def peak(self, nodes: int) -> None:
-        """The memory of a run, looked at in one that is not timed."""
+        """The memory of runs, looked at in some that are not timed; their short peaks are met more or less well."""
         target = self.folder / "peak.lbug"
-        looked = run(self._command("nimad", self.memory(nodes), target), look_at_memory=True)
-        self.found.peak_bytes[nodes] = looked.peak_bytes
-        for piece in self.folder.glob(f"{target.name}*"):
-            piece.unlink()
+        for _ in range(PEAKS):
+            looked = run(self._command("nimad", self.memory(nodes), target), look_at_memory=True)
+            self.found.peak_bytes.setdefault(nodes, []).append(looked.peak_bytes)
+            for piece in self.folder.glob(f"{target.name}*"):
+                piece.unlink()
 
     def search(self, nodes: int) -> None:
         out = self.folder / "search.json"
