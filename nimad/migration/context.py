@@ -99,7 +99,7 @@ class Context:
             pausing.hold(self.files, self.workers, self.listener)
         self.check_source()
         file = machine.space_taken(Path(job.target)) if job.target else 0
-        work = file + (job.range.bytes if job.range else 0)
+        work = file + sum(each.bytes for each in (job.range, *job.then) if each)
         limited = replace(job, pool_bytes=self.plan.pool_for(file, self.pool_bytes))
         limit_s = self.patience.limit_s(work, trial=job.task is Task.TRY)
         large = job.task is Task.LOAD and job.range is not None and job.range.bytes > ALONE_BYTES
@@ -202,6 +202,12 @@ class Context:
         key = quoted(self.survey.schema.nodes.key)
         query = f"SELECT count(*) FROM {quoted(NODES)} WHERE typeof({key}) = 'integer' AND {key} > ?"
         return self.source.number(query, bound)
+
+    def clock_instead(self, phase: str, seconds: float, other: str) -> None:
+        """Count as another phase's what the worker of one did for that as well."""
+        clocks = self.state.phases_s
+        clocks[other] = clocks.get(other, 0.0) - seconds
+        clocks[phase] = clocks.get(phase, 0.0) + seconds
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

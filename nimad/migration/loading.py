@@ -1,8 +1,10 @@
 """Loading: table by table, batch by batch, each batch counted by the process after it."""
 
+import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from nimad.errors import StoppedError
 from nimad.migration import compaction, isolation, machine, retry
@@ -19,11 +21,18 @@ LOSSES_ALLOWED = 5
 
 
 @dataclass(frozen=True)
-class Batch:
+class Part:
     """A range that a worker put into the target, and how many of its rows the next process must find there."""
 
     range: Range
     held: Mapping[str, int]
+    seconds: float
+    peak_rss: int
+    before: int = 0  # rows of the table up to the range, which were there already
+
+
+#: Ranges that one worker loads, each with the rows of its table up to there, which were there already.
+Along = Mapping[Range, int]
 
 
 class Loader:
@@ -31,7 +40,8 @@ class Loader:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self._unconfirmed: Batch | None = None
+        self._unconfirmed: Sequence[Part] = ()
+        self._along: dict[str, Part] = {}  # by table, what was brought along with the last nodes
         self._rows = context.plan.proven_size(context.counted.get(TARGET_TABLES[NODES], 0))
         self._offset = 0
         self._losses = 0
@@ -46,59 +56,65 @@ class Loader:
         """Have a fresh process count the staging file, and find the latest batch in it."""
         context = self._context
         while True:
-            batch = self._unconfirmed
-            count = context.job(Task.COUNT, previous=batch.range if batch else None)
+            parts, self._unconfirmed = self._unconfirmed, ()
+            count = context.job(Task.COUNT, previous=[part.range for part in parts])
             answer = retry.attempt_reading(context, retry.same(count))
             context.note_counts(answer.facts["counts"])
             context.state.free_bytes = answer.facts["free_bytes"]
-            self._unconfirmed = None
-            if self._confirmed(batch, answer.facts["previous"]):
+            if self._confirmed(parts, answer.facts["previous"]):
                 return
 
-    def _confirmed(self, batch: Batch | None, found: Mapping[str, int]) -> bool:
-        """Whether a later process found the whole batch; one that it did not find is done again."""
-        if batch is None or found == batch.held:
-            return True
-        context, name = self._context, TARGET_TABLES[batch.range.table]
-        context.listener(BatchLost(batch.range.table, batch.held[name], found.get(name, 0)))
+    def _confirmed(self, parts: Sequence[Part], found: Mapping[str, int]) -> bool:
+        """Whether a later process found all of a batch; a part that it did not find is done again."""
+        lost = [part for part in parts if any(found[name] != rows for name, rows in part.held.items())]
+        for part in lost:
+            self._count_loss(part, found)
+            self._redo(part.range)
+        return not lost
+
+    def _count_loss(self, part: Part, found: Mapping[str, int]) -> None:
+        context, name = self._context, TARGET_TABLES[part.range.table]
+        context.listener(BatchLost(part.range.table, part.held[name], found[name]))
         context.state.retries += 1
         self._losses += 1
         if self._losses > LOSSES_ALLOWED:
             raise StoppedError(
-                f"batches of {batch.range.table} keep vanishing after they were written; check the disk "
+                f"batches of {part.range.table} keep vanishing after they were written; check the disk "
                 "(dmesg), then run again"
             )
         self._rows = context.plan.first_batch
-        self._redo(batch.range)
-        return False
 
     def _redo(self, lost: Range) -> None:
         """Load a whole range again, in as many parts as it takes."""
         table, after = self._context.survey.schema.table(lost.table), lost.after
         while (part := self._cut(table, after, lost.upto, max(1, lost.rows))) is not None:
-            _, did = self._load_range(part, strays=False)
-            after = did.upto
+            after = self._load_range(part, strays=False).range.upto
 
     def _load_table(self, table: Table) -> None:
         context = self._context
         extent = context.survey.tables[table.name]
-        after, done = self._resume_point(table)
+        along = self._along.pop(table.name, None)
+        after, done = self._resume_point(table) if along is None else (None, along.before)
         began, done_before = time.monotonic(), done
         number = 0
         # An empty memory is loaded too: somebody has to make the tables.
         strays = extent.strays > 0 or "MemoryNode" not in context.counted
         while extent.last is not None or strays:
-            wanted = self._next(table, after, extent.last, extent.rows - done)
-            if wanted is None:
-                if not strays:
-                    break
-                wanted = Range(table.name, extent.last, extent.last or 0, 0, 0)  # empty: only the strays
-            answer, did = self._load_range(wanted, strays=strays)
+            if along is None:
+                wanted = self._next(table, after, extent.last, extent.rows - done)
+                if wanted is None:
+                    if not strays:
+                        break
+                    wanted = Range(table.name, extent.last, extent.last or 0, 0, 0)  # empty: only the strays
+                part = self._load_range(wanted, strays=strays, along=self._companions(wanted))
+            else:
+                part, along = along, None
+                context.clock_instead(f"loading {table.name}", part.seconds, f"loading {NODES}")
             strays = False
-            after, done, number = did.upto, min(done + did.rows, extent.rows), number + 1
+            after, done, number = part.range.upto, min(done + part.range.rows, extent.rows), number + 1
             self._check_shrunk(table, after)
-            rate = (done - done_before) / max(time.monotonic() - began, 1e-6)
-            self._report(table, did, number, done, rate, answer)
+            rate = (done - done_before) / max(time.monotonic() - began, part.seconds, 1e-6)
+            self._report(table, part, number, done, rate)
         counted = context.counted.get(TARGET_TABLES[table.name], 0)
         context.listener(TableLoaded(table.name, counted, extent.rows))
 
@@ -140,13 +156,33 @@ class Loader:
         self._context.check_source()
         return self._context.source.read(lambda c: next_range(c, table, after, last, rows, limit))
 
-    def _load_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
+    def _companions(self, wanted: Range) -> Along:
+        """What goes along with the last nodes: edges and turns, where all that is left of them is one batch.
+
+        A process for each would cost more than they do.
+        """
+        context, along = self._context, {}
+        if wanted.table != NODES or wanted.upto != context.survey.nodes.last:
+            return {}
+        for table in context.survey.schema.tables():
+            extent = context.survey.tables[table.name]
+            if table.name == NODES or extent.last is None or extent.strays:
+                continue
+            after, before = self._resume_point(table)
+            rest = self._next(table, after, extent.last, extent.rows - before)
+            if rest is None or rest.upto != extent.last:
+                return {}
+            along[rest] = before
+        return along
+
+    def _load_range(self, wanted: Range, *, strays: bool, along: Along = MappingProxyType({})) -> Part:
         """Load a range, without the rows that take workers down, or its first part. Return what was done at last."""
         context = self._context
         while True:
             try:
-                return self._try_range(wanted, strays=strays)
+                return self._try_range(wanted, strays=strays, along=along)
             except retry.ExhaustedError as failure:
+                along = {}
                 context.state.failed_batches += 1
                 if failure.answer.kind is Kind.LOCKED:  # no row's doing, and no smaller batch's
                     raise
@@ -163,66 +199,93 @@ class Loader:
             raise failure
         return half
 
-    def _try_range(self, wanted: Range, *, strays: bool) -> tuple[Answer, Range]:
+    def _try_range(self, wanted: Range, *, strays: bool, along: Along) -> Part:
         """Load a range in one of four tries; where the end of one asks for it, the next takes half the rows."""
-        context, did = self._context, wanted
+        context, ranges = self._context, {wanted: 0, **along}
         table = context.survey.schema.table(wanted.table)
+        tries = itertools.count()
 
         def job(halvings: int) -> Job:
-            nonlocal did
-            if halvings:
-                self._rows = max(1, wanted.rows >> halvings)
-                did = self._cut(table, wanted.after, wanted.upto, self._rows) or wanted
+            nonlocal ranges
+            if next(tries):  # what is to blame is found sooner without the others
+                self._rows = max(1, wanted.rows >> halvings) if halvings else self._rows
+                smaller = self._cut(table, wanted.after, wanted.upto, self._rows) if halvings else None
+                ranges = {smaller or wanted: 0}
             context.state.write()
-            self._see_to_room(did)
-            before = self._unconfirmed.range if self._unconfirmed else None
-            return context.job(Task.LOAD, range=did, previous=before, strays=strays, spool=self._may_spool(did))
+            self._see_to_room(ranges)
+            did, *then = ranges
+            before = [part.range for part in self._unconfirmed]
+            spool = self._may_spool(did, self._disk_for(ranges))
+            return context.job(Task.LOAD, range=did, then=then, previous=before, strays=strays, spool=spool)
 
         retries = context.state.retries
         answer = retry.attempt(context, job, offset=self._offset)
-        self._settle(answer, did, healthy=context.state.retries == retries)
-        return answer, did
+        return self._settle(answer, ranges, healthy=context.state.retries == retries)
 
-    def _see_to_room(self, did: Range) -> None:
+    def _see_to_room(self, ranges: Along) -> None:
         """Raise `DiskError` where a batch has no room, not even once the staging file is copied without its holes."""
         context = self._context
-        needed = self._disk_for(did)
+        needed = self._disk_for(ranges)
         if machine.free_disk(context.files.staging.parent) < needed:
             compaction.make_room(context)
         context.check_disk(needed, "the next batch")
 
-    def _may_spool(self, did: Range) -> bool:
+    def _may_spool(self, did: Range, needed: int) -> bool:
         """Whether a batch's rows may wait in a file, and not in memory: there is room for them a second time."""
-        free = machine.free_disk(self._context.files.staging.parent)
-        return free >= self._disk_for(did) + int(did.bytes * SPOOL_FACTOR)
+        return machine.free_disk(self._context.files.staging.parent) >= needed + int(did.bytes * SPOOL_FACTOR)
 
-    def _disk_for(self, did: Range) -> int:
+    def _disk_for(self, ranges: Along) -> int:
         """Bytes of disk that a batch may take: of a range that is done again, only what is not there yet."""
         context = self._context
-        missing = context.survey.tables[did.table].rows - context.counted.get(TARGET_TABLES[did.table], 0)
-        fresh = min(did.rows, max(0, missing))
         used = machine.space_used(context.files.staging, context.state.free_bytes)
-        again = rewritten(context.survey, did.table, used) if fresh else 0
-        return batch_disk(again, did.bytes * fresh // max(1, did.rows))
+        needed = 0
+        for each in ranges:
+            missing = context.survey.tables[each.table].rows - context.counted.get(TARGET_TABLES[each.table], 0)
+            fresh = min(each.rows, max(0, missing))
+            again = rewritten(context.survey, each.table, used) if fresh else 0
+            needed += batch_disk(again, each.bytes * fresh // max(1, each.rows))
+        return needed
 
-    def _settle(self, answer: Answer, did: Range, *, healthy: bool) -> None:
+    def _settle(self, answer: Answer, ranges: Along, *, healthy: bool) -> Part:
+        """Take in what a worker says it did, see whether it found the batch before, and return the first part."""
         context, facts = self._context, answer.facts
-        before, self._unconfirmed = self._unconfirmed, Batch(did, facts["held"])
+        parts = [
+            Part(each, told["held"], told["seconds"], facts["peak_rss"], before)
+            for (each, before), told in zip(ranges.items(), facts["parts"], strict=True)
+        ]
+        unconfirmed, self._unconfirmed = self._unconfirmed, parts
         if facts["complaint"]:
             context.listener(EngineComplained(facts["complaint"]))
         context.note_staging(facts["found"])
         context.state.free_bytes = facts["free_bytes"]
-        for name, rows in facts["loaded"].items():
-            context.counted[name] = context.counted.get(name, 0) + rows
-        context.batches += 1
+        for told in facts["parts"]:
+            for name, rows in told["loaded"].items():
+                context.counted[name] = context.counted.get(name, 0) + rows
+        context.batches += len(parts)
         context.batch_s += facts["seconds"]
-        context.confirmed.update(facts["rejected"])
         context.state.engine = facts["engine"]
-        if healthy and did.table == NODES:
+        first, *along = parts
+        if healthy and first.range.table == NODES:
             self._rows = context.plan.next_size(self._rows)
-        self._confirmed(before, facts["previous"])
+        if not self._confirmed(unconfirmed, facts["previous"]):
+            return self._without_nodes(first, facts["parts"][0]["rejected"])
+        self._along.update({part.range.table: part for part in along})
+        for told in facts["parts"]:
+            context.confirmed.update(told["rejected"])
+        return first
 
-    def _report(self, table: Table, did: Range, number: int, done: int, rate: float, answer: Answer) -> None:
+    def _without_nodes(self, first: Part, rejected: Sequence[str]) -> Part:
+        """Do again what was loaded while nodes of the batch before were missing: an end without its node was set aside.
+
+        What went along is just not noted, and so has its turn later.
+        """
+        if first.range.table == NODES:
+            self._context.confirmed.update(rejected)
+        else:
+            self._redo(first.range)
+        return first
+
+    def _report(self, table: Table, part: Part, number: int, done: int, rate: float) -> None:
         context, state = self._context, self._context.state
         extent = context.survey.tables[table.name]
         self._offset = done
@@ -233,6 +296,5 @@ class Loader:
         state.quarantined = len(context.confirmed)
         state.rows_per_s, state.eta_s = rate, left / rate if rate else 0.0
         state.write()
-        took, peak = answer.facts["seconds"], answer.facts["peak_rss"]
-        counts = table.name, number, total, did.rows, done, extent.rows
-        context.listener(BatchLoaded(*counts, state.eta_s, took, did.bytes, peak))
+        counts = table.name, number, total, part.range.rows, done, extent.rows
+        context.listener(BatchLoaded(*counts, state.eta_s, part.seconds, part.range.bytes, part.peak_rss))

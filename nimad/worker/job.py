@@ -108,7 +108,8 @@ class Job:
     address_space_bytes: int = 0
     threads: int = 1
     range: Range | None = None  # rows of CONVERT, LOAD and VERIFY
-    previous: Range | None = None  # the batch before, which LOAD and COUNT look for
+    then: Sequence[Range] = ()  # rows of other tables that LOAD brings as well, after those
+    previous: Sequence[Range] = ()  # the batch before, which LOAD and COUNT look for
     spool: bool = False  # rows of a large LOAD may wait on the disk beside the target, instead of in memory
     strays: bool = False  # also rows whose key is no integer
     ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY and SET_ASIDE
@@ -149,8 +150,9 @@ class Job:
         data = json.loads(line)
         data["task"] = Task(data["task"])
         data["schema"] = Schema.from_json(data["schema"]) if data["schema"] else None
-        for name in ("range", "previous"):
-            data[name] = Range(**data[name]) if data[name] else None
+        data["range"] = Range(**data["range"]) if data["range"] else None
+        for name in ("then", "previous"):
+            data[name] = tuple(Range(**one) for one in data[name])
         data["isolated"] = {  # JSON knows no numbers as names, and no tuples
             table: {int(key): tuple(why) for key, why in rows.items()} for table, rows in data["isolated"].items()
         }

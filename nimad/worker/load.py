@@ -1,7 +1,8 @@
 """The loading of a job's rows into the target, and the mending of those that are there."""
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -29,26 +30,39 @@ _TABLES_OF: Mapping[str, tuple[str, ...]] = {
 
 
 def load(job: Job, module: ModuleType) -> dict[str, Any]:
-    """Put a range into the target: what is there already stays, the rest is copied."""
-    large = _is_large(job)
-    judged = None if large else judged_range(job)
-    rejects = judged_strays(job)
+    """Put ranges into the target, one after the other: what is there already stays, the rest is copied."""
+    first = _judged(job)
     with open_database(module, job.target_path(), limits_of(job)) as database:
         target_schema.create(database, job.needs())
         found = counting.count(database)
         previous = held(database, job.previous)
-        if judged is None:
-            loaded = _load_slices(job, database, rejects)
-        else:
-            loaded = _LOADERS[judged.rows.table.name](job, database, judged, [*judged.rejects, *rejects])
+        parts = [_load_range(job, database, first)]
+        for wanted in job.then:
+            part = replace(job, range=wanted, strays=False)
+            parts.append(_load_range(part, database, _judged(part)))
         free, page = counting.page_use(database)
     return {
         "found": counting.to_json(found),
         "previous": previous,
         "complaint": database.complaint,
         "free_bytes": free * page,
-        **asdict(loaded),
+        "parts": parts,
     }
+
+
+def _judged(job: Job) -> tuple[Judged | None, list[Reject]]:
+    """The rows of the job's range, None where they are not to be in memory all at once; and its strays."""
+    return None if _is_large(job) else judged_range(job), judged_strays(job)
+
+
+def _load_range(job: Job, database: Database, judged: tuple[Judged | None, list[Reject]]) -> dict[str, Any]:
+    began = time.monotonic()
+    rows, rejects = judged
+    if rows is None:
+        loaded = _load_slices(job, database, rejects)
+    else:
+        loaded = _LOADERS[rows.rows.table.name](job, database, rows, [*rows.rejects, *rejects])
+    return {**asdict(loaded), "seconds": round(time.monotonic() - began, 3)}
 
 
 def mend(job: Job, module: ModuleType) -> dict[str, Any]:
@@ -70,11 +84,9 @@ def mend(job: Job, module: ModuleType) -> dict[str, Any]:
     return {"mended": len(judged.rows), "removed": len(gone)}
 
 
-def held(database: Database, wanted: Range | None) -> dict[str, int]:
-    """How many rows of a range each table has: the word on whether the batch before arrived."""
-    if wanted is None:
-        return {}
-    return {name: len(reading.keys(database, name, wanted)) for name in _TABLES_OF[wanted.table]}
+def held(database: Database, wanted: Sequence[Range]) -> dict[str, int]:
+    """How many rows of each range its tables have: the word on whether the batch before arrived."""
+    return {name: len(reading.keys(database, name, each)) for each in wanted for name in _TABLES_OF[each.table]}
 
 
 @dataclass
