@@ -274,6 +274,9 @@ def test_an_entry_stands_there_once_however_often_the_run_is_interrupted_and_beg
     assert set(listed(read_quarantine(unfinished))) == {
         ("memory_nodes", 7, "row"),
         ("memory_nodes", 8, "embedding"),
+        ("memory_edges", 2, "row"),
+        ("memory_edges", 3, "row"),
+        ("memory_turns", 1, "has_input"),
     }
     torn = quarantine_file(unfinished)
     torn.write_bytes(torn.read_bytes()[:-20])  # a power cut tore the last line
