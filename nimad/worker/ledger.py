@@ -29,12 +29,12 @@ _GONE = bytes(DIGEST_BYTES)
 
 def of_rows(table: str, entries: Iterable[tuple[int, bytes]], marks: Mapping[int, bytes]) -> bytes:
     """What is to be noted of rows before they are handed over, for `append`."""
-    number, found = _TABLES.index(table), []
+    number, records = _TABLES.index(table), []
     for key, digest in entries:
         if key in marks:
-            found.append(_RECORD.pack(number + _MARK, key, marks[key]))
-        found.append(_RECORD.pack(number, key, digest))
-    return b"".join(found)
+            records.append((number + _MARK, key, marks[key]))
+        records.append((number, key, digest))
+    return _packed(records)
 
 
 @dataclass
