@@ -207,7 +207,8 @@ class Loader:
 
         def job(halvings: int) -> Job:
             nonlocal ranges
-            if next(tries):  # what is to blame is found sooner without the others
+            # What is to blame is found sooner without the others; and nodes are to go as far as the room reaches.
+            if next(tries) or machine.free_disk(context.files.staging.parent) < self._disk_for(ranges):
                 self._rows = max(1, wanted.rows >> halvings) if halvings else self._rows
                 smaller = self._cut(table, wanted.after, wanted.upto, self._rows) if halvings else None
                 ranges = {smaller or wanted: 0}
