@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from nimad.migration.events import Event
     from nimad.migration.result import Outcome, Result
     from nimad.migration.run import migrate
+    from nimad.rights import become
 
 __version__ = VERSION
 
-__all__ = ["Event", "NimadError", "Outcome", "Result", "Settings", "Verify", "__version__", "migrate"]
+__all__ = ["Event", "NimadError", "Outcome", "Result", "Settings", "Verify", "__version__", "become", "migrate"]
 
 _HOMES = {
     "Event": "nimad.migration.events",
@@ -29,6 +30,7 @@ _HOMES = {
     "Result": "nimad.migration.result",
     "Settings": "nimad.config",
     "Verify": "nimad.config",
+    "become": "nimad.rights",
     "migrate": "nimad.migration.run",
 }
 

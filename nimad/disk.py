@@ -1,14 +1,16 @@
 """Files on the disk: what belongs together, and how it is made to last."""
 
+import ctypes
 import errno
 import hashlib
 import os
 import stat
 from enum import StrEnum
 from pathlib import Path
+from struct import unpack_from
 
 #: How the system says that the disk, and not the program, is at fault.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 #: What the engine itself may leave beside a file of its own: what it would still read, and marks of its checkpoints.
 #: After 40 kills in the middle of checkpoints, 9 left a `.wal.checkpoint`, 22 a `.shadow`, 30 the marks.
 LOG_SUFFIXES = (".wal", ".wal.checkpoint")
@@ -21,6 +23,13 @@ SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
 #: How each kind of file begins. The engine's has its storage version next, in eight bytes, the lowest first.
 SQLITE_MAGIC, ENGINE_MAGIC = b"SQLite format 3\x00", b"LBUG"
 _HEADER_BYTES = 16
+
+
+#: Of statx(2) (linux/stat.h): the folder of the process, the bytes of an answer, the bit that says a birth time is in
+#: it, and where.
+_AT_FDCWD, _STATX_BYTES, _STATX_BTIME = -100, 256, 0x800
+_BTIME_AT = 80
+_NS = 10**9
 
 
 class FileKind(StrEnum):
@@ -88,6 +97,44 @@ def has_log(path: Path) -> bool:
 def logs(path: Path) -> list[Path]:
     """What stands beside an engine's file and would be replayed into it."""
     return [log for suffix in LOG_SUFFIXES if (log := path.with_name(path.name + suffix)).exists()]
+
+
+def destination(link: Path) -> Path | None:
+    """What a symbolic link names, followed no further, in the real folder of that name; None for what is no link."""
+    try:
+        said = Path(os.readlink(link))  # noqa: PTH115 - which raises for what is no link
+        place = Path(os.path.realpath(link.parent)) / said
+        return Path(os.path.realpath(place.parent)) / place.name if place.name not in ("", "..") else None
+    except (OSError, ValueError):
+        return None
+
+
+def leads_to(link: Path, file: Path) -> bool:
+    """Whether a symbolic link names `file`, which need not be there."""
+    return destination(link) == Path(os.path.realpath(file.parent)) / file.name
+
+
+def relative(path: Path, folder: Path) -> str:
+    """A path as seen from a folder, whatever links lead to either of them."""
+    way = os.path.relpath(os.path.realpath(path.parent), os.path.realpath(folder))
+    return str(Path(way, path.name))
+
+
+def born_ns(path: Path) -> int | None:
+    """When a file came to be, in nanoseconds since the epoch; None where the file system does not know.
+
+    With the inode it tells a file from a later one: ext4 gives the inode of one that was removed to the next that is
+    made. Python has it from 3.15 on.
+    """
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    try:
+        failed = ctypes.CDLL(None).statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, answer)
+    except AttributeError:  # a C library that lacks it
+        return None
+    if failed or not unpack_from("=I", answer)[0] & _STATX_BTIME:
+        return None
+    seconds, nanoseconds = unpack_from("=qI", answer, _BTIME_AT)
+    return int(seconds) * _NS + int(nanoseconds)
 
 
 def sync(path: Path) -> None:

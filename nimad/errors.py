@@ -51,6 +51,24 @@ class NimadError(Exception):
     exit_code: ExitCode = ExitCode.IO_ERROR
 
 
+#: Limits of the process that look like faults of the disk: by the system's words, what to raise.
+_LIMITS: Final[Mapping[str, str]] = {
+    "File too large": (
+        "a file has reached the size that this process may write (ulimit -f), or that the file system has files of; "
+        "raise the limit with: ulimit -f unlimited (in a service: LimitFSIZE=infinity), then run again"
+    ),
+    "Too many open files": (
+        "this process may open no more files (ulimit -n); raise the limit with: ulimit -n 1024 (in a service: "
+        "LimitNOFILE=1024), then run again"
+    ),
+}
+
+
+def limit_reached(message: str) -> str:
+    """What to do about a limit of the process that the system names; empty for any other message."""
+    return next((mend for words, mend in _LIMITS.items() if words in message), "")
+
+
 class UsageError(NimadError):
     """The command line, or a file it names, cannot be what was meant."""
 
@@ -71,6 +89,12 @@ class SourceError(NimadError):
 
 class SourceDamagedError(SourceError):
     """The SQLite file is truncated or malformed."""
+
+    exit_code = ExitCode.IO_ERROR
+
+
+class SourceLogError(SourceError):
+    """The write-ahead log beside the SQLite file is of another state of it."""
 
     exit_code = ExitCode.IO_ERROR
 
@@ -99,7 +123,8 @@ class DiskError(NimadError):
     exit_code = ExitCode.IO_ERROR
 
     def __init__(self, what: str) -> None:
-        super().__init__(f"{what}; make room or mend the disk, then run again: what was counted is kept")
+        mend = limit_reached(what) or "make room or mend the disk, then run again"
+        super().__init__(f"{what}; {mend}: what was counted is kept")
 
 
 class EngineError(NimadError):

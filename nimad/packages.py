@@ -7,13 +7,17 @@ from typing import Final
 
 from nimad import guest
 
+#: The import name of the releases up to 0.15.3.
+OLD_MODULE = "real_ladybug"
 #: By import name: what pip is to install. `real_ladybug` is the name of the releases up to 0.15.3.
 REQUIREMENTS: Final[Mapping[str, str]] = {
     "ladybug": "ladybug>=0.22,<0.23",
-    "real_ladybug": "real-ladybug==0.15.3",
+    OLD_MODULE: "real-ladybug==0.15.3",
 }
 #: Releases whose file format, COPY and API this program was measured with: from, and below.
 VERSION_RANGE: Final = ((0, 15), (0, 23))
+#: Storage version of the first release that holds the least 64-bit integer; the ones before store it as 0 at times.
+_HOLDS_LEAST_INTEGER: Final = 49
 #: The engine that this program is installed with.
 MODULE: Final = "ladybug"
 #: Where the Debian package has this program, and the engines with it.
@@ -22,6 +26,11 @@ _DEBIAN_HOME: Final = "/usr/lib/nima-migrate"
 _DEBIAN_INSTALL: Final = "sudo apt install --reinstall ./nima-migrate_*.deb"
 #: What `sys.maxsize` is at least where addresses have 64 bits.
 _LEAST_64_BIT: Final = 2**32
+
+
+def least_integer(storage_version: int) -> int:
+    """The least integer that comes back from a file of this storage version as it went in."""
+    return -(2**63) if storage_version >= _HOLDS_LEAST_INTEGER else -(2**63) + 1
 
 
 def pip(python: str = sys.executable) -> str:

@@ -7,7 +7,8 @@ def number_of(count: int, one: str, many: str = "") -> str:
 
 
 def set_aside(rows: int, parts: int, ranges: int) -> str:
-    """What a quarantine holds."""
-    unread = f" and {number_of(ranges, 'id range that cannot', 'id ranges that cannot')} be read" if ranges else ""
-    joint = "," if ranges else " and"
-    return f"{number_of(rows, 'row')}{joint} {number_of(parts, 'part of a row', 'parts of rows')}{unread}"
+    """What a quarantine holds: whole rows, single values, and ranges of ids."""
+    unread = number_of(ranges, "id range that cannot be read", "id ranges that cannot be read")
+    counts = ((rows, number_of(rows, "row")), (parts, number_of(parts, "value")), (ranges, unread))
+    *first, last = [text for count, text in counts if count] or ["nothing"]
+    return f"{', '.join(first)} and {last}" if first else last
