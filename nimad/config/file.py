@@ -1,17 +1,22 @@
 """The file ``nimad.toml``: which tables and keys it has, and on which line a wrong one stands."""
 
 import difflib
+import errno
 import re
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from nimad import bounded
 from nimad.config.places import Given
 from nimad.errors import ConfigurationError, NimadError, NotAllowedError
 
 DEFAULT_FILE: Final = Path("/etc/nima/nimad.toml")
 
+#: Characters, and dots, of a line: a key of many parts takes memory by the square of them.
+_LINE: Final = 8_192
+_DOTS: Final = 200
 #: Commands that are run when a run has ended, or something was set aside.
 HOOKS: Final = ("on_complete", "on_failure", "on_quarantine")
 #: table -> key -> (field of ``Settings``, type).
@@ -23,7 +28,7 @@ TABLES: Final[dict[str, dict[str, tuple[str, type]]]] = {
     "engine": {"module": ("engine", str), "python": ("engine_python", str)},
     "reader": {"python": ("reader_python", str)},
     "vector": {"index": ("vector_index", str), "extension": ("vector_extension", str)},
-    "verify": {"level": ("verify", str)},
+    "verify": {"level": ("verify", str), "max_set_aside": ("max_set_aside", str)},
     "service": {"trigger": ("trigger", str), "after": ("after", str)},
     "metrics": {"file": ("metrics_file", str)},
     "hooks": {name: (name, list) for name in HOOKS},
@@ -46,10 +51,12 @@ def read(path: Path | None) -> Given:
 def read_text(path: Path) -> str | None:
     """Return the text of a configuration file, or None when there is none."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return bounded.read(path, bounded.CONFIG_BYTES, links=True).decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except PermissionError:
+    except PermissionError as error:
+        if error.errno == errno.EPERM:
+            raise NotAllowedError(f"{path}: {error.strerror}; name a file of yours or of root's") from None
         raise NotAllowedError(f"{path}: not allowed to read it; run as its owner or make it readable") from None
     except IsADirectoryError:
         raise ConfigurationError(f"{path}: is a folder, not a file; name the file in it") from None
@@ -57,6 +64,8 @@ def read_text(path: Path) -> str | None:
         where = position(error.object[: error.start].decode("utf-8", "replace"))
         raise ConfigurationError(f"{path}: {where}: not UTF-8; save it as UTF-8 and run again") from None
     except OSError as error:
+        if error.errno in (errno.EINVAL, errno.EFBIG):
+            raise ConfigurationError(f"{path}: {error.strerror}; name another file") from None
         raise NimadError(f"{path}: {error.strerror}; check the disk and run again") from None
 
 
@@ -83,14 +92,21 @@ def _given(path: Path, text: str) -> Given:
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
+    for number, line in enumerate(text.splitlines(), 1):
+        if len(line) > _LINE or line.count(".") > _DOTS:
+            raise ConfigurationError(f"{path}: line {number} is longer, or has more dots, than any of its lines needs")
     try:
         return tomllib.loads(text)
+    except RecursionError:
+        raise ConfigurationError(f"{path}: lists lie in lists too many times; correct it and run again") from None
     except tomllib.TOMLDecodeError as error:
         what = str(error)
         what, _, where = what.removesuffix(")").rpartition(" (at ")
         if not where.startswith("line"):
             where = position(text)
         raise ConfigurationError(f"{path}: {where}: {what}; correct it and run again") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise ConfigurationError(f"{path}: {error}; correct it and run again") from None
 
 
 def _field(path: Path, line: int, table: str, key: str, value: object) -> str:

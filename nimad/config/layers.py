@@ -5,10 +5,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
-from nimad.config import file, places
+from nimad.config import file, places, target_names, variables
 from nimad.config.openclaw import OpenClaw, read_openclaw
 from nimad.config.places import Given
 from nimad.config.settings import NO_READER, Settings
+from nimad.config.target_names import Surroundings, TargetNames
 
 _PATHS: Final = (
     *("source", "target", "log_file", "openclaw_file"),
@@ -31,7 +32,8 @@ def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path |
     typed: Given = {name: (value, places.COMMAND_LINE) for name, value in options.items() if value is not None}
     config_file = None if config_file is None else places.expand(config_file, home)
     given = places.defaults(env, home) | file.read(config_file)
-    above = places.from_environment(env) | typed
+    named = places.from_environment(env)
+    above = variables.settle(named, home) | typed
     openclaw = None
     if options.get("auto"):
         path, _ = (given | above)["openclaw_file"]
@@ -42,13 +44,28 @@ def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path |
         name: places.expand(value, home) if name in _PATHS and str(value) != str(NO_READER) else value
         for name, (value, _) in given.items()
     }
-    return Settings(**values, openclaw=openclaw, config_file=config_file, origins=_origins(given))
+    names = _names(values, given, env, home)
+    origins = _origins(given)
+    if names.why and values.get("target") != names.file:
+        origins["target"] = names.why
+    notes = variables.notes(named, given, home)
+    values |= {"target": names.file, "names": names}
+    return Settings(**values, openclaw=openclaw, config_file=config_file, origins=origins, notes=notes)
+
+
+def _names(values: Mapping[str, Any], given: Given, env: Mapping[str, str], home: Path) -> TargetNames:
+    """The target and its second name. The variable names the agent's file, which need not be the target."""
+    _, origin = given.get("target", (None, ""))
+    by_variable = origin == f"{places.ENVIRONMENT}{target_names.VARIABLE}"
+    asked = None if by_variable else values.get("target")
+    return target_names.choose(values["source"], asked, Surroundings(home, env))
 
 
 def _from_openclaw(openclaw: OpenClaw, home: Path) -> Given:
     if openclaw.batch_size is None:
         return {}
-    return {"batch_size": (openclaw.batch_size, places.shown(openclaw.path, home))}
+    origin = f"{places.shown(openclaw.path, home)} {openclaw.origin('migration_batch_size')}"
+    return {"batch_size": (openclaw.batch_size, origin)}
 
 
 def _origins(given: Given) -> dict[str, str]:

@@ -25,6 +25,9 @@ VARIABLES: Final = {
     "OPENCLAW_CONFIG_PATH": "openclaw_file",
 }
 
+#: Bytes of a path, with its end (limits.h).
+PATH_MAX: Final = 4_096
+
 
 def defaults(env: Mapping[str, str], home: Path) -> Given:
     """Given the environment and a home directory, name the source and OpenClaw's file.
@@ -70,6 +73,8 @@ def expand(path: str | Path, home: Path | None = None) -> Path:
 
     Absolute, because a service runs in ``/`` and a child may run elsewhere.
     """
+    if len(str(path)) > PATH_MAX:
+        raise UsageError(f"a path of {len(str(path))} characters, which no file can have; name another")
     parts = Path(path).parts
     if home is not None and parts[:1] == ("~",):
         return home.joinpath(*parts[1:]).absolute()

@@ -8,10 +8,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, NoReturn
 
-from nimad.config import places
+from nimad.config import places, target_names
 from nimad.config.file import HOOKS
 from nimad.config.openclaw import OpenClaw
+from nimad.config.target_names import Surroundings, TargetNames
 from nimad.errors import ConfigurationError, UsageError
+from nimad.printable import is_one_line
 
 #: Nodes in a run's first batch, as the guide promises.
 DEFAULT_BATCH_SIZE: Final = 500
@@ -19,6 +21,10 @@ DEFAULT_BATCH_SIZE: Final = 500
 MAX_BATCH_SIZE: Final = 1_000_000_000
 #: Bytes below which not even an empty target can be made.
 LEAST_MEMORY: Final = 64 * 2**20
+#: Of the memories, the most that may be set aside whole; with more of them nothing is published.
+DEFAULT_MAX_SET_ASIDE: Final = "50%"
+#: A number, or a percentage.
+_NUMBER_OR_SHARE: Final = r"(\d{1,18})|(\d{1,3}(?:\.\d+)?) ?%"
 #: A size: bytes, or a multiple of 1,024 to a power, as systemd writes them.
 _SIZE: Final = r"(\d+(?:\.\d+)?)([KMGT]?)(?:I?B)?"
 _UNITS: Final = ("", "K", "M", "G", "T")
@@ -28,7 +34,7 @@ ENGINES: Final = (AUTO, "ladybug", "real_ladybug")
 VECTOR_INDEXES: Final = (AUTO, "off")
 #: When the service migrates: as soon as it is started, or once OpenClaw's file asks for it.
 TRIGGERS: Final = ("start", "openclaw")
-#: What it does afterwards: keeps the target in step until the agent reads it, or ends.
+#: What it does afterwards: brings what reaches SQLite later, or ends.
 AFTERS: Final = ("follow", "exit")
 #: What node_exporter's textfile collector reads.
 METRICS_SUFFIX: Final = ".prom"
@@ -65,18 +71,20 @@ class Settings:
     Parameters
     ----------
     source : the SQLite file.
-    target : the LadybugDB file; ``graph.ladybug`` beside the source unless named.
+    target : the LadybugDB file, by its real name; ``ladybug.lbug`` or ``graph.ladybug`` beside the source unless named.
     log_file : ``migration.log`` beside the source unless named.
     batch_size : nodes in the first batch.
     max_batch_size : nodes that a batch may grow to; None leaves it to the plan.
     fixed_batch : keep every batch at ``batch_size``.
     retry : try what is in quarantine again; for a finished target, as with ``replace``.
+    max_set_aside : how many memories may be set aside whole, as ``"20"`` or ``"50%"``; past it nothing is published.
     max_memory : bytes that supervisor and worker may take, or such a number as ``"512M"``; None measures what is free.
     force : begin although the memory there is does not suffice for any plan.
     engine : the import name of the engine that writes, or ``"auto"``: the newest one that every reader can open.
     engine_python : an interpreter whose engine writes; None for ours, or a reader's where ours is too new for it.
     reader_python : the interpreter of the agent; None looks for it, ``"none"`` does not.
-    also : further names of the target in its folder, made as symbolic links; None keeps those that it has.
+    also : further names of the target in its folder, made as symbolic links; None keeps those that it has. The second
+        name of the two usual ones is made in any case.
     vector_index : ``"auto"`` makes the index ``embedding_idx`` where the extension for it is at hand, ``"off"`` never.
     vector_extension : that extension's file, where it is not installed as the engine would install it.
     priority : ``"low"`` lets workers have what other programs leave of processor and disk.
@@ -85,8 +93,10 @@ class Settings:
     on_complete, on_failure, on_quarantine : commands, as lists of words, that are run then; see ``migration/hooks.py``.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
+    notes : what is to be said of where the values come from.
     openclaw : what OpenClaw's file says, when ``auto`` had it read.
     config_file : the settings file that was named, for the commands that are told to be typed next.
+    names : the target and its second name, as ``load`` found them; made from ``target`` otherwise.
 
     Raises
     ------
@@ -109,6 +119,7 @@ class Settings:
     verify: Verify = Verify.FULL
     strict: bool = False
     retry: bool = False
+    max_set_aside: int | str = DEFAULT_MAX_SET_ASIDE
     max_memory: int | str | None = None
     force: bool = False
     engine: str = AUTO
@@ -129,6 +140,8 @@ class Settings:
     openclaw: OpenClaw | None = None
     config_file: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    names: TargetNames | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         self._settle_paths()
@@ -142,10 +155,14 @@ class Settings:
 
     def _settle_paths(self) -> None:
         source = places.expand(self.source)
-        target = source.with_name(places.TARGET_NAME) if self.target is _DERIVED else self.target
+        names = self.names
+        if names is None or self.target != names.file:  # settled ones stay, whatever comes to the folder meanwhile
+            asked = None if self.target is _DERIVED else places.expand(self.target)
+            names = target_names.choose(source, asked, Surroundings(_own_home()))
         log_file = source.with_name(places.LOG_NAME) if self.log_file is _DERIVED else self.log_file
         self._set("source", source)
-        self._set("target", places.expand(target))
+        self._set("target", names.file)
+        self._set("names", names)
         self._set("log_file", places.expand(log_file))
         self._set("openclaw_file", places.expand(self.openclaw_file))
         for name in ("engine_python", "reader_python", "vector_extension", "metrics_file"):
@@ -167,6 +184,11 @@ class Settings:
             self.refuse("log_level", f"must be one of {', '.join(LOG_LEVELS)}, not {self.log_level!r}")
 
     @property
+    def link(self) -> Path | None:
+        """The second name of the target, which is to be a link to it; None where it has one name."""
+        return self.names.link if self.names else None
+
+    @property
     def replaces(self) -> bool:
         """Whether a target that is there is kept as a backup while a new one takes its place."""
         return self.replace or self.retry
@@ -175,6 +197,11 @@ class Settings:
     def no_reader(self) -> bool:
         """Whether nobody is to be asked which files the agent can open."""
         return self.reader_python == NO_READER
+
+    def allows_aside(self, rows: int, of: int) -> bool:
+        """Whether so many memories may be set aside whole, by `max_set_aside`."""
+        number, share = _number_or_share(self.max_set_aside)
+        return rows <= int(number) if number else rows * 100 <= float(share) * of
 
     @property
     def memory_limit(self) -> int | None:
@@ -196,6 +223,10 @@ class Settings:
             self.refuse("batch_size", f"must be at most {MAX_BATCH_SIZE}, not {self.batch_size}")
         if self.start_offset < 0:
             self.refuse("start_offset", f"must be at least 0, not {self.start_offset}; the default is 0")
+        number, share = _number_or_share(self.max_set_aside)
+        if not number and (not share or float(share) > 100):  # noqa: PLR2004 - per cent
+            what = f"must be a number of memories, or a share of them up to 100%, not {self.max_set_aside!r}"
+            self.refuse("max_set_aside", what)
         if isinstance(self.max_memory, str) and not re.fullmatch(_SIZE, self.max_memory.strip().upper()):
             self.refuse("max_memory", f"must be a size such as 512M or 2G, not {self.max_memory!r}")
         if self.memory_limit is not None and self.memory_limit < LEAST_MEMORY:
@@ -217,14 +248,20 @@ class Settings:
 
     def _check_paths(self) -> None:
         files = ("source", "target", "log_file", "metrics_file")
-        for name in (*files, "engine_python", "reader_python", "vector_extension"):
-            if not _is_utf8(getattr(self, name) or ""):
-                self.refuse(name, f"{getattr(self, name)!s} is not UTF-8, so the engine cannot open it; rename it")
+        for name in (*files, "openclaw_file", "engine_python", "reader_python", "vector_extension"):
+            text = str(getattr(self, name) or "")
+            if not _is_utf8(text):
+                self.refuse(name, f"{text} is not UTF-8, so the engine cannot open it; rename it")
+            if not is_one_line(text):
+                self.refuse(name, f"{text!r} has control characters; rename it")
         for each in self.also or ():
             if not is_plain_name(each):
                 self.refuse("also", f"must be names in the target's folder without any '/', not {each!r}")
             taken_names = (self.source.name, self.target.name, self.log_file.name)
-            if each in taken_names or each.startswith((f"{self.target.name}.", f"{self.source.name}-")):
+            if self.link is not None and each == self.target.name == target_names.AGENT_NAME:
+                continue  # as files of settings say it that were written when this was a further name
+            beside = [f"{path.name}." for path in (self.target, self.link) if path is not None]
+            if each in taken_names or each.startswith((*beside, f"{self.source.name}-")):
                 self.refuse("also", f"{each!r} is the name of the source, the target, the log or a file beside it")
         for name in HOOKS:
             words = getattr(self, name)
@@ -257,9 +294,21 @@ class Settings:
         raise UsageError(f"--{name.replace('_', '-')} {what}")
 
 
+def _number_or_share(text: int | str) -> tuple[str, str]:
+    """What `max_set_aside` says, one of the two; neither where it cannot be."""
+    found = re.fullmatch(_NUMBER_OR_SHARE, str(text).strip())
+    return (found[1] or "", found[2] or "") if found else ("", "")
+
+
 def is_plain_name(name: object) -> bool:
     """Whether this names a file in a folder, and nothing outside of it."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set("/\0") & set(name) and _is_utf8(name)
+    return (
+        isinstance(name, str)
+        and name not in ("", ".", "..")
+        and "/" not in name
+        and is_one_line(name)
+        and _is_utf8(name)
+    )
 
 
 def _is_utf8(path: Path | str) -> bool:
@@ -272,4 +321,11 @@ def _is_utf8(path: Path | str) -> bool:
 
 def _is_file(origin: str) -> bool:
     said_elsewhere = {places.DEFAULT, places.COMMAND_LINE, places.BESIDE_SOURCE}
-    return origin not in said_elsewhere and not origin.startswith(places.ENVIRONMENT)
+    return origin not in said_elsewhere and not origin.startswith((places.ENVIRONMENT, target_names.CHOSEN))
+
+
+def _own_home() -> Path | None:
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
