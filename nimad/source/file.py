@@ -1,34 +1,46 @@
 """The SQLite file: opened so that not one byte in its folder changes."""
 
+import fcntl
 import os
 import shlex
 import sqlite3
-import stat
+import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from nimad.disk import SQLITE_MAGIC
-from nimad.errors import NotAllowedError, SourceBusyError, SourceDamagedError, SourceError, StoppedError
+from nimad.errors import (
+    SourceBusyError,
+    SourceDamagedError,
+    SourceError,
+    StoppedError,
+    limit_reached,
+)
+from nimad.source import bounds, foreign_log
+from nimad.source.header import READ_VERSION, WAL_FORMAT, beside, header_of, locks_kept, open_kept, size_or_zero
 from nimad.source.log import holds_commit
+from nimad.source.numbering import number_rows
+from nimad.source.pages import corrupt, error_code
+from nimad.source.stand_ins import Reading
 
 T = TypeVar("T")
 
 #: Seconds to wait for a writer that holds the file, and of one look in between at whether to stop.
 BUSY_TIMEOUT_S = 120.0
 BUSY_LOOK_S = 1.0
-#: Steps of SQLite's machine between two looks at whether to stop: some milliseconds.
-_STEPS = 100_000
 #: How often a read is repeated when the file changes under it, and the seconds in between.
 ATTEMPTS = 40
 PAUSE_S = 0.05
 
-_HEADER_BYTES = 100
-_WAL_FORMAT = 2  # byte 18 of the header: 1 is a rollback journal, 2 is WAL (sqlite.org/fileformat.html)
+#: The byte of a log's index that each program which has it open holds a lock on (`UNIX_SHM_DMS` in SQLite's os_unix.c).
+_DMS_BYTE = 128
+#: `struct flock` of 64-bit Linux.
+_FLOCK = "hhqqi4x"
 
 
 @dataclass(frozen=True)
@@ -36,6 +48,19 @@ class InvalidText:
     """A TEXT value whose bytes are no UTF-8."""
 
     raw: bytes
+
+    @property
+    def readable(self) -> str:
+        """The text with U+FFFD for each bad byte."""
+        return self.raw.decode(errors="replace")
+
+
+class _EndlessError(Exception):
+    """A reading used up its steps."""
+
+
+#: What SQLite raises through Python: for want of memory, and where a message of it quotes what is no UTF-8, others.
+_UNREADABLE = (sqlite3.Error, MemoryError, UnicodeDecodeError, _EndlessError)
 
 
 class _MovedError(Exception):
@@ -65,7 +90,11 @@ class SourceFile:
 
     def size(self) -> int:
         """Bytes of the database and of what still stands in its write-ahead log."""
-        return self.path.stat().st_size + _size_or_zero(_beside(self.path, "-wal"))
+        return self.path.stat().st_size + size_or_zero(beside(self.path, "-wal"))
+
+    def _size_taken(self) -> int:
+        """The same, but of what holes make large no more than the disk has of it."""
+        return sum(bounds.size_taken(path) for path in (self.path, beside(self.path, "-wal")))
 
     def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Call `work` with a read-only connection that sees one unchanging state of the memory.
@@ -96,50 +125,87 @@ class SourceFile:
         """The one number that a query gives, such as a count."""
         return self.read(lambda connection: int(connection.execute(query, values).fetchone()[0]))
 
+    def has_log_of_dead(self) -> bool:
+        """Whether a log is read with the file that no program has open: one that was killed left it."""
+        with locks_kept():
+            return _access_mode(self.path).private_index
+
+    def stamps(self) -> object:
+        """What differs once somebody wrote to the file or its log."""
+        return _fingerprint(self.path)
+
     def _read_once(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        before = _fingerprint(self.path)  # first: a writer that comes after this line is noticed
-        access = _access_mode(self.path)
-        try:
-            result = self._query(access, work)
-        except sqlite3.Error as error:
-            explained = self._explain(error)
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            # The last program to close the file takes its log away, maybe between our look and our opening.
-            vanished = access.parameters and code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
-            if vanished or (access.still and before != _fingerprint(self.path)):
-                raise _MovedError(explained) from error
-            raise explained from error
-        if access.still and before != _fingerprint(self.path):
-            raise _MovedError(SourceBusyError(f"{self.path} changes faster than it can be read; run again later"))
-        return result
+        with locks_kept():
+            before = _fingerprint(self.path)  # first: a writer that comes after this line is noticed
+            access = _access_mode(self.path)
+            try:
+                result = self._query(access, work)
+            except _UNREADABLE as error:
+                explained = self._explain(error)
+                code = error_code(error) if isinstance(error, sqlite3.Error) else 0
+                # The last program to close the file takes its log away, maybe between our look and our opening.
+                vanished = access.parameters and code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+                # Pages of two moments look like damage.
+                doubted = access.still or isinstance(explained, SourceDamagedError)
+                if vanished or (doubted and before != _fingerprint(self.path)):
+                    raise _MovedError(explained) from error
+                if isinstance(explained, SourceDamagedError):
+                    foreign_log.refuse(self.path, str(error))
+                raise explained from error
+            if access.still and before != _fingerprint(self.path):
+                raise _MovedError(SourceBusyError(f"{self.path} changes faster than it can be read; run again later"))
+            return result
 
     def _query(self, access: "_Access", work: Callable[[sqlite3.Connection], T]) -> T:
         uri = f"file:{quote(str(self.path.resolve()))}?mode=ro{access.parameters}"
-        connection = sqlite3.connect(uri, uri=True, timeout=min(BUSY_LOOK_S, BUSY_TIMEOUT_S), isolation_level=None)
-        try:
-            connection.text_factory = _text
-            connection.set_progress_handler(self.stop.is_set, _STEPS)
-            connection.execute("PRAGMA query_only = 1")
+        timeout = min(BUSY_LOOK_S, BUSY_TIMEOUT_S)
+        with closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=Reading)) as reading:
+            reading.text_factory = _text
+            steps = bounds.limit(reading, self._size_taken(), self.stop)
             if access.private_index:
-                connection.execute("PRAGMA locking_mode = EXCLUSIVE")
-            connection.execute("BEGIN")  # one snapshot for all statements of `work`
-            return work(connection)
-        finally:
-            connection.close()
+                reading.execute("PRAGMA locking_mode = EXCLUSIVE")
+            reading.execute("BEGIN")  # one snapshot for all statements of `work`
+            while True:
+                try:
+                    number_rows(reading)
+                    reading.execute("PRAGMA query_only = 1")
+                    return work(reading)
+                except UnicodeDecodeError as error:
+                    raise corrupt("its schema is no text") from error
+                except sqlite3.Error as error:
+                    if steps.used_up and not self.stop.is_set():
+                        raise _EndlessError from error
+                    if not reading.provide(error) and not reading.compute_each_alone(error):
+                        raise
+                    reading.execute("PRAGMA query_only = 0")  # for the views of `number_rows`
 
-    def _explain(self, error: sqlite3.Error) -> SourceError:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    def _explain(self, error: Exception) -> SourceError:
+        if isinstance(error, _EndlessError):
+            return SourceError(
+                f"{self.path} takes more steps to read than its size can need, so a view or a generated column in it "
+                "has no end; name another file with --source"
+            )
+        if isinstance(error, MemoryError):
+            return SourceError(f"{self.path} takes more memory to read than it may; free some, or name another file")
+        code = error_code(error) if isinstance(error, sqlite3.Error) else 0
+        if code == sqlite3.SQLITE_TOOBIG:
+            return SourceError(
+                f"{self.path} computes a value that is far longer than the file ({error}); take that view or generated "
+                "column out of a copy of it, and name the copy with --source"
+            )
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return SourceDamagedError(f"{self.path} is damaged ({error}); restore a backup of it, if there is one")
         if code == sqlite3.SQLITE_IOERR:
             return SourceDamagedError(f"{self.path} cannot be read ({error}); check the disk (dmesg), then run again")
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return SourceBusyError(f"{self.path} is locked by another program ({error}); close it and run again")
-        if code == sqlite3.SQLITE_READONLY and _size_or_zero(_beside(self.path, "-journal")):
+        if code == sqlite3.SQLITE_READONLY and size_or_zero(beside(self.path, "-journal")):
             return SourceError(
                 f"{self.path} has an unfinished transaction of a program that was killed; let SQLite undo it with: "
                 f"{shlex.join(['sqlite3', str(self.path), 'PRAGMA user_version'])}"
             )
+        if code == sqlite3.SQLITE_CANTOPEN and (limit := _limit_on_files()):
+            return SourceError(f"{self.path} cannot be opened ({error}); {limit}")
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
             return SourceError(f"{self.path} cannot be opened ({error}); check its permissions and its folder's")
         return SourceError(f"{self.path} cannot be read ({error})")
@@ -158,90 +224,46 @@ def _access_mode(path: Path) -> _Access:
     """Choose the way of opening that creates no file and changes none.
 
     SQLite's plain `mode=ro` makes `-wal` and `-shm` beside a WAL database that lies still, and leaves them
-    there. So: a still file is read as immutable; one that programs have open through their `-shm`, read-only;
-    a `-wal` left by a killed program with an index in our own memory, but not one without a single commit: SQLite
-    removes that as it closes the file. (Measured with SQLite 3.40.)
+    there; so it does beside any file that has a log, whatever the header says. So: a still file is read as immutable;
+    one that programs have open through their `-shm`, read-only; a `-wal` left by a killed program with an index in our
+    own memory, but not one without a single commit: SQLite removes that as it closes the file. (Measured with
+    SQLite 3.40.)
     """
-    if not _is_wal(path):
+    log, index = beside(path, "-wal"), beside(path, "-shm")
+    if header_of(path)[READ_VERSION : READ_VERSION + 1] != bytes([WAL_FORMAT]) and not size_or_zero(log):
         return _Access("")
-    log, index = _beside(path, "-wal"), _beside(path, "-shm")
-    if log.exists() and index.exists():
+    if log.exists() and index.exists() and _is_used(index):
         return _Access("&readonly_shm=1")
-    if _size_or_zero(log) > 0 and holds_commit(log):
+    if size_or_zero(log) > 0 and holds_commit(log):
         return _Access("&vfs=unix-none", still=True, private_index=True)
     return _Access("&immutable=1", still=True)
 
 
-def check_source(path: Path) -> None:
-    """Raise an error that says what is wrong when `path` is no whole SQLite file that we may read."""
+def _limit_on_files() -> str:
+    """What to do where no further file can be opened, which SQLite does not tell from a file that is closed to us."""
     try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise SourceError(f"there is no memory at {path}; name the file with --source, or set NIMA_DB_PATH") from None
-    except PermissionError:
-        raise NotAllowedError(f"{path} may not be read by this user; run as its owner") from None
+        os.close(os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
-        raise SourceError(f"{path} cannot be opened ({error.strerror}); name a file with --source") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise SourceError(f"{path} is not a file; name the SQLite file with --source")
-    if status.st_size == 0:
-        raise SourceError(f"{path} is empty; name the file that holds the memory with --source")
-    _check_header(path, _header(path), status.st_size)
+        return limit_reached(str(error))
+    return ""
 
 
-def _check_header(path: Path, header: bytes, size: int) -> None:
-    if not header.startswith(SQLITE_MAGIC):
-        raise SourceError(f"{path} is not an SQLite file; name the NIMA memory with --source")
-    if len(header) < _HEADER_BYTES:
-        raise SourceDamagedError(f"{path} is truncated: it ends after {len(header)} bytes; restore a backup")
-    page = int.from_bytes(header[16:18], "big")
-    page = 65_536 if page == 1 else page
-    # The page count in the header is valid only when both change counters agree (fileformat.html, 1.3.7).
-    counted = header[24:28] == header[92:96]
-    expected = int.from_bytes(header[28:32], "big") * page
-    if counted and size < expected:
-        raise SourceDamagedError(
-            f"{path} is truncated: {size:,} of {expected:,} bytes are there; restore a backup and run again, or, "
-            f"without one, {rescue(path)}"
-        )
+def _is_used(index: Path) -> bool:
+    """Whether another program has the log's index open: each holds a lock on one byte of it for as long.
 
-
-def rescue(path: Path) -> str:
-    """What to do about a file of which this program can save nothing, in words that follow a comma.
-
-    SQLite's shell works on a copy: it writes to the file that it opens, or to a log beside it. Debian and Ubuntu build
-    theirs without what `.recover` needs (sqlite_dbpage): it stops with an error, having saved nothing.
+    Without one, the index is what a killed program left, and nothing keeps a program that comes now from moving pages
+    into the file while we read.
     """
-    copy, made = path.with_name(f"{path.name}.copy"), path.with_name(f"{path.name}.recovered")
-    copied = [(path, copy)]
-    if _size_or_zero(_beside(path, "-wal")):
-        copied.append((_beside(path, "-wal"), copy.with_name(f"{copy.name}-wal")))
-    steps = [shlex.join(["cp", str(old), str(new)]) for old, new in copied]
-    steps.append(f"{shlex.join(['sqlite3', str(copy), '.recover'])} | {shlex.join(['sqlite3', str(made)])}")
-    found = shlex.quote(str(made))
-    return (
-        f"migrate with --source {found} what the sqlite3 of sqlite.org (those of Debian and Ubuntu cannot) recovers "
-        f"with: {' && '.join(steps)}"
-    )
-
-
-def _header(path: Path) -> bytes:
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, _DMS_BYTE, 1, 0)
     try:
-        with path.open("rb") as file:
-            return file.read(_HEADER_BYTES)
-    except PermissionError:
-        raise NotAllowedError(f"{path} may not be read by this user; run as its owner") from None
-    except OSError as error:
-        raise SourceDamagedError(f"{path} cannot be read ({error.strerror})") from None
-
-
-def _is_wal(path: Path) -> bool:
-    header = _header(path)
-    return len(header) > 18 and header[18] == _WAL_FORMAT  # noqa: PLR2004 - the offset stands beside its meaning
+        told = fcntl.fcntl(open_kept(index), fcntl.F_GETLK, asked)
+    except OSError:  # it vanished, or may not be read: SQLite says so better
+        return True
+    return bool(struct.unpack(_FLOCK, told)[0] != fcntl.F_UNLCK)
 
 
 def _fingerprint(path: Path) -> tuple[tuple[int, int, int] | None, ...]:
-    return tuple(_stamp(file) for file in (path, _beside(path, "-wal")))
+    return tuple(_stamp(file) for file in (path, beside(path, "-wal")))
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
@@ -252,17 +274,6 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     if path.name.endswith("-wal") and status.st_size == 0:
         return None  # an empty log holds nothing that a reader could miss
     return (status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _beside(path: Path, suffix: str) -> Path:
-    return path.resolve().with_name(path.resolve().name + suffix)
-
-
-def _size_or_zero(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
 
 
 def _text(raw: bytes) -> str | InvalidText:

@@ -1,6 +1,7 @@
 """The write-ahead log of SQLite: whether it holds anything that was committed (sqlite.org/fileformat.html, 4)."""
 
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 
 _HEADER_BYTES = 32
@@ -14,24 +15,43 @@ _PAGES = (512, 65_536)
 
 def holds_commit(log: Path) -> bool:
     """Whether SQLite would read something from a log: a frame that ends a transaction, with all before it valid."""
-    with log.open("rb") as file:
+    return any(commits for _, commits, _ in _frames(log))
+
+
+def page_in(log: Path, number: int) -> bytes | None:
+    """A page as the last transaction in a log has it; None where no transaction has it."""
+    found = waiting = None
+    for page, commits, content in _frames(log):
+        if page == number:
+            waiting = content
+        if commits:
+            found = waiting
+    return found
+
+
+def _frames(log: Path) -> Iterator[tuple[int, bool, bytes]]:
+    """Number and content of the pages in a log, and whether a transaction ends with them, as far as all is valid."""
+    try:
+        file = log.open("rb")
+    except FileNotFoundError:  # the last program to close the file takes its log away
+        return
+    with file:
         header = file.read(_HEADER_BYTES)
         if len(header) < _HEADER_BYTES:
-            return False
+            return
         magic, _, page, _ = struct.unpack(">4I", header[:16])
         order = ">" if magic & 1 else "<"
         sums = _checksum(header[:24], order, (0, 0))
         is_sound = magic & ~1 == _MAGIC and sums == struct.unpack(">2I", header[24:32])
         if not is_sound or not _PAGES[0] <= page <= _PAGES[1]:
-            return False
+            return
         while len(frame := file.read(_FRAME_HEADER_BYTES + page)) == _FRAME_HEADER_BYTES + page:
             sums = _checksum(frame[:8], order, sums)
             sums = _checksum(frame[_FRAME_HEADER_BYTES:], order, sums)
             if frame[8:16] != header[16:24] or sums != struct.unpack(">2I", frame[16:24]):
-                return False
-            if struct.unpack(">I", frame[4:8])[0]:  # the size of the file after this commit
-                return True
-    return False
+                return
+            number, size = struct.unpack(">2I", frame[:8])  # a commit's frame has the size of the file after it
+            yield number, bool(size), frame[_FRAME_HEADER_BYTES:]
 
 
 def _checksum(data: bytes, order: str, sums: tuple[int, int]) -> tuple[int, int]:

@@ -62,6 +62,8 @@ class Shape:
     table: str
     key: str
     declared: tuple[tuple[str, str], ...]  # name and type of each column
+    without_rowid: bool = False
+    stored: frozenset[str] = frozenset()  # generated columns whose values are in the file
 
     @property
     def names(self) -> list[str]:
@@ -72,17 +74,29 @@ class Shape:
         return ", ".join(map(quoted, self.names))
 
     def create(self, *, typed: bool) -> str:
-        columns = (
-            f"{quoted(name)} {'INTEGER PRIMARY KEY' if name == self.key else declared if typed else ''}"
-            for name, declared in self.declared
-        )
+        columns = (f"{quoted(name)} {self._type(name, declared, typed=typed)}" for name, declared in self.declared)
         return f"CREATE TABLE {quoted(self.table)} ({', '.join(columns)})"
+
+    def _type(self, name: str, declared: str, *, typed: bool) -> str:
+        """A column's type; of a generated one also that it is, with no expression of its own: its values are there."""
+        if name == self.key:
+            return "INTEGER PRIMARY KEY"
+        if not typed:
+            return ""
+        return f"{declared} GENERATED ALWAYS AS (NULL) STORED" if name in self.stored else declared
 
 
 def shape_of(connection: sqlite3.Connection, table: str) -> Shape | None:
-    declared = tuple(columns_of(connection, table))
+    declared = tuple(
+        column for column in columns_of(connection, table) if column[0] not in _generated(connection, table, _VIRTUAL)
+    )
+    stored = frozenset(_generated(connection, table, _STORED))
     if not declared:
         return None
+    kinds = connection.execute("SELECT max(type = 'view' OR wr) FROM pragma_table_list(?)", (table,)).fetchone()
+    if kinds[0]:  # a view of `numbering` has the number in its first column
+        key = next((name for name, _ in declared if name.lower() == "id"), declared[0][0])
+        return Shape(table, key, declared, without_rowid=True, stored=stored)
     primary = connection.execute("SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE pk", (table,)).fetchall()
     # A primary key with an index of its own, such as INTEGER PRIMARY KEY DESC, is a column like others.
     indexed = connection.execute("SELECT 1 FROM pragma_index_list(?) WHERE origin = 'pk'", (table,)).fetchone()
@@ -90,7 +104,7 @@ def shape_of(connection: sqlite3.Connection, table: str) -> Shape | None:
     key = next((name for name in ("rowid", "_rowid_", "oid") if name not in taken), "rowid")
     if len(primary) == 1 and primary[0][1] == "INTEGER" and not indexed:
         key = primary[0][0]
-    shape = Shape(table, key, declared)
+    shape = Shape(table, key, declared, stored=stored)
     try:
         # Names without the table's would be taken for texts where there is no such column.
         names = ", ".join(f"{quoted(table)}.{quoted(name)}" for name in shape.names)
@@ -100,6 +114,16 @@ def shape_of(connection: sqlite3.Connection, table: str) -> Shape | None:
     return shape
 
 
+#: What SQLite calls a generated column: one that holds no value of its own, whose expression may fail here, and one
+#: that does.
+_VIRTUAL, _STORED = 2, 3
+
+
+def _generated(connection: sqlite3.Connection, table: str, kind: int) -> set[str]:
+    rows = connection.execute("SELECT name FROM pragma_table_xinfo(?, 'main') WHERE hidden = ?", (table, kind))
+    return {str(name) for (name,) in rows}
+
+
 class Pages:
     """One table of the damaged file. Each answer is None where there is no row, and empty where it cannot be read."""
 
@@ -107,6 +131,7 @@ class Pages:
         self.connection = connection
         self.shape = shape
         self.key = quoted(shape.key)
+        self.select = f"SELECT {shape.columns} FROM {quoted(shape.table)}"
         # An index may be damaged, and is never needed: these look at the table alone.
         self.select_key = f"SELECT {self.key} FROM {quoted(shape.table)} NOT INDEXED"
         self.select_row = f"SELECT {shape.columns} FROM {quoted(shape.table)} NOT INDEXED"

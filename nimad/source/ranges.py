@@ -8,6 +8,8 @@ from nimad.source.schema import Kind, Table, quoted
 
 #: What a number weighs in a batch, in bytes.
 _NUMBER_BYTES = 8
+#: Terms of a sum that stand side by side.
+_FLAT_TERMS = 50
 
 
 #: The ends of SQLite's integers, which stand for ends that are not known.
@@ -85,4 +87,12 @@ def weight_of(table: Table) -> str:
     numbers = _NUMBER_BYTES * (1 + len(table.columns) + len(table.ends))
     lengths = [f"coalesce(length(CAST({name} AS BLOB)), 0)" for name in texts]
     lengths += [f"coalesce(length({name}), 0)" for name in blobs]
-    return " + ".join([*lengths, str(numbers)])
+    return _sum([*lengths, str(numbers)])
+
+
+def _sum(terms: list[str]) -> str:
+    """The sum as a balanced tree: SQLite refuses an expression that is more than 1,000 deep."""
+    if len(terms) <= _FLAT_TERMS:
+        return " + ".join(terms)
+    half = len(terms) // 2
+    return f"({_sum(terms[:half])}) + ({_sum(terms[half:])})"

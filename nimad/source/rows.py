@@ -12,8 +12,8 @@ from typing import Any
 
 from nimad.source.file import InvalidText, SourceFile
 from nimad.source.ranges import Range, check_order
-from nimad.source.schema import Kind, Schema, Table, quoted
-from nimad.source.values import UnrepresentableError, are_plain, convert
+from nimad.source.schema import EDGES, INT64_MIN, LINKS, Column, Kind, Schema, Table, quoted
+from nimad.source.values import are_plain, cell
 
 #: Bytes of a row's digest in the ledger.
 DIGEST_BYTES = 8
@@ -25,9 +25,9 @@ _IDS_PER_QUERY = 500
 class Reject:
     """A row, or one part of it, that has no place in the target.
 
-    `part` is `row` when the whole row is set aside; otherwise the row migrates without that part: `embedding`,
-    or the name of a link. A row with `attempts` took down every worker that handed it to the engine; any other is
-    one that the target has no value for.
+    `part` is `row` when the whole row is set aside; otherwise the row migrates with a default, NULL, or what is nearest
+    in that part: a column or a link by its name in the target (`part_of`). One with `attempts` took down every worker
+    that handed it to the engine; any other is one that the target has no value for.
     """
 
     table: str
@@ -195,28 +195,63 @@ class Judged:
     columns: Sequence[Sequence[Any]]
     rejects: Sequence[Reject]
 
+    def is_null(self, position: int, index: int) -> bool:
+        """Whether SQLite has nothing in a row's end or column, where `columns` may have the default."""
+        return self.rows.values[position][index + 1] is None
+
+    def without_defaults(self) -> "Judged":
+        """The same with NULL wherever SQLite has it."""
+        skip = len(self.rows.table.ends)
+        columns = list(self.columns)
+        for index, column in enumerate(self.rows.table.columns, start=skip):
+            if column.default is not None:
+                values = enumerate(columns[index])
+                columns[index] = [None if self.is_null(at, index) else value for at, value in values]
+        return replace(self, columns=columns)
+
 
 #: By key, rows that take workers down: why, how many they took down, and with which engine.
 Isolated = Mapping[int, tuple[str, int, str]]
 
+#: The same of values, by key and column of the target: those that the engine did not give back.
+Refused = Mapping[int, Mapping[str, tuple[str, int, str]]]
 
-def judge(rows: Rows, schema: Schema, isolated: Isolated | None = None) -> Judged:
-    """Apply the rules of :mod:`nimad.source.values` to every value of `rows`, and set aside the isolated ones."""
+
+def judge(rows: Rows, schema: Schema, isolated: Isolated | None = None, refused: Refused | None = None) -> Judged:
+    """Decide what becomes of every value of `rows` (:mod:`nimad.source.values`), and set aside what has no place.
+
+    Whole rows are set aside only where their key is another's, where an edge has no end to tie to, and where they are
+    isolated.
+    """
     table = rows.table
-    parts: dict[int, Reject] = {}
-    bad = _repeated_keys(rows)
-    converted: list[list[Any]] = []
-    for index, (name, kind) in enumerate(_kinds(table)):
-        column = rows.column(index + 1)
-        if not are_plain(kind, column, schema.dimension):
-            column = _convert_column(rows, name, kind, column, schema, bad, parts)
-        converted.append(column)
-    rejects = [reject for position, reject in parts.items() if position not in bad]
+    bad = _unusable_keys(rows, schema)
+    parts: dict[tuple[int, int], Reject] = {}
+    converted: list[Sequence[Any]] = []
+    for index, column in enumerate(columns_of(table)):
+        values, reasons = _convert_column(column, rows.column(index + 1), schema)
+        for position, reason in reasons.items():
+            if table.name == EDGES and index < len(table.ends):
+                bad.setdefault(position, reason)
+            else:
+                parts[position, index] = set_aside(rows, position, part_of(column), reason)
+        for position, (reason, attempts, engine) in _refused_in(column, rows, refused or {}):
+            values[position] = column.default
+            reject = set_aside(rows, position, part_of(column), reason)
+            parts[position, index] = replace(reject, attempts=attempts, engine=engine)
+        converted.append(values)
+    rejects = [reject for (position, _), reject in sorted(parts.items()) if position not in bad]
     if not bad:
         return _apart(Judged(rows, converted, rejects), isolated or {})
     rejects += [_whole(rows, position, reason) for position, reason in sorted(bad.items())]
     keep = [position not in bad for position in range(len(rows))]
     return _apart(Judged(rows.only(keep), _kept(converted, keep), rejects), isolated or {})
+
+
+def _refused_in(column: Column, rows: Rows, refused: Refused) -> Iterator[tuple[int, tuple[str, int, str]]]:
+    """Positions of rows whose value of a column was refused, and why."""
+    for position, key in enumerate(rows.keys if refused else ()):
+        if column.target in refused.get(key, ()):
+            yield position, refused[key][column.target]
 
 
 def _apart(judged: Judged, isolated: Isolated) -> Judged:
@@ -242,42 +277,42 @@ def judge_strays(rows: Rows) -> list[Reject]:
     return [_whole(rows, position, "its id is no integer") for position in range(len(rows))]
 
 
-def _kinds(table: Table) -> Iterator[tuple[str, Kind]]:
-    for end in table.ends:
-        yield end, Kind.INT64
-    for column in table.columns:
-        yield column.name, column.kind
+def columns_of(table: Table) -> Iterator[Column]:
+    """The ends of edges or turns, by the names of their links, and then the columns."""
+    yield from (Column(end, LINKS.get(end.lower(), end), Kind.INT64) for end in table.ends)
+    yield from table.columns
 
 
-def _convert_column(
-    rows: Rows,
-    name: str,
-    kind: Kind,
-    column: list[Any],
-    schema: Schema,
-    bad: dict[int, str],
-    parts: dict[int, Reject],
-) -> list[Any]:
-    result: list[Any] = []
-    for position, value in enumerate(column):
-        try:
-            result.append(convert(kind, value, schema.dimension))
-        except UnrepresentableError as error:
-            result.append(None)
-            if kind is Kind.VECTOR:
-                parts[position] = set_aside(rows, position, "embedding", f"{name}: {error}")
-            else:
-                bad.setdefault(position, f"{name}: {error}")
-    return result
+#: Parts that are no column's.
+_OTHER_PARTS = frozenset({"row", "range", "id", *LINKS.values()})
 
 
-def _repeated_keys(rows: Rows) -> dict[int, str]:
+def part_of(column: Column) -> str:
+    """What the quarantine calls the value of a column, or a link: its name in the target."""
+    is_end = column.name.lower() in LINKS and column.target == LINKS[column.name.lower()]
+    return f'"{column.target}"' if column.target in _OTHER_PARTS and not is_end else column.target
+
+
+def _convert_column(column: Column, values: list[Any], schema: Schema) -> tuple[list[Any], dict[int, str]]:
+    """What the values of a column become, and by position why some are set aside."""
+    if column.default is not None:
+        values = [column.default if value is None else value for value in values]
+    if are_plain(column, values, schema):
+        return values, {}
+    cells = [cell(column, value, schema) for value in values]
+    return [each.value for each in cells], {at: each.reason for at, each in enumerate(cells) if each.reason}
+
+
+def _unusable_keys(rows: Rows, schema: Schema) -> dict[int, str]:
     keys = rows.keys
-    return {
+    found = {
         position: "another row has the same id"
         for position in range(1, len(keys))
         if keys[position] == keys[position - 1]
     }
+    if schema.least > INT64_MIN and keys and keys[0] < schema.least:
+        found[0] = "its id is one that the engine which writes stores as another"
+    return found
 
 
 def _whole(rows: Rows, position: int, reason: str) -> Reject:

@@ -16,12 +16,23 @@ from pathlib import Path
 from typing import Any
 
 from nimad.errors import CannotWriteError, DiskError, SourceDamagedError
-from nimad.source.file import InvalidText, SourceFile, rescue
-from nimad.source.pages import Pages, Row, Shape, corrupt, error_code, may_hold, shape_of
+from nimad.source.file import InvalidText, SourceFile
+from nimad.source.header import rescue
+from nimad.source.pages import (
+    Pages,
+    Row,
+    Shape,
+    corrupt,
+    error_code,
+    first_row,
+    may_hold,
+    raise_unless_unreadable,
+    shape_of,
+)
 from nimad.source.quick_check import denying
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.rows import Reject
-from nimad.source.schema import EDGES, NODES, TURNS, key_of, quoted
+from nimad.source.schema import EDGES, NODES, TURNS, quoted
 
 #: Ids behind a broken page that are tried one by one, so that what is lost is exact: a broken inner page hides some
 #: thousand rows. From there on, each step is this part of the way already gone.
@@ -83,7 +94,10 @@ def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
         copy.text_factory = connection.text_factory
         # What is not finished is thrown away, so it needs no journal.
         copy.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; BEGIN")
-        rescues = {shape.table: _Rescue(Pages(connection, shape), _Copy(copy, shape)) for shape in shapes}
+        rescues = {
+            shape.table: (_InOrder if shape.without_rowid else _Rescue)(Pages(connection, shape), _Copy(copy, shape))
+            for shape in shapes
+        }
         for rescue in rescues.values():
             rescue.run()
             for last in denying(connection, rescue.pages.shape.table, path):
@@ -236,7 +250,7 @@ class _Rescue:
         if self.copy.get(key) == row:
             return found
         values = dict(zip(self.pages.shape.names, row, strict=True))
-        row_id = values[key_of(self.pages.shape.names)]
+        row_id = next((value for name, value in values.items() if name.lower() == "id"), values[self.pages.shape.key])
         self.rejects[row] = Reject(self.pages.shape.table, row_id, "row", "another row has the same id", values)
         return False
 
@@ -300,6 +314,46 @@ class _Rescue:
                 yield before + 1, above - 1
             if below is not None:
                 yield below + 1, key - 1
+
+
+class _InOrder(_Rescue):
+    """A table without rowids: its rows as far as they read, from the first one on and from the last one back.
+
+    Its tree is ordered by a key of any type, so no id can be searched for behind a broken page.
+    """
+
+    def run(self) -> None:
+        shape = self.pages.shape
+        rows = self.pages.connection.execute("SELECT name FROM pragma_table_info(?, 'main') WHERE pk", (shape.table,))
+        back = ", ".join(f"{quoted(str(name))} DESC" for (name,) in rows)
+        if not self._read("") and back:
+            self._read(f"ORDER BY {back}")
+
+    def _read(self, order: str) -> bool:
+        """Copy rows up to the end, or to a broken page; whether it came to the end."""
+        connection, select, place = self.pages.connection, f"{self.pages.select} {order}", 0
+        try:
+            for row in connection.execute(select):
+                self._add(row)
+                place += 1
+        except sqlite3.DatabaseError as error:
+            raise_unless_unreadable(error)
+            if row := first_row(connection, f"{select} LIMIT 1 OFFSET ?", place):  # the cursor reads one row ahead
+                self._add(row)
+            self.lost = [(FIRST_KEY, LAST_KEY)]
+            return False
+        return True
+
+    def lost_ranges(self) -> list[tuple[int, int]]:
+        """Any row may be missing between the two ends: a number that is a digest of a key tells of no other."""
+        return [(FIRST_KEY, LAST_KEY)] if self.lost else []
+
+    def _add(self, row: Row) -> None:
+        if isinstance(row[0], int):
+            self.copy.insert(row)
+        else:
+            values = dict(zip(self.pages.shape.names, row, strict=True))
+            self.rejects[row] = Reject(self.pages.shape.table, row[0], "row", "its id is no integer", values)
 
 
 def _probes(after: int, last: int) -> Iterator[int]:

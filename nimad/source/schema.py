@@ -1,10 +1,13 @@
 """What the source's columns become: names and types in the target, decided once a run."""
 
 import sqlite3
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
+
+from nimad.printable import said
+from nimad.source.stand_ins import Reading, called, has_integer_key
 
 NODES = "memory_nodes"
 EDGES = "memory_edges"
@@ -13,6 +16,7 @@ TURNS = "memory_turns"
 #: Floats in an embedding when no row has one: NIMA's own default.
 DEFAULT_DIMENSION = 512
 FLOAT_BYTES = 4
+INT64_MIN = -(2**63)
 
 
 class Kind(StrEnum):
@@ -26,33 +30,56 @@ class Kind(StrEnum):
     VECTOR = "VECTOR"
 
 
+class Width(StrEnum):
+    """How the numbers of an embedding are stored, other than as floats of 32 bits."""
+
+    DOUBLE = "float64"
+    HALF = "float16"
+    MIXED = "mixed"  # some as floats of 64 bits, others of 32: each is told by its own numbers
+    UNKNOWN = "unknown"  # as floats of no width do they make sense
+
+
 @dataclass(frozen=True)
 class Column:
-    """One column of the source and what it is called and typed in the target."""
+    """One column of the source and what it is called and typed in the target.
+
+    `default`: what a NULL becomes, and a value that has no place; None where it stays NULL. `is_moment`: it holds
+    milliseconds since the epoch. `is_computed`: SQLite generates its values, and takes none.
+    """
 
     name: str
     target: str
     kind: Kind
+    default: "Default | None" = None
+    is_moment: bool = False
+    is_computed: bool = False
 
 
 @dataclass(frozen=True)
 class Table:
-    """One table of the source. `key` is the column that orders it: `id`, or `rowid` where there is none."""
+    """One table of the source. `key` is the column that orders it: `id`, or a name of its rowid where there is none."""
 
     name: str
     key: str
     columns: tuple[Column, ...]  # without the key and without the ends of edges and turns
     ends: tuple[str, ...] = ()  # columns that hold ids of nodes
+    left_out: tuple[str, ...] = ()  # generated columns that cannot be computed here
 
 
 @dataclass(frozen=True)
 class Schema:
-    """All that is migrated. `dimension`: floats in an embedding."""
+    """All that is migrated. `dimension`: floats in an embedding.
+
+    `widths`: how embeddings of so many bytes are stored, where they are not floats of 32 bits. `least`: the smallest
+    INT64 that the engine which writes can hold.
+    """
 
     nodes: Table
     edges: Table | None
     turns: Table | None
     dimension: int
+    widths: Mapping[int, Width] = field(default_factory=dict)
+    least: int = INT64_MIN
 
     def tables(self) -> tuple[Table, ...]:
         return tuple(table for table in (self.nodes, self.edges, self.turns) if table is not None)
@@ -70,12 +97,14 @@ class Schema:
             edges=_table_from_json(data["edges"]) if data["edges"] else None,
             turns=_table_from_json(data["turns"]) if data["turns"] else None,
             dimension=data["dimension"],
+            widths={int(size): Width(width) for size, width in data.get("widths", {}).items()},
+            least=data.get("least", INT64_MIN),
         )
 
 
 def _table_from_json(data: Mapping[str, Any]) -> Table:
-    columns = tuple(Column(item["name"], item["target"], Kind(item["kind"])) for item in data["columns"])
-    return Table(data["name"], data["key"], columns, tuple(data["ends"]))
+    columns = tuple(replace(Column(**item), kind=Kind(item["kind"])) for item in data["columns"])
+    return Table(data["name"], data["key"], columns, tuple(data["ends"]), tuple(data.get("left_out", ())))
 
 
 #: MemoryNode as nima-core's readers declare it, but for `strength` and `decay_rate`: the readers say FLOAT, we
@@ -106,6 +135,19 @@ NODE_KINDS: Mapping[str, Kind] = {
     "model": Kind.STRING,
     "created_at": Kind.STRING,
 }
+Default = bool | int | float
+#: The agent's own defaults of MemoryNode: what its INSERTs rely on. Its readers ask for `is_ghost = false`, which NULL
+#: never is, and add to figures, which leaves NULL a NULL.
+NODE_DEFAULTS: Mapping[str, Default] = {
+    "strength": 1.0,
+    "decay_rate": 0.01,
+    "last_accessed": 0,
+    "is_ghost": False,
+    "dismissal_count": 0,
+    "recall_count": 0,
+}
+#: Columns in which the agent's code reads a NULL of SQLite as the default, and so do we.
+FILLED_COLUMNS = ("strength", "decay_rate", "last_accessed", "is_ghost", "dismissal_count")
 EDGE_KINDS: Mapping[str, Kind] = {"relation": Kind.STRING, "weight": Kind.DOUBLE, "created_at": Kind.STRING}
 TURN_KINDS: Mapping[str, Kind] = {
     "turn_id": Kind.STRING,
@@ -124,9 +166,9 @@ LINKS: Mapping[str, str] = {
     "output_node_id": "has_output",
 }
 
-#: Names the engine keeps for itself. `from` and `to` are worse than refused in a relationship table: COPY
-#: fills them with the ends' ids and reports success (measured with 0.22.0).
-_RESERVED = frozenset({"_id", "_label", "_src", "_dst"})
+#: Names the engine keeps for itself. It fills `rowid` with the place of a row, and `from` and `to` of a relationship
+#: table with the ends' ids, whatever COPY gave it, and reports success (measured with 0.22.0).
+_RESERVED = frozenset({"_id", "_label", "_src", "_dst", "rowid"})
 _RESERVED_IN_EDGES = _RESERVED | {"from", "to", "edge_id"}
 
 
@@ -135,22 +177,79 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def key_of(names: list[str]) -> str:
-    return next((name for name in names if name.lower() == "id"), "rowid")
+#: What SQLite calls the number of a row, unless a column has that name.
+ROWID_NAMES = ("rowid", "_rowid_", "oid")
+
+
+def key_of(names: Iterable[str]) -> str:
+    """The key of a table of rowids with these columns."""
+    by_name = {name.lower(): name for name in names}
+    return by_name.get("id") or next((name for name in ROWID_NAMES if name not in by_name), "rowid")
+
+
+def _key_of(connection: sqlite3.Connection, table: str, names: Sequence[str]) -> str:
+    """The key of any table: one without rowids has its number in the first column of a view (`numbering`)."""
+    if "id" in map(str.lower, names):
+        return key_of(names)
+    numbered = "SELECT 1 FROM sqlite_temp_master WHERE type = 'view' AND lower(name) = ?"
+    if connection.execute(numbered, (table,)).fetchone():
+        return names[0]
+    primary = "SELECT name FROM pragma_table_info(?) WHERE pk AND upper(type) = 'INTEGER' AND lower(name) = 'rowid'"
+    declared = connection.execute(primary, (table,)).fetchone()
+    return str(declared[0]) if declared else key_of(names)
 
 
 def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, str]]:
-    """Name and declared type of each column, in the file's order; empty when there is no such table."""
+    """Name and declared type of each column, in the file's order; empty when there is no such table.
+
+    A column whose name is no UTF-8 is not among them: SQL is text, and cannot spell it.
+    """
+    try:
+        rows = _columns(connection, table)
+    except sqlite3.OperationalError as error:
+        if table not in (EDGES, TURNS) or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+        if isinstance(connection, Reading) and connection.provide(error):
+            return columns_of(connection, table)
+        return []  # `why_undefined` says why
+    return [(name, declared if isinstance(declared, str) else "") for name, declared in rows if isinstance(name, str)]
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]]:
     # xinfo is table_info and the generated columns; 1 marks a virtual table's hidden ones, which hold no data.
-    rows = connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,))
-    return [(str(name), str(declared or "")) for name, declared in rows]
+    return connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,)).fetchall()
+
+
+def why_undefined(connection: sqlite3.Connection, table: str) -> str:
+    """Why a table of edges or turns has no columns: a view of what is gone, or a module that is not here; or empty."""
+    try:
+        _columns(connection, table)
+    except sqlite3.OperationalError as error:
+        return said(error)
+    return ""
 
 
 def moved_columns(connection: sqlite3.Connection, table: Table) -> list[str]:
     """Which columns came, and then which went, since a table was read."""
     now = {name for name, _ in columns_of(connection, table.name)} - {table.key}
-    then = {*table.ends, *(column.name for column in table.columns)}
+    then = {*table.ends, *(column.name for column in table.columns), *table.left_out}
     return [*(f"{name} came" for name in sorted(now - then)), *(f"{name} went" for name in sorted(then - now))]
+
+
+def with_columns(known: Table, now: Table, leave: Collection[str] = ()) -> Table:
+    """A table with the columns that it has now: those that it had keep their names, others come after them.
+
+    `leave`: names of columns that are to be left out.
+    """
+    there = {column.name for column in now.columns}
+    kept = [column for column in known.columns if column.name in there and column.name not in leave]
+    taken = {column.target.lower() for column in known.columns}
+    names = {column.name for column in known.columns}
+    for column in now.columns:
+        if column.name not in names and column.name not in leave and column.target.lower() not in taken:
+            taken.add(column.target.lower())
+            kept.append(column)
+    return replace(known, columns=tuple(kept), ends=tuple(end for end in known.ends if end in now.ends))
 
 
 def read_table(
@@ -160,7 +259,12 @@ def read_table(
     declared = columns_of(connection, name)
     if not declared:
         return None
-    key = key_of([column for column, _ in declared])
+    computed = generated(connection, name)
+    # A row's id and ends are its identity: where they fail, that row alone has none.
+    told = {"id", *(ends if has_integer_key(connection, name) else ())}
+    left_out = tuple(each for each in computed if each.lower() not in told and why_not_computed(connection, name, each))
+    declared = [(column, kind) for column, kind in declared if column not in left_out]
+    key = _key_of(connection, name, [column for column, _ in declared])
     by_name = {column.lower(): column for column, _ in declared}
     present_ends = tuple(by_name[end] for end in ends if end in by_name)
     carried = [(column, kind) for column, kind in declared if column != key and column not in present_ends]
@@ -171,8 +275,49 @@ def read_table(
         kind = known.get(column.lower()) or _nearest_kind(connection, name, column, declared_type)
         target = _free_name(column, known, reserved, taken)
         taken.add(target.lower())
-        columns.append(Column(column, target, kind))
-    return Table(name, key, tuple(columns), present_ends)
+        is_filled = name == NODES and target in FILLED_COLUMNS
+        is_moment = name in (NODES, TURNS) and target == "timestamp"
+        default = NODE_DEFAULTS[target] if is_filled else None
+        columns.append(Column(column, target, kind, default, is_moment, column in computed))
+    return Table(name, key, tuple(columns), present_ends, left_out)
+
+
+def generated(connection: sqlite3.Connection, table: str) -> list[str]:
+    """The columns of a table that SQLite computes: those of a view all."""
+    rows = connection.execute(
+        "SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden IN (2, 3) "
+        "OR EXISTS (SELECT 1 FROM pragma_table_list(?1) WHERE schema = 'main' AND type = 'view')",
+        (table,),
+    )
+    return [str(name) for (name,) in rows]
+
+
+def why_not_computed(connection: sqlite3.Connection, table: str, column: str) -> str:
+    """Why a generated column has no value in some row here; empty where it has one in each.
+
+    Its expression may fail, as that of a JSON path does over text that is no JSON, or need a function or a collation
+    that only the agent's own connection has. Of an expression that it refuses, SQLite makes NULL where it passes over
+    such definitions.
+    """
+    query = f"SELECT count({quoted(column)}) FROM {quoted(table)}"
+    why = ""
+
+    def compute() -> None:
+        nonlocal why
+        try:
+            (values,) = connection.execute(query).fetchone()
+            if not values and isinstance(connection, Reading) and connection.reads_past_definitions:
+                why = f"SQLite {sqlite3.sqlite_version} refuses its expression"
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+                raise
+            if isinstance(connection, Reading) and connection.provide(error):
+                compute()
+            else:
+                why = said(error)
+
+    lacking = called(connection, compute)
+    return f"it needs the {min(lacking)}, which only the agent's program has" if lacking else why
 
 
 def _free_name(column: str, known: Mapping[str, Kind], reserved: frozenset[str], taken: set[str]) -> str:
@@ -183,7 +328,24 @@ def _free_name(column: str, known: Mapping[str, Kind], reserved: frozenset[str],
 
 
 def _nearest_kind(connection: sqlite3.Connection, table: str, column: str, declared: str) -> Kind:
-    """The type nearest to a declared one, by SQLite's affinity rules (sqlite.org/datatype3.html, 3.1)."""
+    """The type for a column of the user's own: the declared one where it holds all that is there, else by what is."""
+    found, beyond = _types_in(connection, table, column)
+    kind = _declared_kind(declared)
+    if kind is not None and found <= _HELD[kind] and not (kind is Kind.DOUBLE and beyond):
+        return kind
+    if found == {"integer"}:
+        return Kind.INT64
+    if found and found <= _HELD[Kind.DOUBLE]:
+        return Kind.STRING if beyond else Kind.DOUBLE
+    # Text holds no bytes that are none of its own, so a number among them is set aside rather than they.
+    return Kind.BLOB if found == {"blob"} or (kind is Kind.BLOB and "blob" in found) else Kind.STRING
+
+
+def _declared_kind(declared: str) -> Kind | None:
+    """The type nearest to a declared one, by SQLite's affinity rules (sqlite.org/datatype3.html, 3.1).
+
+    None for NUMERIC (DATETIME, BOOLEAN, …) and undeclared columns, which say nothing.
+    """
     upper = declared.upper()
     if "INT" in upper:
         return Kind.INT64
@@ -191,22 +353,25 @@ def _nearest_kind(connection: sqlite3.Connection, table: str, column: str, decla
         return Kind.STRING
     if "BLOB" in upper:
         return Kind.BLOB
-    if any(word in upper for word in ("REAL", "FLOA", "DOUB")):
-        return Kind.DOUBLE
-    return _kind_of_values(connection, table, column)
+    return Kind.DOUBLE if any(word in upper for word in ("REAL", "FLOA", "DOUB")) else None
 
 
-def _kind_of_values(connection: sqlite3.Connection, table: str, column: str) -> Kind:
-    """NUMERIC (DATETIME, BOOLEAN, …) and undeclared columns say nothing: the values that are there decide."""
+#: SQLite's types whose values a column holds without loss.
+_HELD: Mapping[Kind, frozenset[str]] = {
+    Kind.INT64: frozenset({"integer"}),
+    Kind.DOUBLE: frozenset({"integer", "real"}),
+    Kind.STRING: frozenset({"integer", "real", "text"}),
+    Kind.BLOB: frozenset({"blob", "text"}),
+}
+#: Integers up to this are exact as floats.
+_EXACT = 2**53
+
+
+def _types_in(connection: sqlite3.Connection, table: str, column: str) -> tuple[set[str], bool]:
+    """SQLite's types of the values that are there, and whether an integer is not exact as a float."""
     name = quoted(column)
-    found = {
-        row[0]
-        for row in connection.execute(f"SELECT DISTINCT typeof({name}) FROM {quoted(table)} WHERE {name} IS NOT NULL")
-    }
-    if found == {"integer"}:
-        return Kind.INT64
-    if found and found <= {"integer", "real"}:
-        return Kind.DOUBLE
-    if found == {"blob"}:
-        return Kind.BLOB
-    return Kind.STRING
+    rows = connection.execute(
+        f"SELECT typeof({name}), max(typeof({name}) = 'integer' AND {name} NOT BETWEEN {-_EXACT} AND {_EXACT}) "
+        f"FROM {quoted(table)} WHERE {name} IS NOT NULL GROUP BY 1"
+    ).fetchall()
+    return {kind for kind, _ in rows}, any(beyond for _, beyond in rows)

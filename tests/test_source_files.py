@@ -1,0 +1,274 @@
+"""The files of the source: what lies beside it, how it is locked, and what it is that is no memory to be read."""
+
+import os
+import resource
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+from support import change, insert, make_memory, migrate_smoothly, node, read_target
+from test_console import nimad
+
+from nimad.desk import health
+from nimad.errors import SourceError, SourceLogError
+from nimad.migration import large_pages, machine
+from nimad.migration.engines import Choice, Engine
+from nimad.migration.interpreter import Interpreter
+from nimad.source import quick_check
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
+from nimad.source.survey import survey
+
+TEXT = "a memory of some length " * 20
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home" / "graph.sqlite"
+
+
+def nodes(first: int, last: int) -> list[dict[str, object]]:
+    return [node(number, text=f"{TEXT}{number}", turn_id=f"t{number}") for number in range(first, last + 1)]
+
+
+def with_log(path: Path, first: int, last: int) -> None:
+    """Leave a log with more nodes beside the memory, as an agent that is killed does."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("BEGIN")
+        insert(connection, "memory_nodes", nodes(first, last))
+        connection.execute("COMMIT")
+        shutil.copy(path, path.with_name("kept"))
+        shutil.copy(f"{path}-wal", path.with_name("kept-wal"))
+    path.with_name("kept").replace(path)
+    path.with_name("kept-wal").replace(f"{path}-wal")
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """What lies in a folder. Not when its i-nodes changed: for root, SQLite gives a log the owner that it has."""
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+# A log of another state of the file
+
+
+@pytest.fixture
+def mixed(path: Path) -> Path:
+    """A backup of 40 nodes put back, while the log of a file with 160 still lies there."""
+    make_memory(path, "3.0", nodes=nodes(1, 40))
+    backup = shutil.copy(path, path.parent.parent / "backup")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        insert(connection, "memory_nodes", nodes(41, 150))
+    with_log(path, 151, 160)
+    shutil.copy(backup, path)
+    return path
+
+
+def test_a_log_of_another_state_of_the_file_stops_everything_and_is_named(mixed: Path) -> None:
+    before = contents(mixed.parent)
+    log = f"{mixed}-wal"
+    for words in (("migrate", "--dry-run"), ("migrate",), ("health",), ("doctor",)):
+        ran = nimad(mixed.parent.parent, *words, "--source", mixed, "--target", mixed.parent.parent / "graph.ladybug")
+        said = " ".join((ran.out + ran.err).split())
+        assert ran.code, words
+        assert log in said, words
+        assert "the log seems to be of another state of the file" in said, words
+        assert f"mv {log} {log}.aside" in said, words
+    assert contents(mixed.parent) == before
+    assert not (mixed.parent.parent / "graph.ladybug").exists()
+
+    Path(log).rename(f"{log}.aside")  # what it said to type
+    assert sorted(read_target(migrate_smoothly(mixed).target).nodes) == list(range(1, 41))
+
+
+def test_a_log_of_another_state_is_seen_by_an_index_alone(path: Path) -> None:
+    """Pages of the two fit together: only an index that lacks a row of its table tells."""
+    make_memory(path, "3.0", nodes=nodes(1, 40), schema=["CREATE INDEX by_who ON memory_nodes (who, id)"])
+    backup = shutil.copy(path, path.parent.parent / "backup")
+    change(path, "UPDATE memory_nodes SET who = 'someone else' WHERE id < 3")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("UPDATE memory_nodes SET text = upper(text) WHERE id = 1")  # its page, not the index's
+        shutil.copy(f"{path}-wal", path.parent.parent / "log")
+    shutil.copy(backup, path)
+    shutil.copy(path.parent.parent / "log", f"{path}-wal")
+    source = SourceFile(path)
+    assert quick_check.damage(source, survey(source).schema) == []
+    with pytest.raises(SourceLogError, match=r"graph\.sqlite-wal"):
+        quick_check.refuse_foreign_log(source)
+
+
+def test_a_log_of_its_own_is_read_with_a_file_that_is_damaged_alone(path: Path) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 40))
+    with_log(path, 41, 60)
+    with path.open("r+b") as file:
+        file.seek(path.stat().st_size - 4_096)
+        file.write(bytes(4_096))
+    run = migrate_smoothly(path)
+    assert set(read_target(run.target).nodes) >= set(range(41, 61))
+
+
+# Nothing is left beside the file
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("kind", ["all in the log", "no commit in the log", "with a left index", "closed"])
+def test_no_command_that_reads_leaves_a_file_whatever_the_header_says(path: Path, kind: str) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 40), journal="DELETE")
+    old = path.read_bytes()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        insert(connection, "memory_nodes", nodes(41, 42))
+        log = Path(f"{path}-wal").read_bytes()
+    path.write_bytes(old)  # its header says rollback journal
+    if kind != "closed":
+        Path(f"{path}-wal").write_bytes(log if kind != "no commit in the log" else log[:1_000])
+    if kind == "with a left index":
+        Path(f"{path}-shm").write_bytes(bytes(32_768))
+    before = contents(path.parent)
+    for words in (("migrate", "--dry-run"), ("health",), ("doctor",)):
+        nimad(path.parent.parent, *words, "--source", path, "--target", path.parent.parent / "graph.ladybug")
+        assert contents(path.parent) == before, words
+    rows = 40 if kind in ("closed", "no commit in the log") else 42
+    assert survey(SourceFile(path)).nodes.rows == rows
+    assert contents(path.parent) == before
+
+
+# Locks, and damage that is none
+
+
+def test_a_second_look_at_the_file_takes_no_lock_from_the_first(path: Path) -> None:
+    """Closing any descriptor of a file drops all locks that a process has on it."""
+    make_memory(path, "3.0", nodes=nodes(1, 5), journal="DELETE")
+    source = SourceFile(path)
+    write = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN EXCLUSIVE')"
+
+    def work(connection: sqlite3.Connection) -> int:
+        connection.execute("SELECT count(*) FROM memory_nodes").fetchone()
+        second = threading.Thread(target=lambda: source.number("SELECT count(*) FROM memory_nodes"))
+        second.start()
+        second.join()
+        check_source(path)
+        return subprocess.run([sys.executable, "-c", write, path], capture_output=True, check=False).returncode
+
+    assert source.read(work) != 0, "a writer came in between"
+
+
+def test_nothing_stays_open_once_all_is_read(path: Path) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 5))
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(5):
+        survey(SourceFile(path))
+        check_source(path)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
+def test_damage_that_a_second_look_does_not_find_is_none(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 5))
+    said = iter([["Page 5 is never used"], []])
+    monkeypatch.setattr(quick_check, "faults", lambda *_: next(said, []))
+    source = SourceFile(path)
+    assert quick_check.damage(source, replace(survey(source).schema, edges=None, turns=None)) == []
+
+
+def test_damage_is_not_believed_of_a_file_that_moved_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 5))
+    said = iter([["a line"], ["a line"], []])
+
+    def look(*_: object) -> list[str]:
+        os.utime(path, ns=(1, Random().getrandbits(60)))
+        return next(said)
+
+    source = SourceFile(path)
+    schema = replace(survey(source).schema, edges=None, turns=None)
+    monkeypatch.setattr(quick_check, "faults", look)
+    change(path, "PRAGMA journal_mode = DELETE")  # which is read under a lock, and not by the stamps
+    assert quick_check.damage(source, schema) == []
+
+
+# What is no memory, or not ours to read
+
+
+def test_an_encrypted_file_is_told_from_one_that_is_no_database(path: Path) -> None:
+    path.write_bytes(Random(1).randbytes(4_096 * 5))
+    with pytest.raises(
+        SourceError, match=r"seems to be encrypted, as SQLCipher does it.*sqlcipher_export.*--source"
+    ) as told:
+        check_source(path)
+    assert "not an SQLite file" not in str(told.value)
+    assert "encrypted" in health.of_file(path).files[0].problem
+    for other in (b"no database at all\n" * 1_000, Random(1).randbytes(5_000), bytes(8_192)):
+        path.write_bytes(other)
+        with pytest.raises(SourceError, match="not an SQLite file"):
+            check_source(path)
+
+
+@pytest.mark.parametrize("version", [3, 255])
+def test_a_format_of_another_writer_is_named(path: Path, version: int) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 5))
+    with path.open("r+b") as file:
+        file.seek(18)
+        file.write(bytes([version, version]))
+    ran = nimad(path.parent.parent, "migrate", "--source", path)
+    assert ran.code == 2
+    assert f"format version {version}" in ran.err
+    assert "VACUUM INTO" in ran.err
+    assert "damaged" not in ran.err
+
+
+def test_a_format_that_others_may_not_write_is_read(path: Path) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 5))
+    with path.open("r+b") as file:
+        file.seek(18)
+        file.write(bytes([3]))
+    assert survey(SourceFile(path)).nodes.rows == 5
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "code", "said"),
+    [
+        (resource.RLIMIT_FSIZE, 200 * 1_024, 74, "ulimit -f unlimited"),
+        (resource.RLIMIT_NOFILE, 13, 73, "ulimit -n 1024"),
+    ],
+)
+def test_a_limit_of_the_process_is_named_and_not_the_disk(
+    path: Path, limit: int, value: int, code: int, said: str
+) -> None:
+    make_memory(path, "3.0", nodes=nodes(1, 20))
+    words = [sys.executable, "-m", "nimad", "migrate", "--source", str(path)]
+    ran = subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(limit, (value, value)),
+    )
+    last = ran.stderr.splitlines()[-1]
+    assert ran.returncode == code
+    assert said in last
+    assert "make room" not in last
+
+
+# Readers on large pages
+
+
+@pytest.mark.parametrize(("version", "page", "warned"), [("0.15.3", 16_384, 1), ("0.18.0", 16_384, 0), ("0.15.3", 4_096, 0)])  # fmt: skip  # noqa: E501
+def test_a_reader_that_will_fail_at_its_first_write_is_foretold(
+    monkeypatch: pytest.MonkeyPatch, version: str, page: int, warned: int
+) -> None:
+    monkeypatch.setattr(machine, "page_bytes", lambda: page)
+    reader = Engine(Interpreter("/usr/bin/python3"), "real_ladybug", version, 40, (3, 11), pyarrow=True)
+    lines = large_pages.warnings(Choice(readers=(reader,)))
+    assert len(lines) == warned
+    for line in lines:
+        assert "pip uninstall -y real-ladybug" in line
+        assert "kernel=kernel8.img" in line
