@@ -2,34 +2,83 @@
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
 from nimad.disk import discard, export_folder
-from nimad.target import counting
+from nimad.target import catalog, counting
+from nimad.target.catalog import Joined, as_text
 from nimad.target.counting import Count
-from nimad.target.database import Limits, open_database
+from nimad.target.database import Database, Limits, open_database
+from nimad.target.into import Into, quoted
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One table as the file has it, whoever made it. `joins`: of a relationship, the tables that it may join."""
+
+    name: str
+    statement: str
+    columns: Sequence[str]
+    joins: Sequence[Joined] = ()
+
+    def pieces(self) -> Iterator[tuple[str, str, str]]:
+        """What COPY wants: a query for the rows, where they go, and options; one for nodes and for each pair joined."""
+        wanted, into = [f"n.{quoted(name)}" for name in self.columns], str(Into(self.name, self.columns))
+        if not self.joins:
+            yield f"MATCH (n:{quoted(self.name)}) RETURN {', '.join(wanted)}", into, ""
+        for join in self.joins:
+            match = f"MATCH (a:{quoted(join.start)})-[n:{quoted(self.name)}]->(b:{quoted(join.end)})"
+            keys = [f"a.{quoted(join.start_key)}", f"b.{quoted(join.end_key)}"]
+            ends = f"(from={as_text(join.start)}, to={as_text(join.end)})"
+            yield f"{match} RETURN {', '.join([*keys, *wanted])}", into, ends
 
 
 def compact(engine: ModuleType, path: Path, copy_to: Path, limits: Limits) -> Mapping[str, Count]:
     """Copy `path` into the new file `copy_to` by way of Parquet files beside it; return what was copied.
 
-    `path` stays as it is. What an earlier attempt left under the names used here is thrown away.
+    `path` stays as it is. What an earlier attempt left under the names used here is thrown away. Every table is made
+    by a statement of our own, also those that the agent made: EXPORT DATABASE loses the defaults of columns up to
+    0.15.3, and 0.22.0 refuses a relationship that joins more than two tables.
     """
     folder = export_folder(copy_to)
     discard(copy_to)
     shutil.rmtree(folder, ignore_errors=True)
-    os.chdir(
-        folder.parent
-    )  # a worker's own: the engine is given a name without the folders above, which may hold quotes
+    folder.mkdir(mode=0o700)
+    os.chdir(folder)  # a worker's own: the engine is given names without the folders above, which may hold quotes
     try:
         with open_database(engine, path, limits, read_only=True) as database:
             counts = counting.count(database)
-            database.run(f"EXPORT DATABASE '{folder.name}' (format='parquet')")
+            tables = list(_tables(database))
+            database.run("CALL threads=1")  # several would write the rows in any order
+            pieces = [piece for table in tables for piece in table.pieces()]
+            for number, (query, *_) in enumerate(pieces):
+                database.run(f"COPY ({query}) TO '{number}.parquet'")
         with open_database(engine, copy_to, limits) as database:
-            database.run(f"IMPORT DATABASE '{folder.name}'")
+            for table in tables:
+                database.run(table.statement)
+            for number, (_, into, options) in enumerate(pieces):
+                database.run(f"COPY {into} FROM '{number}.parquet' {options}")
             database.checkpoint()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return counts
+
+
+def _tables(database: Database) -> Iterator[_Table]:
+    """Every table of a file, nodes first."""
+    kinds = catalog.tables(database)
+    for name in sorted(kinds, key=lambda name: kinds[name] == "REL"):
+        declared = catalog.columns(database, name)
+        parts = [column.declaration for column in declared]
+        columns = [column.name for column in declared]
+        if kinds[name] == "REL":
+            joins = catalog.joins(database, name)
+            ends = [f"FROM {quoted(join.start)} TO {quoted(join.end)}" for join in joins]
+            yield _Table(name, f"CREATE REL TABLE {quoted(name)}({', '.join([*ends, *parts])})", columns, joins)
+        else:
+            (key,) = (quoted(column.name) for column in declared if column.is_key)
+            statement = f"CREATE NODE TABLE {quoted(name)}({', '.join([*parts, f'PRIMARY KEY({key})'])})"
+            yield _Table(name, statement, columns)

@@ -40,6 +40,21 @@ def to_json(counts: Mapping[str, Count]) -> dict[str, Any]:
     return {name: asdict(count) for name, count in counts.items()}
 
 
+def frees_twice(database: Database) -> bool:
+    """Whether a free page of the file is listed twice: what is written next would overwrite what is written after it.
+
+    Measured with 0.15.3: as soon as two free places that touch each other are noted, both stay listed beside their sum;
+    three small transactions later the file does not open any more. 0.18.3 and later do not.
+    """
+    seen = set[int]()
+    for row in database.ask("CALL fsm_info() RETURN *"):
+        pages = range(int(row[0]), int(row[0]) + int(row[1]))
+        if not seen.isdisjoint(pages):
+            return True
+        seen.update(pages)
+    return False
+
+
 def page_use(database: Database) -> tuple[int, int]:
     """Pages of the file that hold nothing, and bytes of a page."""
     free = database.ask("CALL fsm_info() RETURN *")

@@ -111,7 +111,7 @@ class Database:
 
             arrow_table = arrow.table(batch)
             changes = ", ".join(f"n.{quoted(name)} = c{i}" for i, name in enumerate(into.properties) if i)
-            match = f"MATCH (n:{into.table}) WHERE n.id = c0 SET {changes}"
+            match = f"MATCH (n:{quoted(into.table)}) WHERE n.id = c0 SET {changes}"
             self._connection.execute(f"LOAD FROM arrow_table {match}").close()
             del arrow_table
         else:

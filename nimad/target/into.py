@@ -6,17 +6,18 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Into:
-    """A table of the target and which of its properties a batch has, in order; before them the ids of both ends."""
+    """A table of the target and which of its properties a batch has, in order; before them the keys of both ends."""
 
     table: str
     properties: Sequence[str] = ()
     ends: tuple[str, ...] = ()  # node tables; none for a node table
+    keys: tuple[str, str] = ("id", "id")  # of the ends: by which of their properties they are found; COPY has no say
 
     def __str__(self) -> str:
         """As COPY wants it."""
         if not self.properties:
-            return self.table
-        return f"{self.table}({', '.join(map(quoted, self.properties))})"
+            return quoted(self.table)
+        return f"{quoted(self.table)}({', '.join(map(quoted, self.properties))})"
 
 
 def quoted(name: str) -> str:

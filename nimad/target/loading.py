@@ -74,7 +74,7 @@ def select(judged: Judged, keep: Sequence[bool]) -> Judged:
 
 
 def with_both_ends(judged: Judged, nodes: set[int]) -> tuple[Judged, list[Reject]]:
-    """Edges whose ends are both there, and the others with the reason."""
+    """Edges whose ends are both there, with what is set aside of them; and the others with the reason."""
     sources, targets = judged.columns[0], judged.columns[1]
     rejects, keep = [], []
     for position, ends in enumerate(zip(sources, targets, strict=True)):
@@ -86,7 +86,9 @@ def with_both_ends(judged: Judged, nodes: set[int]) -> tuple[Judged, list[Reject
         keep.append(not missing)
         if missing:
             rejects.append(set_aside(judged.rows, position, "row", "; ".join(missing)))
-    return select(judged, keep), rejects
+    whole = {reject.id for reject in rejects}
+    parts = [reject for reject in judged.rejects if reject.part == "row" or reject.id not in whole]
+    return replace(select(judged, keep), rejects=parts), rejects
 
 
 def link_pairs(judged: Judged, nodes: set[int]) -> tuple[dict[str, list[tuple[int, int]]], list[Reject]]:

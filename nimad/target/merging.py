@@ -10,8 +10,8 @@ from typing import Any
 
 from nimad.source import batch
 from nimad.source.rows import Judged
-from nimad.source.schema import EDGES, NODES, TARGET_TABLES, Kind, Schema
-from nimad.target import loading, parameters, reading
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, Kind, Schema, Table
+from nimad.target import catalog, loading, parameters, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 from nimad.target.into import Into, quoted
@@ -22,12 +22,13 @@ _LISTED = 1_000
 
 @dataclass(frozen=True)
 class Edge:
-    """An edge without the source's key: one that the agent drew itself. `offset` tells it from its like."""
+    """An edge of the target. `offset` tells it from its like; `keyed`: whether it has the source's key."""
 
     start: int
     end: int
     relation: str | None
     offset: int
+    keyed: bool = False
 
 
 def keys(database: Database, table: str) -> set[int]:
@@ -56,54 +57,83 @@ def edges_of_others(database: Database, *, keyed: bool = True) -> list[Edge]:
     return [Edge(*row) for row in rows]
 
 
-def differing(
-    database: Database,
-    schema: Schema,
-    judged: Judged,
-    ids: Sequence[int],
-    ends: Sequence[tuple[int, int]] = (),
-    *,
-    nulls: bool = False,
-) -> dict[int, set[str]]:
-    """By position, the columns in which rows differ from those of these ids in the target; all of a missing one's.
+def rows_of(database: Database, schema: Schema, table: Table, ids: Sequence[int]) -> dict[int, list[tuple[Any, ...]]]:
+    """Rows of the target by id, or edges by key: of edges both ends first, then the columns that the source has.
 
-    `ends`: of edges, in the target's ids. Where SQLite has nothing, what the agent put into a node or turn is none,
-    but with `nulls`.
+    A row of an id is one at most; an edge's key may be there more than once. Read one by one: a condition would have
+    every row read, and its embedding with it.
     """
-    columns = {column.target: column.kind for column in judged.rows.table.columns}
-    skip = len(judged.rows.table.ends)
-    wanted = dict(zip(columns, judged.columns[skip:], strict=True))
-    side = _side(database, schema, judged, ids)
-    there: dict[int, list[int]] = {}
-    for position, key in enumerate(side[0]):
-        there.setdefault(key, []).append(position)
-    found: dict[int, set[str]] = {}
-    for position, key in enumerate(ids):
-        places = there.get(key, [])
-        if len(places) != 1 or (ends and (side[1][places[0]], side[2][places[0]]) != ends[position]):
-            found[position] = {"id", *columns}
-            continue
-        got = [column[places[0]] for column in side[-len(columns) :]] if columns else []
-        unlike = {
-            name
-            for (name, kind), value in zip(columns.items(), got, strict=True)
-            if not _same(kind, wanted[name][position], value) and (nulls or ends or wanted[name][position] is not None)
-        }
-        if unlike:
-            found[position] = unlike
+    if table.name == EDGES:
+        side = reading.edges(database, schema, ids)
+    else:
+        wanted = ", ".join(["n.id", *(f"n.{quoted(column.target)}" for column in table.columns)])
+        kinds = [Kind.INT64, *(column.kind for column in table.columns)]
+        listed = ", ".join(map(str, ids))
+        match = f"UNWIND [{listed}] AS key MATCH (n:{TARGET_TABLES[table.name]}) WHERE n.id = key"
+        side = database.columns(f"{match} RETURN {wanted}", kinds) if ids else [[] for _ in kinds]
+    found: dict[int, list[tuple[Any, ...]]] = {}
+    for key, *values in zip(*side, strict=True):
+        found.setdefault(key, []).append(tuple(values))
     return found
 
 
-def _side(database: Database, schema: Schema, judged: Judged, ids: Sequence[int]) -> reading.Columns:
-    """The rows by key, one by one: a condition would have every row read, and its embedding with it."""
+def differing_columns(table: Table, here: Sequence[Any], there: Sequence[Any]) -> set[str]:
+    """The columns in which one row of converted values differs from the target's, without the ends."""
+    return {
+        column.target
+        for column, wanted, got in zip(table.columns, here, there, strict=True)
+        if not _same(column.kind, wanted, got)
+    }
+
+
+def keyed_edges(database: Database, keys: Sequence[int]) -> dict[int, Edge]:
+    """Edges of the target by the source's key."""
+    rows = database.ask(
+        f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE}) WHERE {reading.where('r.edge_id', keys)} "
+        "RETURN r.edge_id, a.id, b.id, r.relation, offset(id(r))"
+    )
+    return {key: Edge(start, end, relation, offset, keyed=True) for key, start, end, relation, offset in rows}
+
+
+def edge_values(database: Database, table: Table, edges: Sequence[Edge]) -> dict[Edge, tuple[Any, ...]]:
+    """The values of edges in the columns that the source has."""
+    wanted = ", ".join(["a.id", "b.id", "offset(id(r))", *(f"r.{quoted(column.target)}" for column in table.columns)])
+    kinds = [Kind.INT64, Kind.INT64, Kind.INT64, *(column.kind for column in table.columns)]
+    by_place = {(edge.start, edge.end, edge.offset): edge for edge in edges}
+    listed = reading.where("a.id", sorted({edge.start for edge in edges}))
+    match = f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE}) WHERE {listed}"
+    rows = zip(*database.columns(f"{match} RETURN {wanted}", kinds), strict=True) if edges else ()
+    return {by_place[row[:3]]: row[3:] for row in rows if row[:3] in by_place}
+
+
+def differing(
+    database: Database, schema: Schema, judged: Judged, ids: Sequence[int], ends: Sequence[tuple[int, int]] = ()
+) -> dict[int, set[str]]:
+    """By position, the columns in which rows differ from those of these ids in the target; all of a missing one's.
+
+    `ends`: of edges, in the target's ids.
+    """
     table = judged.rows.table
-    if table.name == EDGES:
-        return reading.edges(database, schema, ids)
-    wanted = ", ".join(["n.id", *(f"n.{quoted(column.target)}" for column in table.columns)])
-    kinds = [Kind.INT64, *(column.kind for column in table.columns)]
-    listed = ", ".join(map(str, ids))
-    match = f"UNWIND [{listed}] AS key MATCH (n:{TARGET_TABLES[table.name]}) WHERE n.id = key"
-    return database.columns(f"{match} RETURN {wanted}", kinds) if ids else [[] for _ in kinds]
+    skip = len(table.ends)
+    rows = rows_of(database, schema, table, ids)
+    wanted = list(zip(*judged.columns[skip:], strict=True)) if table.columns else [()] * len(ids)
+    found: dict[int, set[str]] = {}
+    for position, key in enumerate(ids):
+        got = rows.get(key, [])
+        if len(got) != 1 or (ends and got[0][:2] != ends[position]):
+            found[position] = {"id", *(column.target for column in table.columns)}
+            continue
+        values = got[0][2 if table.name == EDGES else 0 :]
+        names = differing_columns(table, wanted[position], values)
+        if names := names - _empty_on_both(judged, position, values):
+            found[position] = names
+    return found
+
+
+def _empty_on_both(judged: Judged, position: int, values: Sequence[Any]) -> set[str]:
+    """The columns in which neither side has anything: there is no difference, whatever the default."""
+    columns = enumerate(zip(judged.rows.table.columns, values, strict=True), start=len(judged.rows.table.ends))
+    return {c.target for index, (c, value) in columns if value is None and judged.is_null(position, index)}
 
 
 def _same(kind: Kind, wanted: Any, got: Any) -> bool:
@@ -118,16 +148,36 @@ def insert(database: Database, schema: Schema, judged: Judged, ids: Sequence[int
     database.run_each(parameters.inserts(loading.into_nodes(judged.rows.table), rows))
 
 
-def update(database: Database, schema: Schema, judged: Judged, ids: Sequence[int], keep: Collection[str] = ()) -> None:
-    """Give nodes or turns the source's values, where it has any, but for the columns that are to keep theirs."""
+def update(database: Database, schema: Schema, judged: Judged, ids: Sequence[int], names: Collection[str]) -> None:
+    """Give nodes or turns the source's values in some columns, NULL too."""
     into, rows = loading.into_nodes(judged.rows.table), batch.of_nodes(judged, schema)
-    chosen = [index for index, name in enumerate(into.properties) if not index or name not in keep]
-    if len(chosen) < 2:  # noqa: PLR2004 - the id alone
-        return
-    columns = [ids, *(rows.columns[index] for index in chosen[1:])]
-    part = replace(rows, kinds=[rows.kinds[index] for index in chosen], columns=columns)
-    names = [into.properties[index] for index in chosen]
-    database.run_each(parameters.updates(Into(into.table, names), part, nulls=False))
+    chosen = [index for index, name in enumerate(into.properties) if index and name in names]
+    part = replace(
+        rows,
+        kinds=[rows.kinds[0], *(rows.kinds[index] for index in chosen)],
+        columns=[ids, *(rows.columns[index] for index in chosen)],
+    )
+    properties = [into.properties[0], *(into.properties[index] for index in chosen)]
+    database.run_each(parameters.updates(Into(into.table, properties), part))
+
+
+def update_edges(
+    database: Database, schema: Schema, judged: Judged, edges: Sequence[Edge], names: Collection[str]
+) -> None:
+    """Give edges of the target the source's keys, and its values in some columns, NULL too."""
+    into, rows = loading.into_edges(judged.rows.table), batch.of_edges(judged, schema)
+    skip = len(into.ends)
+    chosen = [0, *(index for index, name in enumerate(into.properties) if index and name in names)]
+    part = replace(
+        rows,
+        kinds=[Kind.INT64] * 3 + [rows.kinds[skip + index] for index in chosen],
+        columns=[
+            *([edge.start for edge in edges], [edge.end for edge in edges], [edge.offset for edge in edges]),
+            *(rows.columns[skip + index] for index in chosen),
+        ],
+    )
+    properties = [into.properties[index] for index in chosen]
+    database.run_each(parameters.edge_updates(Into(into.table, properties, into.ends), part))
 
 
 def insert_edges(database: Database, schema: Schema, judged: Judged, ends: Sequence[tuple[int, int]]) -> None:
@@ -149,13 +199,6 @@ def remove(database: Database, table: str, ids: Iterable[int]) -> None:
             database.run(f"MATCH (n:{table}) WHERE {reading.where('n.id', part)} DETACH DELETE n")
 
 
-def remove_edges(database: Database, edges: Sequence[Edge]) -> None:
-    """Take edges out that have no key."""
-    rows = [{"c0": edge.start, "c1": edge.end, "c2": edge.offset} for edge in edges]
-    match = f"MATCH (a:{t.NODE_TABLE})-[r:{t.EDGE_TABLE}]->(b:{t.NODE_TABLE})"
-    database.run_each(_with_rows(match, "offset(id(r)) = row.c2 AND r.edge_id IS NULL DELETE r", rows))
-
-
 def link(database: Database, kind: str, pairs: Sequence[tuple[int, int]]) -> None:
     """Add links of one kind, as (turn, node)."""
     columns = [turn for turn, _ in pairs], [node for _, node in pairs]
@@ -172,6 +215,40 @@ def unlink(database: Database, kind: str, pairs: Sequence[tuple[int, int]]) -> N
 def _with_rows(match: str, rest: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     if rows:
         yield f"UNWIND $rows AS row {match} WHERE a.id = row.c0 AND b.id = row.c1 AND {rest}", rows
+
+
+def held_by_others(database: Database, ids: Collection[int], turns: Collection[int]) -> set[int]:
+    """Which of these nodes have an edge or a link that is not the source's. `turns`: the source's, by id there."""
+    if not ids:
+        return set()
+    kinds = [name for name, kind in catalog.tables(database).items() if kind == "REL"]
+    found: set[int] = set()
+    for kind in kinds:
+        where = reading.where("n.id", sorted(ids))
+        if kind == t.EDGE_TABLE:
+            query = f"MATCH (n:{t.NODE_TABLE})-[r:{kind}]-(:{t.NODE_TABLE}) WHERE {where} AND r.edge_id IS NULL"
+            found |= {row[0] for row in database.ask(f"{query} RETURN n.id")}
+        elif kind in t.LINK_TABLES:
+            query = f"MATCH (m:{t.TURN_TABLE})-[:{kind}]->(n:{t.NODE_TABLE}) WHERE {where} RETURN n.id, m.id"
+            found |= {node for node, turn in database.ask(query) if turn not in turns}
+        else:
+            query = f"MATCH (n:{t.NODE_TABLE})-[:{quoted(kind)}]-() WHERE {where} RETURN n.id"
+            found |= {row[0] for row in database.ask(query)}
+    return found
+
+
+def written_beyond(database: Database, table: Table, ids: Collection[int]) -> set[int]:
+    """Which rows have a value that is not its default in a column that the source lacks."""
+    name = TARGET_TABLES[table.name]
+    ours = {"id", "edge_id", *(column.target for column in table.columns)}
+    wrote = " OR ".join(each.is_written("n") for each in catalog.columns(database, name) if each.name not in ours)
+    if not ids or not wrote:
+        return set()
+    pattern, key = f"(n:{name})", "n.id"
+    if table.name == EDGES:
+        pattern, key = f"(:{t.NODE_TABLE})-[n:{name}]->(:{t.NODE_TABLE})", "n.edge_id"
+    query = f"MATCH {pattern} WHERE {reading.where(key, sorted(ids))} AND ({wrote}) RETURN {key}"
+    return {row[0] for row in database.ask(query)}
 
 
 def indexed(database: Database) -> bool:

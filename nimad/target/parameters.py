@@ -18,31 +18,52 @@ SLICE_ROWS = 200
 _Rows = list[dict[str, Any]]
 
 
-def inserts(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
-    """Statements that insert a batch, each with its rows."""
+def named(name: str, value: Any) -> tuple[str, Any]:
+    """A single parameter: how a query asks for it, and what it is given."""
+    return (f"decode(${name})", value.encode()) if isinstance(value, str) else (f"${name}", value)
+
+
+def inserts(into: Into, batch: Batch, nulls: Sequence[str] = ()) -> Iterator[tuple[str, _Rows]]:
+    """Statements that insert a batch, each with its rows. `nulls`: properties that are NULL in spite of a default."""
     for given, rows in _slices(batch):
         values = {index: _value(index, batch) for index in given}
-        named = zip(range(len(into.ends), len(batch.kinds)), into.properties, strict=True)
-        properties = ", ".join(f"{quoted(name)}: {values[index]}" for index, name in named if index in values)
-        braces = f" {{{properties}}}" if properties else ""
+        columns = zip(range(len(into.ends), len(batch.kinds)), into.properties, strict=True)
+        properties = [f"{quoted(name)}: {values[index]}" for index, name in columns if index in values]
+        properties += [f"{quoted(name)}: NULL" for name in nulls]
+        braces = f" {{{', '.join(properties)}}}" if properties else ""
         if into.ends:
-            start, end = into.ends
-            match = f"MATCH (a:{start}), (b:{end}) WHERE a.id = {values[0]} AND b.id = {values[1]}"
-            yield f"UNWIND $rows AS row {match} CREATE (a)-[:{into.table}{braces}]->(b)", rows
+            start, end = map(quoted, into.ends)
+            one, other = map(quoted, into.keys)
+            match = f"MATCH (a:{start}), (b:{end}) WHERE a.{one} = {values[0]} AND b.{other} = {values[1]}"
+            yield f"UNWIND $rows AS row {match} CREATE (a)-[:{quoted(into.table)}{braces}]->(b)", rows
         else:
-            yield f"UNWIND $rows AS row CREATE (:{into.table}{braces})", rows
+            yield f"UNWIND $rows AS row CREATE (:{quoted(into.table)}{braces})", rows
 
 
-def updates(into: Into, batch: Batch, *, nulls: bool = True) -> Iterator[tuple[str, _Rows]]:
-    """Statements that set the properties of nodes, whose ids are the batch's first column; also to NULL, unless not."""
+def updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
+    """Statements that set the properties of nodes, whose ids are the batch's first column; also to NULL."""
     for given, rows in _slices(batch):
-        changes = ", ".join(
-            f"n.{quoted(name)} = {_value(index, batch) if index in given else 'NULL'}"
-            for index, name in enumerate(into.properties)
-            if index and (nulls or index in given)
-        )
-        if changes:
-            yield f"UNWIND $rows AS row MATCH (n:{into.table}) WHERE n.id = row.c0 SET {changes}", rows
+        if changes := _changes("n", into.properties, batch, given, start=0):
+            yield f"UNWIND $rows AS row MATCH (n:{quoted(into.table)}) WHERE n.id = row.c0 SET {changes}", rows
+
+
+def edge_updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
+    """Statements that set the properties of edges; the batch's first columns are both ends and the edge's offset."""
+    start, end = map(quoted, into.ends)
+    match = f"MATCH (a:{start})-[r:{quoted(into.table)}]->(b:{end})"
+    where = "a.id = row.c0 AND b.id = row.c1 AND offset(id(r)) = row.c2"
+    for given, rows in _slices(batch):
+        if changes := _changes("r", into.properties, batch, given, start=3):
+            yield f"UNWIND $rows AS row {match} WHERE {where} SET {changes}", rows
+
+
+def _changes(name: str, properties: Sequence[str], batch: Batch, given: Sequence[int], *, start: int) -> str:
+    """The assignments of properties from the batch's columns, the first of which is at `start`; never to an `id`."""
+    return ", ".join(
+        f"{name}.{quoted(each)} = {_value(index, batch) if index in given else 'NULL'}"
+        for index, each in enumerate(properties, start)
+        if index
+    )
 
 
 def vector_bytes(values: Sequence[float]) -> bytes:

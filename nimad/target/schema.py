@@ -1,12 +1,15 @@
 """The target's tables: what the readers expect, and every further column of the source."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+from nimad.packages import OLD_MODULE
 from nimad.source.schema import (
     EDGE_KINDS,
     EDGES,
     LINKS,
+    NODE_DEFAULTS,
     NODE_KINDS,
     NODES,
     TARGET_TABLES,
@@ -24,8 +27,38 @@ TURN_TABLE = TARGET_TABLES[TURNS]
 EDGE_TABLE = TARGET_TABLES[EDGES]
 LINK_TABLES = tuple(LINKS.values())
 
-#: What a reader finds in a column that the source lacks, where that is not NULL.
-_DEFAULTS: Mapping[str, str] = {"recall_count": "DEFAULT 0"}
+#: What the agent's setup makes beside our tables, and its dream sync writes to: empty, SQLite's rows stay there.
+AGENT_TABLES: Mapping[str, str] = {
+    "InsightNode": (
+        "CREATE NODE TABLE InsightNode(id STRING PRIMARY KEY, content STRING, type STRING, confidence FLOAT, "
+        "sources STRING, domains STRING, timestamp STRING, importance FLOAT, validated BOOL)"
+    ),
+    "PatternNode": (
+        "CREATE NODE TABLE PatternNode(id STRING PRIMARY KEY, name STRING, description STRING, occurrences INT64, "
+        "domains STRING, examples STRING, first_seen STRING, last_seen STRING, strength DOUBLE)"
+    ),
+    "DreamNode": (
+        "CREATE NODE TABLE DreamNode(id STRING PRIMARY KEY, date STRING, narrative STRING, source_count INT64, "
+        "created_at STRING)"
+    ),
+    "ProtocolNode": (
+        "CREATE NODE TABLE ProtocolNode(id STRING PRIMARY KEY, name STRING, rule STRING, "
+        "domain STRING DEFAULT 'general', priority INT64 DEFAULT 3, trigger_keywords STRING DEFAULT '[]', "
+        "active INT64 DEFAULT 1, created_at STRING, updated_at STRING)"
+    ),
+    "derived_from": (
+        f"CREATE REL TABLE derived_from(FROM InsightNode TO {NODE_TABLE}, FROM DreamNode TO {NODE_TABLE})"
+    ),
+    "governs": f"CREATE REL TABLE governs(FROM ProtocolNode TO {NODE_TABLE})",
+}
+
+
+#: Those of them that are made with 0.15.3, one try after the other.
+_FEWER: Sequence[Sequence[str]] = (
+    ("InsightNode", "PatternNode", "DreamNode", "derived_from"),
+    ("InsightNode",),
+    (),
+)
 
 
 @dataclass(frozen=True)
@@ -56,12 +89,24 @@ def tables(schema: Schema) -> list[TargetTable]:
     return made + [_edge_table(name, TURN_TABLE, {}) for name in LINK_TABLES]
 
 
-def create(database: Database, schema: Schema) -> None:
-    """Make the tables that are not there yet."""
+def agent_tables(engine: str, rebuilds: int) -> Sequence[str]:
+    """Which of the agent's own tables are made beside ours, the more often a file was begun anew the fewer.
+
+    All but for 0.15.3, which lists free pages twice depending on how many tables there are (`counting.frees_twice`):
+    with all of them it always did.
+    """
+    if engine != OLD_MODULE:
+        return tuple(AGENT_TABLES)
+    return _FEWER[min(rebuilds, len(_FEWER) - 1)]
+
+
+def create(database: Database, schema: Schema, agents: Sequence[str] = ()) -> None:
+    """Make the tables that are not there yet, and these of the agent's own."""
     present = {row[0] for row in database.ask("CALL show_tables() RETURN name")}
-    for table in tables(schema):
-        if table.name not in present:
-            database.run(table.statement)
+    statements = {table.name: table.statement for table in tables(schema)}
+    for name, statement in (statements | {name: AGENT_TABLES[name] for name in agents}).items():
+        if name not in present:
+            database.run(statement)
 
 
 def differences(database: Database, schema: Schema) -> list[str]:
@@ -93,15 +138,22 @@ def _type(kind: Kind, dimension: int) -> str:
 
 
 def _node_table(name: str, columns: Mapping[str, str]) -> TargetTable:
-    parts = ", ".join(["id INT64 PRIMARY KEY", *_declarations(columns)])
+    defaults = NODE_DEFAULTS if name == NODE_TABLE else {}
+    parts = ", ".join(["id INT64 PRIMARY KEY", *_declarations(columns, defaults)])
     return TargetTable(name, {"id": "INT64", **columns}, f"CREATE NODE TABLE {name}({parts})")
 
 
 def _edge_table(name: str, start: str, columns: Mapping[str, str]) -> TargetTable:
-    parts = ", ".join([f"FROM {start} TO {NODE_TABLE}", *_declarations(columns)])
+    parts = ", ".join([f"FROM {start} TO {NODE_TABLE}", *_declarations(columns, {})])
     return TargetTable(name, columns, f"CREATE REL TABLE {name}({parts})")
 
 
-def _declarations(columns: Mapping[str, str]) -> Iterator[str]:
+def _declarations(columns: Mapping[str, str], defaults: Mapping[str, Any]) -> Iterator[str]:
     for name, kind in columns.items():
-        yield f"{quoted(name)} {kind} {_DEFAULTS.get(name, '')}".rstrip()
+        default = f" DEFAULT {literal(defaults[name])}" if name in defaults else ""
+        yield f"{quoted(name)} {kind}{default}"
+
+
+def literal(value: Any) -> str:
+    """A number or a truth value in Cypher."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -4,17 +4,18 @@ from typing import Any
 
 from nimad.target import schema as t
 from nimad.target.database import Database
+from nimad.target.parameters import named
 
 _COLUMNS = "n.id, n.layer, n.who, n.text, n.summary"
 
 
 def text(database: Database, question: str, limit: int) -> dict[str, Any]:
     """Newest memories whose text or summary contains `question`."""
-    wanted = "decode($question)"  # a text that looks like JSON is no text to engines up to 0.15.3
+    wanted, given = named("question", question)
     rows = database.ask(
         f"MATCH (n:{t.NODE_TABLE}) WHERE n.text CONTAINS {wanted} OR n.summary CONTAINS {wanted} "
         f"RETURN {_COLUMNS} ORDER BY n.timestamp DESC, n.id DESC LIMIT {limit}",
-        question=question.encode(),
+        question=given,
     )
     return {"hits": [_hit(row) for row in rows]}
 

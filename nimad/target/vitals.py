@@ -1,6 +1,9 @@
 """Vital figures of a target, as those of its source."""
 
-from nimad.source.vitals import CONTRIBUTORS, Vitals, finite, named
+from collections.abc import Mapping
+
+from nimad.source.schema import EDGES, NODES, TURNS
+from nimad.source.vitals import CONTRIBUTORS, Above, Vitals, finite, named
 from nimad.target import schema as t
 from nimad.target.database import Database
 
@@ -8,8 +11,11 @@ from nimad.target.database import Database
 _KEY_INDEX = "HASH"
 
 
-def of(database: Database, since_ms: int) -> Vitals | None:
-    """The figures of an open file, `recent` from `since_ms` on; None where it has no memories' table."""
+def of(database: Database, since_ms: int, bounds: Mapping[str, int]) -> Vitals | None:
+    """The figures of an open file, `recent` from `since_ms` on; None where it has no memories' table.
+
+    `bounds`: by the source's table, the highest id that was migrated.
+    """
     tables = sorted(str(row[0]) for row in database.ask("CALL show_tables() RETURN name"))
     if t.NODE_TABLE not in tables:
         return None
@@ -22,7 +28,7 @@ def of(database: Database, since_ms: int) -> Vitals | None:
     row = database.ask(
         f"MATCH (n:{t.NODE_TABLE}) RETURN count(*), count({column('embedding', 'CAST(NULL AS STRING)')}), "
         f"sum(CASE WHEN {moment} >= {since_ms} THEN 1 ELSE 0 END), min({moment}), max({moment}), "
-        f"avg({column('fe_score', 'CAST(NULL AS DOUBLE)')})"
+        f"avg({column('fe_score', 'CAST(NULL AS DOUBLE)')}), count({column('is_ghost', 'n.id')})"
     )[0]
     text, vectors = _indices(database)
     return Vitals(
@@ -39,6 +45,28 @@ def of(database: Database, since_ms: int) -> Vitals | None:
         tables=tables,
         full_text_index=text,
         vector_index=vectors,
+        hidden=row[0] - row[6],
+        above=_above(database, bounds, tables, columns),
+    )
+
+
+def _above(database: Database, bounds: Mapping[str, int], tables: list[str], columns: set[str]) -> Above:
+    """The figures of what the agent, or whoever it was, added to the file. Edges of the agent's have no id."""
+    if NODES not in bounds:
+        return Above()
+    where = f"WHERE n.id > {int(bounds[NODES])}"
+    embedding = "n.embedding" if "embedding" in columns else "CAST(NULL AS STRING)"
+    row = database.ask(f"MATCH (n:{t.NODE_TABLE}) {where} RETURN count(*), count({embedding})")[0]
+    turns, edges = (
+        f"(n:{t.TURN_TABLE}) WHERE n.id > ",
+        f"()-[n:{t.EDGE_TABLE}]->() WHERE n.edge_id IS NULL OR n.edge_id > ",
+    )
+    return Above(
+        nodes=row[0],
+        turns=_count(database, t.TURN_TABLE, f"{turns}{int(bounds[TURNS])}", tables) if TURNS in bounds else 0,
+        edges=_count(database, t.EDGE_TABLE, f"{edges}{int(bounds[EDGES])}", tables) if EDGES in bounds else 0,
+        embeddings=row[1],
+        layers=_groups(database, "layer", columns, where=where),
     )
 
 
@@ -46,12 +74,13 @@ def _count(database: Database, table: str, pattern: str, tables: list[str]) -> i
     return int(database.ask(f"MATCH {pattern} RETURN count(*)")[0][0]) if table in tables else 0
 
 
-def _groups(database: Database, name: str, columns: set[str], limit: str = "") -> dict[str, int]:
+def _groups(database: Database, name: str, columns: set[str], limit: str = "", where: str = "") -> dict[str, int]:
     if name not in columns:
         return {}
     return named(
         database.ask(
-            f"MATCH (n:{t.NODE_TABLE}) RETURN n.{name} AS value, count(*) AS rows ORDER BY rows DESC, value {limit}"
+            f"MATCH (n:{t.NODE_TABLE}) {where} "
+            f"RETURN n.{name} AS value, count(*) AS rows ORDER BY rows DESC, value {limit}"
         )
     )
 
