@@ -56,6 +56,8 @@ def _prepare(module: str) -> Callable[[Job], dict[str, Any]]:
         except JobError as error:
             return {**_failed(error.failure, error), **error.facts}
         except SourceError as error:
+            if isinstance(error.__cause__, MemoryError):  # of this process: fewer rows may do
+                return _failed(Failure.UNEXPECTED, error.__cause__)
             failure = Failure.BUSY if isinstance(error, SourceBusyError) else Failure.SOURCE
             return {**_failed(failure, error), "exit_code": int(error.exit_code)}
         except UnopenedError as error:

@@ -39,7 +39,7 @@ class Candidates:
 
 
 def search(job: Job, notes: Notebook, lacking: Keys) -> Candidates:
-    """Find them. `lacking`: noted rows that the target does not have."""
+    """Find them. `lacking`: noted rows that the target lost."""
     source, asked = SourceFile(job.source_path()), job.late or Late()
     suspects = {table.name: {*lacking.get(table.name, ()), *asked.again.get(table.name, ())} for table in _tables(job)}
     strays: list[Reject] = []
@@ -69,12 +69,8 @@ def _unlike(job: Job, source: SourceFile, table: Table, notes: Notes) -> set[int
     size = job.chunk_rows, job.chunk_bytes
     while chunk := source.read(lambda c, after=after: late.changed(c, table, after, size)):  # type: ignore[misc]
         after, rows = chunk
-        found.update(key for key, digest in rows if _is_news(notes, key, digest))
+        found.update(key for key, digest in rows if notes.is_news(key, digest))
     return found
-
-
-def _is_news(notes: Notes, key: int, digest: bytes) -> bool:
-    return digest != notes.aside.get(key, notes.digests.get(key))
 
 
 def _at_one_moment(
@@ -98,7 +94,7 @@ def _at_one_moment(
         if table.name != NODES:
             ids[table.name] |= late.referring(connection, table, [*nodes, *gone.get(NODES, ())])
         if table.name == TURNS:
-            ids[TURNS] |= {key for key, digest in late.recent(connection, table) if _is_news(notes[TURNS], key, digest)}
+            ids[TURNS] |= {key for key, digest in late.recent(connection, table) if notes[TURNS].is_news(key, digest)}
     _add(gone, NODES, replaced)
     if TURNS in ids:
         _add(gone, TURNS, _replaced(connection, job, notes, TURNS, ids[TURNS]))
@@ -143,5 +139,5 @@ def _left(connection: sqlite3.Connection, job: Job, notes: Notebook, table: Tabl
     if table.name not in identity.COLUMNS:
         return sorted(left.keys() - source_rows.read_keys(connection, table))
     now = _naturals(connection, job, table.name, list(left))
-    there = {key for key, its in now.items() if identity.is_marked(table.name, its, left[key][1])}
-    return sorted(key for key, (_, mark) in left.items() if mark and key not in there)
+    there = {key for key, its in now.items() if identity.is_marked(table.name, its, left[key].mark)}
+    return sorted(key for key, each in left.items() if each.mark and key not in there)

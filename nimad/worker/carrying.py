@@ -16,20 +16,21 @@ from typing import Any, Self, TextIO
 
 from nimad.source.rows import json_row
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Kind, Table
-from nimad.target import reading
+from nimad.target import catalog, reading
 from nimad.target import schema as t
 from nimad.target.into import quoted
 from nimad.worker.comparing import Comparison, has_value
 from nimad.worker.comparison import RECALLED, Listed
 from nimad.worker.differences import Difference
+from nimad.worker.ledger import check_of
+from nimad.worker.three_way import CUT, MARKS
 
 #: Rows that are read at the same time; each may have a long text and an embedding.
 _ROWS = 200
-#: Characters of a memory that an example shows.
-_SHOWN = 60
 
 _CONFLICT = "SQLite has another value, and nothing tells which of the two is newer"
 _MORE_LINKS = "it has more than one link of this kind, and SQLite has one column for it"
+_NO_MARK = "the agent merged it into another, and SQLite has no column that says so"
 _NO_TABLE = "SQLite has no table for it"
 
 
@@ -154,29 +155,44 @@ class Carrying:
         for part in _parts(list(self._compared.tables[table.name].differences())):
             ids = [each.at for each in part]
             rows, links = self._rows(table, ids), self._links(table, ids)
-            here = self._compared.ends(table, [each.key for each in part])
+            keys = [each.key for each in part]
+            ends, values = self._compared.ends(table, keys), self._compared.here(table, keys)
             for each in part:
                 drawn = links.get(each.at, {})
-                for end, node in here.get(each.key, {}).items():
+                for end, node in ends.get(each.key, {}).items():
                     if node in drawn.get(end, ()):  # SQLite has this one already, and a column has room for one
                         self._keep_links(each.at, {end: [node, *(other for other in drawn[end] if other != node)]})
                         del drawn[end]
                 if each.at in rows:
-                    self._change(table, each, rows[each.at][0], drawn)
+                    row, beyond = rows[each.at]
+                    # A ghost's text is a note of the merge: in SQLite, without the mark, it would be the memory's.
+                    merged = {name: row.pop(name) for name in sorted(CUT & each.columns) if beyond.get("is_ghost")}
+                    if merged:
+                        self._keep(table.name, each.key, merged, _NO_MARK)
+                    self._change(table, each, (values.get(each.key, {}), row), drawn)
 
     def _change(
-        self, table: Table, each: Difference, row: Mapping[str, Any], links: Mapping[str, Sequence[int]]
+        self,
+        table: Table,
+        each: Difference,
+        sides: tuple[Mapping[str, Any], Mapping[str, Any]],
+        links: Mapping[str, Sequence[int]],
     ) -> None:
+        here, row = sides
+        base = self._compared.noted(table.name).base(each.key)
         names = {column.target: column.name for column in table.columns}
+        computed = {column.target for column in table.columns if column.is_computed}
         columns: dict[str, Any] = {}
         ends: dict[str, Any] = {}
         conflict: dict[str, Any] = {}
-        for name in sorted(each.columns):
+        for name in sorted(each.columns - computed):
             there = links.get(name) if name in links else row.get(name)
             if there is None or there == []:
                 continue  # a NULL of the target takes nothing away
-            if not _is_newer(each, name):
-                if name not in RECALLED or not each.side:
+            if not _is_newer(each, name, (here.get(name), there), base):
+                if base is not None and name not in each.undecided and base.get(name) == check_of(there):
+                    continue  # SQLite alone changed it
+                if name not in RECALLED or not (each.side or name in MARKS):
                     conflict[name] = there
             elif name in links:
                 ends[name] = self._reference(links[name][0])
@@ -200,8 +216,8 @@ class Carrying:
         for table, columns in self._fit.beyond.items():
             key = fitting_key(table, keyed=self._fit.keyed)
             pattern = f"()-[n:{t.EDGE_TABLE}]->()" if table == EDGES else f"(n:{TARGET_TABLES[table]})"
-            for name in columns if key else ():
-                query = f"MATCH {pattern} WHERE {has_value(name)} RETURN n.{key}, n.{quoted(name)}"
+            for name, kind in columns.items() if key else ():
+                query = f"MATCH {pattern} WHERE {has_value(table, name, kind)} RETURN n.{key}, n.{quoted(name)}"
                 for at, value in self._database.ask(query):
                     known = at if table == EDGES else self._keys[table].get(at)
                     if known is not None:
@@ -209,7 +225,7 @@ class Carrying:
 
     def _keep_others(self) -> None:
         """Rows of tables that are none of ours."""
-        kinds = {str(name): str(kind) for name, kind in self._database.ask("CALL show_tables() RETURN name, type")}
+        kinds = catalog.tables(self._database)
         for table in self._compared.others():
             for number, (row, *ends) in enumerate(self._everything(table, kinds[table]), start=1):
                 self._keep(table, number, {**row, **dict(zip(("from", "to"), ends, strict=False))}, _NO_TABLE)
@@ -229,7 +245,7 @@ class Carrying:
         """By id: the values of the columns that SQLite has, and those of others."""
         names = [column.target for column in table.columns]
         kinds = [Kind.INT64, *(column.kind for column in table.columns)]
-        beyond = [] if table.name == EDGES else list(self._fit.beyond[table.name])
+        beyond = {} if table.name == EDGES else self._fit.beyond[table.name]
         listed = ", ".join(map(str, ids))
         if table.name == EDGES:
             found = zip(*reading.edges(self._database, self._fit.schema, ids), strict=True) if ids else ()
@@ -239,8 +255,9 @@ class Carrying:
         columns = self._database.columns(f"{match} RETURN {wanted}", kinds)
         rows = {key: dict(zip(names, values, strict=True)) for key, *values in zip(*columns, strict=True)}
         others: dict[int, dict[str, Any]] = {}
-        for name in beyond:
-            for key, value in self._database.ask(f"{match} AND {has_value(name)} RETURN n.id, n.{quoted(name)}"):
+        for name, kind in beyond.items():
+            having = f"{match} AND {has_value(table.name, name, kind)}"
+            for key, value in self._database.ask(f"{having} RETURN n.id, n.{quoted(name)}"):
                 others.setdefault(key, {})[name] = value
         return {key: (row, others.get(key, {})) for key, row in rows.items()}
 
@@ -263,11 +280,17 @@ def fitting_key(table: str, *, keyed: bool) -> str:
     return "edge_id" if keyed else ""
 
 
-def _is_newer(each: Difference, name: str) -> bool:
-    """Whether the target's value is known to be newer than SQLite's."""
+def _is_newer(each: Difference, name: str, sides: tuple[Any, Any], base: Mapping[str, bytes] | None) -> bool:
+    """Whether the target's value is newer than SQLite's for sure, or the stronger mark. `sides`: SQLite's first."""
+    here, there = sides
     if name in each.filled:
         return True
-    return each.side == "there" if name in RECALLED else bool(each.unmoved)
+    decided = name not in each.undecided  # else the ledger has SQLite's value, which the target never had
+    if decided and base is not None and name in base and base[name] == check_of(here):
+        return True
+    if name in MARKS:
+        return bool(there > (here or 0))
+    return each.side == "there" if name in RECALLED else decided and bool(each.unmoved)
 
 
 def _kept(beyond: Mapping[str, Any]) -> dict[str, Any]:
@@ -280,8 +303,6 @@ def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _example(row: Mapping[str, Any]) -> str:
-    """A row in one line."""
-    named = [str(row[name]) for name in ("layer", "turn_id") if row.get(name)]
-    text = " ".join(str(row.get("text") or row.get("summary") or "").split())
-    shown = f"{text[:_SHOWN]}{'…' if len(text) > _SHOWN else ''}"
-    return f"{', '.join(named)}{f': {shown}' if shown else ''}"
+    """A row in one line, without its text."""
+    text = str(row.get("text") or row.get("summary") or "")
+    return f"a text of {len(text):,} characters" if text else ""

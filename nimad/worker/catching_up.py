@@ -5,7 +5,7 @@ sees all of a turn or nothing. What is equal already is not written again, so do
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
 from types import ModuleType
@@ -18,9 +18,8 @@ from nimad.source.losses import deleted_in_passing
 from nimad.source.rows import Rows
 from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
 from nimad.target import counting, merging, vectors
-from nimad.target import schema as target_schema
 from nimad.target.database import Database, open_database
-from nimad.worker import candidates, identity, ledger, quarantine
+from nimad.worker import candidates, columns, identity, ledger, quarantine
 from nimad.worker.candidates import Candidates, Keys, Notebook
 from nimad.worker.job import Job, Late
 from nimad.worker.ledger import Notes
@@ -33,15 +32,14 @@ LOG_LIMIT = 2 * 1024**2
 Facts = dict[str, Any]
 
 
-class OtherColumnsError(Exception):
-    """The target's tables are not those that the source's rows need."""
-
-
 def catch_up(job: Job, module: ModuleType) -> Facts:
     """Bring what is new, changed or gone to the target; without anything of it, the target is not even opened."""
     asked, path = job.late or Late(), Path(job.ledger)
-    notes = ledger.read_notes(path) if job.ledger else {table: Notes() for table in TARGET_TABLES}
-    lacking = _lacking(job, module, notes) if asked.thorough and job.ledger else {}
+    notes, noted = ledger.read_notes(path), ledger.exists(path)
+    lacking: Keys = {}
+    if asked.thorough and noted:
+        job, lacking = _compared(job, module, notes)
+        asked = job.late or asked
     found = candidates.search(job, notes, lacking)
     if found.damage:
         return {"refused": "damaged", "why": found.damage}
@@ -49,9 +47,20 @@ def catch_up(job: Job, module: ModuleType) -> Facts:
         return {"refused": "shrunk", **shrunk}
     if found.nothing and not found.strays and (asked.keep_log or not has_log(job.target_path())):
         return {"opened": False, "since": found.since}
+    return {"since": found.since, **_brought(job, module, found, notes, noted=noted)}
+
+
+def _brought(job: Job, module: ModuleType, found: Candidates, notes: Notebook, *, noted: bool) -> Facts:
+    """Open the target, and bring what was found."""
     with open_database(module, job.target_path(), limits_of(job)) as database:
-        if differences := target_schema.differences(database, job.needs()):
-            raise OtherColumnsError("; ".join(differences))
+        if counting.frees_twice(database):
+            database.leave_no_log()
+            return {"refused": "free pages"}
+        schema, unfit = columns.settle(database, job.needs(), SourceFile(job.source_path()))
+        if unfit:
+            database.leave_no_log()
+            return {"refused": "columns", "columns": [asdict(each) for each in unfit]}
+        job = replace(job, schema=schema)
         indexed = merging.indexed(database)
         if indexed:
             try:
@@ -59,27 +68,45 @@ def catch_up(job: Job, module: ModuleType) -> Facts:
             except RuntimeError as error:
                 database.leave_no_log()
                 return {"refused": "extension", "why": " ".join(str(error).split())}
-        merge = Merge(job, database, notes, indexed=indexed)
+        merge = Merge(job, database, notes, noted=noted, indexed=indexed)
         merge.rejects += found.strays
         _apply(job, merge, found)
         counts = counting.count(database)
-        _close(job, database, keep=asked.keep_log and not indexed)
+        _close(job, database, keep=(job.late or Late()).keep_log and not indexed)
     rejected = quarantine.add(Path(job.quarantine), merge.rejects)
-    for table, aside in merge.aside.items():
-        if job.ledger:
-            ledger.note(path, table, Notes(aside=aside))
+    aside = [ledger.packed_aside(table, rows) for table, rows in merge.aside.items()]
+    ledger.append(Path(job.ledger), b"".join(aside))
     return {
         "opened": True,
-        "since": found.since,
         "rejected": rejected,
         "aside": {table: sorted(rows) for table, rows in merge.aside.items()},
+        "dimension": schema.dimension,
         "counts": {name: asdict(count) for name, count in counts.items()},
         **merge.to_json(),
     }
 
 
+def _compared(job: Job, module: ModuleType, notes: Notebook) -> tuple[Job, Keys]:
+    """See which noted rows the target lacks: the agent took them out, or the target lost what had been brought.
+
+    What the agent took out is noted, and stays out unless SQLite changes it. More than an agent takes out in passing is
+    an older copy of the target, or a log that is gone: then everything is compared, and brought again.
+    """
+    asked, lacking = job.late or Late(), _lacking(job, module, notes)
+    lost = asked.distrust or any(
+        len(keys) > deleted_in_passing(len(notes[table].digests)) for table, keys in lacking.items()
+    )
+    if lost:
+        return replace(job, late=replace(asked, distrust=True)), lacking
+    absent = {table: {key: notes[table].digests[key] for key in keys} for table, keys in lacking.items()}
+    ledger.append(Path(job.ledger), b"".join(ledger.packed_aside(table, {}, rows) for table, rows in absent.items()))
+    for table, rows in absent.items():
+        notes[table].leave_out(rows)
+    return job, {}
+
+
 def _lacking(job: Job, module: ModuleType, notes: Notebook) -> Keys:
-    """Noted rows that the target does not have, or another's under their ids: the ledger is not believed over it."""
+    """Noted rows that the target does not have, or another's under their ids."""
     found: Keys = {}
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         for table, target in TARGET_TABLES.items():
@@ -121,10 +148,13 @@ def _apply(job: Job, merge: Merge, found: Candidates) -> None:
 
 
 def _write(job: Job, merge: Merge) -> None:
-    """One transaction. What it is to add is noted before."""
-    for table, rows in merge.plans.items():
-        if job.ledger:
-            ledger.plan(Path(job.ledger), table, rows)
+    """One transaction. What it is to add, and what gives way, is noted before."""
+    quarantine.add(Path(job.conflicts), merge.conflicts)
+    merge.conflicts = []
+    table = job.needs().table
+    plans = [ledger.packed_plans(table(name), rows) for name, rows in merge.plans.items()]
+    plans += [ledger.packed_changes(table(name), rows) for name, rows in merge.changes.items()]
+    ledger.append(Path(job.ledger), b"".join(plans))
     with merge.database.transaction():
         merge.write()
 

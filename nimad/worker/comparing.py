@@ -17,13 +17,24 @@ from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.ranges import LAST_KEY
 from nimad.source.rows import Judged, Reject, Rows
-from nimad.source.schema import EDGES, LINKS, NODE_KINDS, NODES, TARGET_TABLES, TURN_KINDS, TURNS, Kind, Table
+from nimad.source.schema import (
+    EDGES,
+    LINKS,
+    NODE_DEFAULTS,
+    NODE_KINDS,
+    NODES,
+    TARGET_TABLES,
+    TURN_KINDS,
+    TURNS,
+    Kind,
+    Table,
+)
 from nimad.source.schema import quoted as quoted_in_sql
-from nimad.target import loading, merging, reading
+from nimad.target import catalog, loading, merging, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 from nimad.target.into import quoted
-from nimad.worker import fitting, identity, ledger, pairing
+from nimad.worker import fitting, identity, judging, ledger, pairing
 from nimad.worker.differences import Compared, Difference
 from nimad.worker.edges import Edges
 from nimad.worker.identity import COLUMNS, Natural
@@ -62,6 +73,13 @@ class Comparison:
             "others": self.others(),
         }
 
+    def here(self, table: Table, keys: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """SQLite's converted values by key and column, without the ends."""
+        rows = self._source.read(lambda c: source_rows.read_ids(c, table, keys))
+        judged = source_rows.judge(rows, self.fit.schema)
+        columns = dict(zip((column.target for column in table.columns), judged.columns[len(table.ends) :], strict=True))
+        return {key: {name: column[at] for name, column in columns.items()} for at, key in enumerate(judged.rows.keys)}
+
     def ends(self, table: Table, keys: Sequence[int]) -> dict[int, dict[str, int]]:
         """The nodes at the ends of turns of SQLite, by the target's ids, as far as it has them."""
         if table.name != TURNS:
@@ -89,7 +107,7 @@ class Comparison:
             )
         for rows in self._chunks(table):
             here.update(rows.keys)
-            judged = source_rows.judge(rows, self.fit.schema, self.job.isolated_of(table.name))
+            judged = judging.judged(self.job, rows, self.fit.schema)
             self._set_aside(table, judged.rejects)
             if edges is not None:
                 self._compare_edges(judged, edges)
@@ -98,7 +116,7 @@ class Comparison:
         strays = self._source.read(lambda c: source_rows.read_strays(c, table))
         self._set_aside(table, source_rows.judge_strays(strays))
         if table.name == NODES:
-            self._nodes = here - {key for key, part in found.aside if not part.startswith("embedding: ")}
+            self._nodes = here - found.whole
         if edges is None:
             own, known = set(found.pairs.values()), self.noted(table.name).target_ids()
             found.extra = [(at, "was in SQLite once" if at in known else "") for at in sorted(there.keys() - own)]
@@ -121,7 +139,7 @@ class Comparison:
         rows = self._source.read(
             lambda c: late.columns(c, table, COLUMNS[table.name], sorted(source_rows.read_keys(c, table)))
         )
-        return {key: _natural(table, values) for key, values in rows.items()}
+        return {key: identity.of_source(table, values) for key, values in rows.items()}
 
     def _naturals_there(self, table: Table) -> dict[int, Natural]:
         if not self.fit.has(table.name):
@@ -157,21 +175,23 @@ class Comparison:
             if reject.part == "row" and key in found.pairs:  # it could be represented once, and stays as it was
                 nothing: frozenset[str] = frozenset()
                 found.since_here.append(Difference(key, found.pairs[key], nothing, nothing, note=reject.reason))
-            else:
-                named = reject.part == "row" or reject.reason.startswith(f"{reject.part}: ")
-                part = "" if named else f"{reject.part}: "
-                found.aside.append((key, f"{part}{reject.reason}"))
+                continue
+            if reject.part == "row":
+                found.whole.add(key)
+            found.aside.append((key, reject.reason))
 
     def _miss(self, table: str, key: int) -> None:
         """Note a row that the target does not have."""
         found, bound = self.tables[table], self.job.bounds.get(table)
         if (why := self.job.quarantined.get(table, {}).get(key)) is not None:
+            found.whole.add(key)
             found.aside.append((key, why))
         elif bound is not None and key > bound:
             found.late.append((key, ""))
         else:
-            was = "is gone from the target" if key in self.noted(table).digests else ""
-            found.lacking.append((key, was))
+            was_there = key in self.noted(table).digests
+            found.gone += was_there
+            found.lacking.append((key, "is gone from the target" if was_there else ""))
 
     # Rows that both have
 
@@ -183,7 +203,7 @@ class Comparison:
                 self._miss(table.name, key)
         judged = loading.select(judged, [key in pairs for key in judged.rows.keys])
         ids = [pairs[key] for key in judged.rows.keys]
-        unlike = merging.differing(self.database, self.fit.schema, self._narrowed(judged), ids, nulls=True)
+        unlike = merging.differing(self.database, self.fit.schema, self._narrowed(judged), ids)
         columns = {judged.rows.keys[p]: names for p, names in unlike.items()}
         filled = {judged.rows.keys[p]: _empty(judged, p) & names for p, names in unlike.items()}
         if table.name == TURNS:
@@ -228,9 +248,11 @@ class Comparison:
         recalls = self._recalls(table, [each for each in differences if each.recalled])
         lists = {"here": found.since_here, "there": found.since_there}
         for difference in differences:
-            each = replace(difference, unmoved=still.get(difference.key))
+            undecided = self.noted(table.name).undecided.get(difference.key, frozenset())
+            each = replace(difference, unmoved=still.get(difference.key), undecided=undecided)
             if each.recalled:  # where the moments do not tell, the target was written to if SQLite was not
-                each = replace(each, side=recalls.get(each.key) or ("there" if each.unmoved else ""))
+                written = each.unmoved and not each.recalled & undecided
+                each = replace(each, side=recalls.get(each.key) or ("there" if written else ""))
             side = "there" if not each.recalled else each.side
             lists.get("" if each.essential else side, found.differing).append(each)
 
@@ -311,8 +333,8 @@ class Comparison:
         """How many values the target has in columns that SQLite lacks."""
         found: dict[str, dict[str, int]] = {}
         for table, columns in self.fit.beyond.items():
-            for name in columns:
-                values = count(self.database, TARGET_TABLES[table], has_value(name))
+            for name, kind in columns.items():
+                values = count(self.database, TARGET_TABLES[table], has_value(table, name, kind))
                 if values:
                     found.setdefault(TARGET_TABLES[table], {})[name] = values
         return found
@@ -322,20 +344,23 @@ class Comparison:
         ours = self.fit.schema.tables()
         known = {TARGET_TABLES[table.name] for table in ours}
         known |= set(t.LINK_TABLES) if self.fit.schema.turns is not None else set()
-        theirs = sorted(table for table in self.fit.present - known if not table.startswith("_"))  # an index's begin so
+        theirs = sorted(self.fit.present - known - catalog.of_indexes(self.database))
         found = {table: count(self.database, table) for table in theirs}
         return {table: rows for table, rows in found.items() if rows}
 
 
-def has_value(column: str) -> str:
+def has_value(table: str, column: str, kind: str) -> str:
     """A condition for rows that have a value in a column which SQLite lacks, and not just its default."""
     name = f"n.{quoted(column)}"
-    return f"{name} IS NOT NULL" + (f" AND {name} <> 0" if column == "recall_count" else "")
+    default = NODE_DEFAULTS.get(column) if table == NODES else None
+    # Cast, for a column of 32 bits holds another 0.01.
+    beside = "" if default is None else f" AND {name} <> CAST({t.literal(default)} AS {kind})"
+    return f"{name} IS NOT NULL{beside}"
 
 
 def count(database: Database, table: str, condition: str = "true") -> int:
     """Rows of a table of nodes or of relationships."""
-    kinds = {str(name): str(kind) for name, kind in database.ask("CALL show_tables() RETURN name, type")}
+    kinds = catalog.tables(database)
     pattern = f"()-[n:{quoted(table)}]->()" if kinds.get(table) == "REL" else f"(n:{quoted(table)})"
     return int(database.ask(f"MATCH {pattern} WHERE {condition} RETURN count(*)")[0][0])
 
@@ -351,19 +376,8 @@ def _empty(judged: Judged, position: int) -> set[str]:
     return {
         column.target
         for index, column in enumerate(judged.rows.table.columns)
-        if judged.columns[skip + index][position] is None
+        if judged.is_null(position, skip + index)
     }
-
-
-def _natural(table: Table, values: Sequence[Any]) -> Natural:
-    """What a row of SQLite is, as far as its values are any that a target has."""
-    if (its := identity.of_source(table, values)) is not None:
-        return its
-    single = [None] * len(values)
-    parts = [
-        identity.of_source(table, [*single[:at], value, *single[at + 1 :]]) or single for at, value in enumerate(values)
-    ]
-    return tuple(part[at] for at, part in enumerate(parts))
 
 
 def _moment(row: Sequence[Any] | None) -> int:

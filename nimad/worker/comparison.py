@@ -45,8 +45,11 @@ class TableCompared:
     since_here: Listed = field(default_factory=Listed)  # recalled in SQLite since
     since_there: Listed = field(default_factory=Listed)  # recalled, or filled in, in the target since
     extra: Listed = field(default_factory=Listed)  # rows that only the target has
+    by_target: int = 0  # of those that lack or differ: by the ledger, the target alone was written to
+    by_source: int = 0  # of those that differ: SQLite was
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TableCompared":
         lists = {name: Listed.from_json(value) for name, value in data.items() if isinstance(value, dict)}
-        return cls(rows=data["rows"], there=data["there"], same=data["same"], renamed=data["renamed"], **lists)
+        counts: dict[str, Any] = {name: value for name, value in data.items() if isinstance(value, int)}
+        return cls(**counts | lists)

@@ -15,10 +15,10 @@ from nimad.source.rows import Judged
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS
 from nimad.target import counting, loading, merging, reading
 from nimad.target.database import Database, open_database
-from nimad.worker import identity, ledger
+from nimad.worker import identity, judging, ledger
 from nimad.worker.candidates import ROWS
 from nimad.worker.job import Applied, Job
-from nimad.worker.ledger import Notes
+from nimad.worker.ledger import Entry, Notes
 from nimad.worker.limits import limits_of
 
 
@@ -26,11 +26,11 @@ from nimad.worker.limits import limits_of
 class _Found:
     """By source table: rows that are there; that are not, or otherwise; that the source changed meanwhile."""
 
-    there: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    there: dict[str, dict[int, Entry]] = field(default_factory=dict)
     missing: dict[str, list[int]] = field(default_factory=dict)
     moved: dict[str, list[int]] = field(default_factory=dict)
     removed: dict[str, list[int]] = field(default_factory=dict)
-    marks: dict[str, dict[int, bytes]] = field(default_factory=dict)
+    forgotten: Mapping[str, Sequence[int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ class _Known:
 def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
     """Look for every row of `job.applied`, and note in the ledger what is there."""
     applied, path, found = job.applied or Applied(), Path(job.ledger), _Found()
-    notes = ledger.read_notes(path) if job.ledger else {}
-    aliases = {t: _aliases(notes.get(t, Notes()), applied, t) for t in TARGET_TABLES}
+    notes = ledger.read_notes(path)
+    aliases = {t: _aliases(notes[t], applied, t) for t in TARGET_TABLES}
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         there = merging.keys(database, TARGET_TABLES[NODES])
-        noted = {*(notes[NODES].digests if notes else ()), *applied.digests.get(NODES, ())}
+        noted = {*notes[NODES].digests, *applied.digests.get(NODES, ())}
         known = _Known(aliases, frozenset(key for key in noted if aliases[NODES].get(key, key) in there))
         ignored = {"embedding"} if merging.indexed(database) else set()
         for table, rows in applied.digests.items():
@@ -62,15 +62,12 @@ def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
             # What was added since may have the id of what went.
             left = merging.keys(database, TARGET_TABLES[table])
             left -= {known.of(table, key) for key in applied.digests.get(table, ())}
-            before = notes[table] if notes else Notes()
-            gone = [key for key in listed if before.id_of(key) not in left]
+            gone = [key for key in listed if notes[table].id_of(key) not in left]
             found.removed[table] = gone
             found.missing.setdefault(table, []).extend(sorted(set(listed) - set(gone)))
         counts = counting.count(database)
-    for table, listed in applied.forgotten.items():
-        found.removed.setdefault(table, []).extend(listed)
-    if job.ledger:
-        _write(path, found, aliases, notes)
+    found.forgotten = applied.forgotten
+    _write(path, found, job)
     return {
         "confirmed": {table: list(rows) for table, rows in found.there.items()},
         "missing": {table: keys for table, keys in found.missing.items() if keys},
@@ -86,45 +83,61 @@ def _aliases(notes: Notes, applied: Applied, table: str) -> dict[int, int]:
     return {**before, **applied.aliases.get(table, {})}
 
 
-def _write(path: Path, found: _Found, aliases: Mapping[str, Mapping[int, int]], notes: Mapping[str, Notes]) -> None:
-    for table in TARGET_TABLES:
-        rows, before = found.there.get(table, {}), notes[table]
-        named = {key: aliases[table].get(key, key) for key in rows if key in aliases[table] or key in before.aliases}
-        marks = {key: mark for key, mark in found.marks.get(table, {}).items() if key in rows}
-        gone = found.removed.get(table, [])
-        # What went under the same key is told of first, so that its mark is the one that it had.
-        ledger.note(path, table, Notes(rows, named, marks=marks), gone)
+def _write(path: Path, found: _Found, job: Job) -> None:
+    """Note what is there, after what went under the same key."""
+    tables = [job.needs().table(name) for name in {*found.there, *found.removed, *found.forgotten}]
+    parts = [
+        ledger.packed(
+            each, found.there.get(each.name, {}), found.removed.get(each.name, ()), found.forgotten.get(each.name, ())
+        )
+        for each in tables
+    ]
+    ledger.append(path, b"".join(parts))
 
 
 def _look(
     job: Job, database: Database, table: str, keys: Sequence[int], known: _Known, ignored: set[str], found: _Found
 ) -> None:
-    expected = (job.applied or Applied()).digests[table]
+    applied = job.applied or Applied()
+    expected, kept = applied.digests[table], applied.kept.get(table, {})
+    undecided = applied.undecided.get(table, {})
     source, schema = SourceFile(job.source_path()), job.needs()
     rows = source.read(lambda c: source_rows.read_ids(c, schema.table(table), keys))
-    found.marks.setdefault(table, {}).update(identity.marks_of(rows.table, rows.values))
+    marks = identity.marks_of(rows.table, rows.values)
     now = {key: source_rows.digest(row) for key, row in zip(rows.keys, rows.values, strict=True)}
     still = {key for key in keys if key in now and now[key].hex() == expected[key]}
     found.moved.setdefault(table, []).extend(key for key in keys if key not in still)
-    judged = source_rows.judge(rows.only([key in still for key in rows.keys]), schema, job.isolated_of(table))
+    judged = judging.judged(job, rows.only([key in still for key in rows.keys]), schema)
     ids = [known.of(table, key) for key in judged.rows.keys]
     ends = []
     if table == EDGES:
         ends = [(known.of(NODES, a), known.of(NODES, b)) for a, b in zip(*judged.columns[:2], strict=True)]
     unlike = merging.differing(database, schema, judged, ids, ends)
-    missing = {judged.rows.keys[position] for position, columns in unlike.items() if columns - ignored}
+    named = {judged.rows.keys[position]: columns - ignored for position, columns in unlike.items()}
+    missing = {key for key, columns in named.items() if columns - set(kept.get(key, ()))}
+    if table == EDGES:  # one that the agent has between other nodes is the agent's, whatever else it says
+        missing -= {key for key, columns in kept.items() if set(columns) & set(rows.table.ends)}
     if table == TURNS:
-        missing |= _without_links(database, judged, known)
+        missing |= _without_links(database, judged, known, kept)
     found.missing.setdefault(table, []).extend(sorted(missing))
-    found.there.setdefault(table, {}).update({key: now[key] for key in judged.rows.keys if key not in missing})
+    checks = zip(judged.rows.keys, ledger.packed_checks(judged), strict=True)
+    found.there.setdefault(table, {}).update(
+        {
+            key: Entry(now[key], checked, marks.get(key), known.of(table, key), frozenset(undecided.get(key, ())))
+            for key, checked in checks
+            if key not in missing
+        }
+    )
 
 
-def _without_links(database: Database, judged: Judged, known: _Known) -> set[int]:
-    """Turns that lack a link to a node which is there."""
+def _without_links(database: Database, judged: Judged, known: _Known, kept: Mapping[int, Sequence[str]]) -> set[int]:
+    """Turns that lack a link to a node which is there, but for those that the agent took out."""
     pairs, _ = loading.link_pairs(judged, set(known.nodes))
     ids = sorted(known.of(TURNS, key) for key in judged.rows.keys)
     found: set[int] = set()
-    for kind in LINKS.values():
+    for end in judged.rows.table.ends:
+        kind = LINKS[end.lower()]
         there = set(reading.links(database, kind, ids))
-        found |= {turn for turn, node in pairs[kind] if (known.of(TURNS, turn), known.of(NODES, node)) not in there}
+        wanted = [(turn, node) for turn, node in pairs[kind] if end not in kept.get(turn, ())]
+        found |= {turn for turn, node in wanted if (known.of(TURNS, turn), known.of(NODES, node)) not in there}
     return found

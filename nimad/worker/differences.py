@@ -19,11 +19,17 @@ class Difference:
     unmoved: bool | None = None  # whether SQLite holds what was copied, by the ledger; None where that does not tell
     side: str = ""  # where it was recalled last: `here` is SQLite, `there` the target
     note: str = ""
+    undecided: frozenset[str] = frozenset()  # columns in which the target never had what was copied
+
+    @property
+    def is_of_target(self) -> bool | None:
+        """Whether the target alone was written to, by the ledger; None where that does not tell."""
+        return None if self.columns & self.undecided else self.unmoved
 
     @property
     def why(self) -> str:
         words = {True: "SQLite is as it was copied", False: "SQLite changed since", None: ""}
-        return self.note or words[self.unmoved]
+        return self.note or words[self.is_of_target]
 
     @property
     def essential(self) -> frozenset[str]:
@@ -43,8 +49,10 @@ class Compared:
     there: int = 0
     pairs: Pairs = field(default_factory=dict)
     lacking: list[tuple[int, str]] = field(default_factory=list)
+    gone: int = 0  # of them, rows that were in the target once
     late: list[tuple[int, str]] = field(default_factory=list)
     aside: list[tuple[int, str]] = field(default_factory=list)
+    whole: set[int] = field(default_factory=set)  # of `aside`, what is set aside as a whole row
     differing: list[Difference] = field(default_factory=list)
     since_here: list[Difference] = field(default_factory=list)
     since_there: list[Difference] = field(default_factory=list)
@@ -70,6 +78,8 @@ class Compared:
             since_here=_listed(self.since_here),
             since_there=_listed(self.since_there),
             extra=Listed.of(extra),
+            by_target=self.gone + sum(each.is_of_target is True for each in self.differing),
+            by_source=sum(each.is_of_target is False for each in self.differing),
         )
 
 

@@ -4,18 +4,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS, Column, Kind, Schema, Table
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS, Kind, Schema, Table
+from nimad.target import catalog
 from nimad.target.database import Database
 
-#: The engine's types whose values can be held against SQLite's.
+#: The engine's types whose values can be held against SQLite's. `SERIAL`: an INT64 that the engine counts up itself.
 _KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("INT64", "INT32", "INT16", "INT8", "UINT64", "UINT32", "UINT16", "UINT8"), Kind.INT64),
+    "SERIAL": Kind.INT64,
     **dict.fromkeys(("DOUBLE", "FLOAT"), Kind.DOUBLE),
     "STRING": Kind.STRING,
     "BOOL": Kind.BOOL,
     "BLOB": Kind.BLOB,
 }
-_VECTOR = re.compile(r"FLOAT\[(\d+)\]")
+VECTOR = re.compile(r"FLOAT\[(\d+)\]")
 #: The key of each table in the target; it is no column of its own.
 KEYS: Mapping[str, str] = {NODES: "id", TURNS: "id", EDGES: "edge_id"}
 
@@ -38,7 +40,7 @@ class Fit:
 
 def fit(database: Database, schema: Schema) -> Fit:
     """Look which columns are on both sides."""
-    present = frozenset(str(row[0]) for row in database.ask("CALL show_tables() RETURN name"))
+    present = frozenset(catalog.tables(database))
     narrow: set[tuple[str, str]] = set()
     remarks: list[str] = []
     beyond: dict[str, dict[str, str]] = {}
@@ -63,23 +65,27 @@ def fit(database: Database, schema: Schema) -> Fit:
             if there[column.target] == "FLOAT":
                 narrow.add((table.name, column.target))
                 remarks.append(f"{TARGET_TABLES[table.name]}.{column.target} is FLOAT, and SQLite has 64 bits")
-            columns.append(Column(column.name, column.target, kind))
+            columns.append(replace(column, kind=kind))
         tables[table.name] = replace(table, columns=tuple(columns))
         keyed |= table.name == EDGES and KEYS[EDGES] in there
         carried = {KEYS[table.name], *(column.target for column in table.columns)}
         beyond[table.name] = {name: kind for name, kind in there.items() if name not in carried}
-    fitted = Schema(tables[NODES], tables.get(EDGES), tables.get(TURNS), dimension)
+    fitted = replace(schema, nodes=tables[NODES], edges=tables.get(EDGES), turns=tables.get(TURNS), dimension=dimension)
     return Fit(fitted, present, keyed, frozenset(narrow), tuple(remarks), beyond)
 
 
 def types(database: Database, table: str) -> dict[str, str]:
     """The columns of a table of the target, with the engine's types."""
-    rows = database.ask(f"CALL table_info('{table}') RETURN name, type")
-    return {str(name): str(kind) for name, kind in rows}
+    return {column.name: column.type for column in catalog.columns(database, table)}
+
+
+def kind_of(declared: str) -> Kind | None:
+    """What a type of the engine's is for us; None for one whose values SQLite has no equal of."""
+    return _kind(declared)[0]
 
 
 def _kind(declared: str) -> tuple[Kind | None, int]:
     """What a type of the engine's is for us, and how many floats a vector has."""
-    if vector := _VECTOR.fullmatch(declared):
+    if vector := VECTOR.fullmatch(declared):
         return Kind.VECTOR, int(vector[1])
     return _KINDS.get(declared), 0

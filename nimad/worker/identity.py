@@ -9,33 +9,34 @@ import marshal
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from nimad.source.rows import column_names
-from nimad.source.schema import NODES, TURNS, Table
-from nimad.source.values import UnrepresentableError, convert
+from nimad.source.rows import Judged, column_names
+from nimad.source.schema import NODES, TURNS, Schema, Table
+from nimad.source.values import cell
 
 #: turn_id (None for one that says nothing), layer and timestamp; of a turn without the layer.
 Natural = tuple[Any, ...]
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {NODES: ("turn_id", "layer", "timestamp"), TURNS: ("turn_id", "timestamp")}
 _HALF = 4
+#: What nima-core ends a text with that it cut.
+CUT_END = "..."
+#: No embedding is part of it, and so nothing that a memory's own schema says.
+_ANY = Schema(Table(NODES, "id", ()), None, None, 0)
 
 
 def natural(values: Sequence[Any]) -> Natural:
     return (values[0] or None, *values[1:])
 
 
-def of_source(table: Table, values: Sequence[Any]) -> Natural | None:
-    """Of SQLite's values of these columns; None where they are none that a target has."""
-    kinds = {column.target: column.kind for column in table.columns}
-    try:
-        return natural(
-            [
-                convert(kinds[name], value, 0) if name in kinds else None
-                for name, value in zip(COLUMNS[table.name], values, strict=True)
-            ]
-        )
-    except UnrepresentableError:
-        return None
+def of_source(table: Table, values: Sequence[Any]) -> Natural:
+    """Of SQLite's values of these columns, as a target has them."""
+    columns = {column.target: column for column in table.columns}
+    return natural(
+        [
+            cell(columns[name], value, _ANY).value if name in columns else None
+            for name, value in zip(COLUMNS[table.name], values, strict=True)
+        ]
+    )
 
 
 def marks_of(table: Table, rows: Sequence[tuple[Any, ...]]) -> dict[int, bytes]:
@@ -47,9 +48,7 @@ def marks_of(table: Table, rows: Sequence[tuple[Any, ...]]) -> dict[int, bytes]:
     wanted = [at.get(name) for name in COLUMNS[table.name]]
     found = {}
     for row in rows:
-        its = of_source(table, [None if index is None else row[index] for index in wanted])
-        if its is not None:
-            found[row[0]] = mark(its)
+        found[row[0]] = mark(of_source(table, [None if index is None else row[index] for index in wanted]))
     return found
 
 
@@ -98,4 +97,11 @@ def likeness(table: str, one: Natural, other: Natural, texts: tuple[str | None, 
 def _begins(whole: str | None, there: str | None, *, own: bool) -> int:
     if whole == there:
         return 2 if whole or own else 0
-    return 1 if there and whole is not None and whole.startswith(there) else 0
+    return 1 if there and whole is not None and whole.startswith(there.removesuffix(CUT_END) or there) else 0
+
+
+def values_of(judged: Judged, position: int, names: Sequence[str]) -> tuple[Any, ...]:
+    """Some of a row's values by their columns' names in the target; None for a column that the source lacks."""
+    table = judged.rows.table
+    at = {column.target: len(table.ends) + index for index, column in enumerate(table.columns)}
+    return tuple(judged.columns[at[name]][position] if name in at else None for name in names)

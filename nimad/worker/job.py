@@ -27,11 +27,16 @@ class Task(StrEnum):
     INDEX = "index"  # make the vector index in a file, and ask it once
     SEARCH = "search"  # ask the target a question
     VITALS = "vitals"  # how much of what is in the target, for a health check
+    HOLDS = "holds"  # whether any table of the target holds a row
     TIME = "time"  # ask it for several words, and say how long each took
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
     COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
     CARRY = "carry"  # the same, and write what SQLite lacks of it into a file
+    EXPORT = "export"  # the same, and write what the agent wrote to it into a file, for another target
+    IMPORT = "import"  # take what such a file holds into a target
+    FIND = "find"  # look for what an IMPORT says it did
+    SAME = "same"  # hold two files of the engine against each other
 
 
 class Failure(StrEnum):
@@ -42,6 +47,7 @@ class Failure(StrEnum):
     BUSY = "busy"  # another program holds the SQLite file
     SCHEMA = "schema"  # the target was begun with another schema
     DISK = "disk"  # full, or failing
+    FREE_PAGES = "free pages"  # a file whose free pages are listed twice
     STRICT = "strict"  # a row would have to be quarantined
     TARGET = "target"  # the engine reported an error
     UNOPENED = "unopened"  # the engine reported an error while it opened the target
@@ -57,8 +63,12 @@ class JobError(Exception):
         self.facts = facts
 
 
-#: By source table and id: why a row is not to be handed to the engine, how many workers it took down, and which engine.
-Isolated = Mapping[str, Mapping[int, tuple[str, int, str]]]
+#: Why something is not to be handed to the engine, in how many workers it failed, and with which engine.
+Failed = tuple[str, int, str]
+#: Rows, by source table and id.
+Isolated = Mapping[str, Mapping[int, Failed]]
+#: Values, by source table, id and column of the target.
+Refused = Mapping[str, Mapping[int, Mapping[str, Failed]]]
 
 #: By source table and id: why a row is in quarantine.
 Quarantined = Mapping[str, Mapping[int, str]]
@@ -69,11 +79,10 @@ class Late:
     """What a CATCH_UP looks for."""
 
     thorough: bool = False  # compare every row with what is noted of it, and not just what is new or was recalled
-    distrust: bool = False  # and with the target itself: it may have gone back behind what is noted
+    distrust: bool = False  # and with the target itself: it lost some of what is noted
     since: int = 0  # the latest recall that was seen
     removed: Mapping[str, int] = field(default_factory=dict)  # rows of each table that earlier looks took out
     again: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows to take whatever is noted of them
-    add_only: bool = False  # leave alone what is there
     keep_log: bool = False  # leave the write-ahead log to the next one that opens the file
 
 
@@ -83,8 +92,10 @@ class Applied:
 
     digests: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # rows that are there, as they were read
     aliases: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the target's id, where it is another
+    kept: Mapping[str, Mapping[int, Sequence[str]]] = field(default_factory=dict)  # columns with the target's own value
+    undecided: Mapping[str, Mapping[int, Sequence[str]]] = field(default_factory=dict)  # of these, maybe an older one
     removed: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    forgotten: Mapping[str, Sequence[int]] = field(default_factory=dict)  # left the source; whose ids are another's now
+    forgotten: Mapping[str, Sequence[int]] = field(default_factory=dict)  # left the source, and are the agent's now
 
 
 @dataclass(frozen=True)
@@ -115,16 +126,22 @@ class Job:
     ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY and SET_ASIDE
     removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without
     table: str = ""  # table of MEND, and of VERIFY by ids
-    bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY
+    bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY and VITALS
     isolated: Isolated = field(default_factory=dict)  # rows that took workers down, which go to quarantine
+    refused: Refused = field(default_factory=dict)  # values that did, or that the engine did not give back
     salvaged: bool = False  # the source is a copy of what can be read: VERIFY takes nothing for removed from it
     chunk_rows: int = 0
     chunk_bytes: int = 0
     ledger: str = ""
     quarantine: str = ""
+    conflicts: str = ""  # where CATCH_UP records values that gave way to the other side's
     strict: bool = False
+    rebuilds: int = 0  # how often the unfinished target was begun anew, for LOAD
+    unfinished: bool = False  # COUNT is of a target that is to be published, or gone on with
     writable: bool = False  # COUNT takes in what a write-ahead log still holds
-    copy_to: str = ""  # the new file of COMPACT, and of CARRY: empty, it only counts
+    copy_to: str = ""  # the new file of COMPACT (the other one of SAME), EXPORT, and of CARRY: empty, it only counts
+    own: str = ""  # the file of an EXPORT, for IMPORT and FIND
+    own_ids: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # by table: ids that IMPORT gave, by the old
     extension: str = ""  # the VECTOR extension for INDEX; empty: the installed one
     text: str = ""  # the question of SEARCH
     words: Sequence[str] = ()  # those of TIME
@@ -159,12 +176,20 @@ class Job:
         data["quarantined"] = {
             table: {int(key): why for key, why in rows.items()} for table, rows in data["quarantined"].items()
         }
+        data["own_ids"] = {table: {int(old): at for old, at in ids.items()} for table, ids in data["own_ids"].items()}
+        data["refused"] = {
+            table: {int(key): {name: tuple(why) for name, why in row.items()} for key, row in rows.items()}
+            for table, rows in data["refused"].items()
+        }
         data["late"] = Late(**data["late"]) if data["late"] else None
         data["applied"] = _applied(data["applied"]) if data["applied"] else None
         return cls(**data)
 
-    def isolated_of(self, table: str) -> Mapping[int, tuple[str, int, str]]:
+    def isolated_of(self, table: str) -> Mapping[int, Failed]:
         return self.isolated.get(table, {})
+
+    def refused_of(self, table: str) -> Mapping[int, Mapping[str, Failed]]:
+        return self.refused.get(table, {})
 
     def needs(self) -> Schema:
         """The schema, for the tasks that cannot do without."""
@@ -182,6 +207,6 @@ class Job:
 def _applied(data: Mapping[str, Mapping[str, Any]]) -> Applied:
     numbered = {
         name: {table: {int(key): value for key, value in rows.items()} for table, rows in data[name].items()}
-        for name in ("digests", "aliases")
+        for name in ("digests", "aliases", "kept", "undecided")
     }
     return Applied(**numbered, removed=data["removed"], forgotten=data["forgotten"])

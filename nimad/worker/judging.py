@@ -4,9 +4,15 @@ from collections.abc import Iterator
 
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
-from nimad.source.rows import Judged, Reject
+from nimad.source.rows import Judged, Reject, Rows
 from nimad.source.schema import Schema
 from nimad.worker.job import Job
+
+
+def judged(job: Job, rows: Rows, schema: Schema) -> Judged:
+    """What becomes of rows, by all that the job knows of them."""
+    table = rows.table.name
+    return source_rows.judge(rows, schema, job.isolated_of(table), job.refused_of(table))
 
 
 def judged_range(job: Job) -> Judged:
@@ -15,13 +21,13 @@ def judged_range(job: Job) -> Judged:
         raise ValueError(f"a {job.task} job without a range")
     table = schema.table(wanted.table)
     rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_range(c, table, wanted))
-    return source_rows.judge(rows, schema, job.isolated_of(table.name))
+    return judged(job, rows, schema)
 
 
 def judged_ids(job: Job, schema: Schema) -> Judged:
     table = schema.table(job.table)
     rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_ids(c, table, job.ids))
-    return source_rows.judge(rows, schema, job.isolated_of(job.table))
+    return judged(job, rows, schema)
 
 
 def judged_slices(job: Job) -> Iterator[Judged]:
@@ -31,7 +37,7 @@ def judged_slices(job: Job) -> Iterator[Judged]:
     table, whole = schema.table(wanted.table), (wanted.after, wanted.upto)
     source = SourceFile(job.source_path())
     for _, rows in source_rows.read_slices(source, table, whole, job.chunk_rows, job.chunk_bytes):
-        yield source_rows.judge(rows, schema, job.isolated_of(table.name))
+        yield judged(job, rows, schema)
 
 
 def judged_strays(job: Job) -> list[Reject]:

@@ -1,40 +1,99 @@
-"""The ledger: of each row, a digest of what SQLite held when it was handed to the engine.
+"""The ledger: of each row, what SQLite held when it was last reconciled with the target.
 
-It tells apart, when source and target differ, a row that the agent changed since from one that arrived wrong.
-It is never believed over the target: without it, a difference just cannot be called damage.
+It is the base of every three-way comparison: a digest of the row tells whether SQLite changed it since, and a check of
+each value tells in which columns either side changed. It is never believed over the target: without it, a difference
+just cannot be called damage, and the target's value stays.
 
-It stays beside a published target, where it tells which rows of the source are new, changed or gone since. There it
-also holds rows that the target knows by another id, and those that were set aside; of each row a mark that tells which
-memory it is (`worker/identity.py`), also after it left the source; and rows that are about to be added.
+Beside a published target it also holds rows that the target knows by another id, and those that were set aside; of each
+row a mark that tells which memory it is (`worker/identity.py`), also after it left the source; and rows that are about
+to be added.
+
+The file is a header and then whole records, each with its length first. A record that a power cut tore ends it.
 """
 
+import json
+import marshal
 import os
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import IntEnum
 from pathlib import Path
+from typing import Any
 
-from nimad.source.rows import DIGEST_BYTES
-from nimad.source.schema import EDGES, NODES, TURNS
+from nimad.source.rows import DIGEST_BYTES, Judged, digest
+from nimad.source.schema import EDGES, NODES, TURNS, Table
 
 _TABLES = (NODES, EDGES, TURNS)
-_RECORD = struct.Struct(f"<Bq{DIGEST_BYTES}s")
-_ID = struct.Struct("<q")
-#: Added to a table's number: the eight bytes are the row's id in the target; the digest of a row set aside; the row's
-#: mark; or the id under which it is about to be added.
-_ALIAS, _ASIDE, _MARK, _PLAN = 3, 6, 9, 12
-#: In place of the digest of a row that was taken out of the target again.
-_GONE = bytes(DIGEST_BYTES)
+_MAGIC = b"NIMADLG2"
+#: Bytes that follow, kind of record, number of the table, the source's key.
+_HEAD = struct.Struct("<HBBq")
+#: Digest, mark (zeros where there is none), id in the target.
+_ROW = struct.Struct(f"<{DIGEST_BYTES}s{DIGEST_BYTES}sq")
+_PLACE = struct.Struct(f"<{DIGEST_BYTES}sq")  # mark and id, of a plan and of a row that went
+_NONE = bytes(DIGEST_BYTES)
+#: Bytes of the check of one value.
+CHECK_BYTES = 4
 
 
-def of_rows(table: str, entries: Iterable[tuple[int, bytes]], marks: Mapping[int, bytes]) -> bytes:
-    """What is to be noted of rows before they are handed over, for `append`."""
-    number, records = _TABLES.index(table), []
-    for key, digest in entries:
-        if key in marks:
-            records.append((number + _MARK, key, marks[key]))
-        records.append((number, key, digest))
-    return _packed(records)
+class _Kind(IntEnum):
+    COLUMNS = 1  # names of the columns whose checks follow in the records of this table
+    HELD = 2  # a row that is in the target
+    ASIDE = 3  # one that was set aside, and its digest
+    GONE = 4  # one that left the source, or whose id is another's now; not empty: it was taken out of the target
+    PLAN = 5  # one that is about to be added
+    ABSENT = 6  # one that the agent took out of the target, and SQLite's digest of it
+    CHANGE = 7  # one that is about to be changed, and what it is to be
+    UNDECIDED = 8  # columns of a row that is in the target, whose base tells nothing of what the target has
+
+
+def check_of(value: Any) -> bytes:
+    """Four bytes that tell whether a converted value is still what it was. NULL has a check, too.
+
+    True is 1 here: SQLite's flags are numbers.
+    """
+    return zlib.crc32(marshal.dumps(int(value) if isinstance(value, bool) else value, 2)).to_bytes(
+        CHECK_BYTES, "little"
+    )
+
+
+def columns_of(table: Table) -> tuple[str, ...]:
+    """The names by which checks are kept: the ends by SQLite's, other columns by the target's."""
+    return (*table.ends, *(column.target for column in table.columns))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row as it was reconciled: its digest, and the checks of its converted values, packed in order of columns."""
+
+    digest: bytes
+    checks: bytes = b""
+    mark: bytes | None = None
+    id: int | None = None  # in the target; None for the key itself
+    undecided: frozenset[str] = frozenset()  # columns in which the target's value stayed, and may be the older one
+
+
+#: Names of columns, and the checks of a row's values in that order.
+Checks = tuple[tuple[str, ...], bytes]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A row that is about to be added: its id in the target, its mark, and what it will be."""
+
+    id: int
+    mark: bytes | None
+    checks: bytes
+
+
+@dataclass(frozen=True)
+class Left:
+    """A row that left the source and was taken out of the target: its id there, its mark, and what it was."""
+
+    id: int
+    mark: bytes
+    checks: Checks
 
 
 @dataclass
@@ -42,16 +101,32 @@ class Notes:
     """What a ledger says of one table, by the source's keys."""
 
     digests: dict[int, bytes] = field(default_factory=dict)  # of what is in the target
+    checks: dict[int, Checks] = field(default_factory=dict)  # also of what may have been added
     aliases: dict[int, int] = field(default_factory=dict)  # the target's id, where it is another
     aside: dict[int, bytes] = field(default_factory=dict)  # digests of what was set aside since
     marks: dict[int, bytes] = field(default_factory=dict)
-    left: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # ids and marks of what was taken out again
     plans: dict[int, int] = field(default_factory=dict)  # ids of what may have been added, and was not looked for
+    absent: dict[int, bytes] = field(default_factory=dict)  # digests of what the agent took out of the target
+    left: dict[int, Left] = field(default_factory=dict)
+    older: dict[int, list[Checks]] = field(default_factory=dict)  # what rows were before they were last reconciled
+    planned: dict[int, list[Checks]] = field(default_factory=dict)  # what rows may have become, and nobody looked
+    undecided: dict[int, frozenset[str]] = field(default_factory=dict)  # columns of which nothing tells who is newer
 
     @property
     def last(self) -> int | None:
         """The highest key that is told of."""
-        return max((*self.digests, *self.aside), default=None)
+        return max((*self.digests, *self.aside, *self.absent), default=None)
+
+    def leave_out(self, rows: Mapping[int, bytes]) -> None:
+        """Take rows for what the agent took out of the target."""
+        for key in rows:
+            _forget(self, key)
+        self.absent.update(rows)
+
+    def is_news(self, key: int, digest: bytes) -> bool:
+        """Whether SQLite's row is another than when it was last looked at, or the target's may be."""
+        known = self.aside.get(key, self.absent.get(key, self.digests.get(key)))
+        return digest != known or (key in self.planned and key not in self.aside)
 
     def id_of(self, key: int) -> int:
         """The target's id of a row that is there, or may be."""
@@ -61,65 +136,165 @@ class Notes:
         """The rows of the target that are the source's."""
         return {self.aliases.get(key, key) for key in self.digests}
 
+    def maybe_ids(self) -> set[int]:
+        """The rows of the target that are the source's, or were, or may have been added."""
+        return {*self.target_ids(), *self.plans.values(), *(each.id for each in self.left.values())}
 
-def note(path: Path, table: str, notes: Notes, gone: Iterable[int] = ()) -> None:
-    """Note what was found in a target: `gone` are no longer in it.
+    def base(self, key: int) -> dict[str, bytes] | None:
+        """The checks of a row's values by column, as they were reconciled; None for a row without."""
+        return unpacked(self.checks[key]) if key in self.checks else None
 
-    A row's digest comes after its id and mark: cut between any two records, the ledger says nothing wrong.
-    """
+    def is_ours(self, key: int, column: str, check: bytes, *, older: bool) -> bool:
+        """Whether a value is one that we brought and did not look for; `older`: or one that we replaced since."""
+        brought = [*self.planned.get(key, ()), *(self.older.get(key, ()) if older else ())]
+        return any(unpacked(each).get(column) == check for each in brought)
+
+
+def unpacked(checks: Checks) -> dict[str, bytes]:
+    names, packed = checks
+    parts = [packed[at : at + CHECK_BYTES] for at in range(0, len(packed), CHECK_BYTES)]
+    return dict(zip(names, parts, strict=False))
+
+
+def of_rows(judged: Judged, marks: Mapping[int, bytes]) -> bytes:
+    """What is to be noted of converted rows before they are copied, for `append`."""
+    entries = {
+        key: Entry(digest(row), checks, marks.get(key))
+        for key, row, checks in zip(judged.rows.keys, judged.rows.values, packed_checks(judged), strict=True)
+    }
+    return packed(judged.rows.table, entries)
+
+
+def packed_checks(judged: Judged) -> list[bytes]:
+    """Of each row, the checks of its values."""
+    columns = [[check_of(value) for value in column] for column in judged.columns]
+    return [b"".join(row) for row in zip(*columns, strict=True)] if columns else [b""] * len(judged.rows)
+
+
+def packed(
+    table: Table, entries: Mapping[int, Entry], taken_out: Iterable[int] = (), forgotten: Iterable[int] = ()
+) -> bytes:
+    """Records of rows that are in the target, and first of those that are not any more, or are the agent's."""
+    number = _TABLES.index(table.name)
+    records = [_record(_Kind.GONE, number, key, b"\x01") for key in taken_out]
+    records += [_record(_Kind.GONE, number, key) for key in forgotten]
+    if entries:
+        records.append(_columns(table))
+    for key, entry in entries.items():
+        at = key if entry.id is None else entry.id
+        row = _ROW.pack(entry.digest, entry.mark or _NONE, at) + entry.checks
+        records.append(_record(_Kind.HELD, number, key, row))
+        if entry.undecided:
+            records.append(_undecided(number, key, entry.undecided))
+    return b"".join(records)
+
+
+def packed_aside(table: str, rows: Mapping[int, bytes], absent: Mapping[int, bytes] | None = None) -> bytes:
+    """Records of rows that were set aside, or that the agent took out of the target, by SQLite's digests."""
     number = _TABLES.index(table)
-    records = [(number, key, _GONE) for key in gone]
-    for key, digest in notes.digests.items():
-        if key in notes.aliases:  # also its own id, where it had another
-            records.append((number + _ALIAS, key, _ID.pack(notes.aliases[key])))
-        if key in notes.marks:
-            records.append((number + _MARK, key, notes.marks[key]))
-        records.append((number, key, digest))
-    records += [(number + _ASIDE, key, digest) for key, digest in notes.aside.items()]
-    append(path, _packed(records))
+    records = [_record(_Kind.ASIDE, number, key, value) for key, value in rows.items()]
+    return b"".join(records + [_record(_Kind.ABSENT, number, key, value) for key, value in (absent or {}).items()])
 
 
-def plan(path: Path, table: str, rows: Mapping[int, tuple[int, bytes | None]]) -> None:
-    """Note what is about to be added, with its id and mark: what is killed before it looks would not know it again."""
-    number, records = _TABLES.index(table), []
-    for key, (at, mark) in rows.items():
-        if mark is not None:
-            records.append((number + _MARK, key, mark))
-        records.append((number + _PLAN, key, _ID.pack(at)))
-    append(path, _packed(records))
+def packed_undecided(table: str, rows: Mapping[int, Iterable[str]]) -> bytes:
+    """Records of columns in which rows have another value than SQLite, and nothing tells which is newer."""
+    return b"".join(_undecided(_TABLES.index(table), key, names) for key, names in rows.items())
+
+
+def _undecided(number: int, key: int, names: Iterable[str]) -> bytes:
+    return _record(_Kind.UNDECIDED, number, key, json.dumps(sorted(names)).encode())
+
+
+def packed_plans(table: Table, rows: Mapping[int, Plan]) -> bytes:
+    """Records of rows that are about to be added: a run killed before it looks knows them again."""
+    number = _TABLES.index(table.name)
+    records = [
+        _record(_Kind.PLAN, number, key, _PLACE.pack(plan.mark or _NONE, plan.id) + plan.checks)
+        for key, plan in rows.items()
+    ]
+    return b"".join([_columns(table), *records]) if records else b""
+
+
+def packed_changes(table: Table, rows: Mapping[int, bytes]) -> bytes:
+    """Records of rows that are about to be changed, by the checks of what they are to be."""
+    number = _TABLES.index(table.name)
+    records = [_record(_Kind.CHANGE, number, key, checks) for key, checks in rows.items()]
+    return b"".join([_columns(table), *records]) if records else b""
+
+
+def _columns(table: Table) -> bytes:
+    return _record(_Kind.COLUMNS, _TABLES.index(table.name), 0, json.dumps(columns_of(table)).encode())
+
+
+def _record(kind: _Kind, number: int, key: int, payload: bytes = b"") -> bytes:
+    return _HEAD.pack(len(payload), kind, number, key) + payload
+
+
+def exists(path: Path) -> bool:
+    """Whether there is a ledger that says anything."""
+    return next(_records(_read(path)), None) is not None
 
 
 def read_notes(path: Path) -> dict[str, Notes]:
     """All that a ledger says, by table; of each row the latest."""
     found = {table: Notes() for table in _TABLES}
-    for number, key, value in _records(path):
-        kind, index = divmod(number, len(_TABLES))
-        _take(found[_TABLES[index]], kind * len(_TABLES), key, value)
+    layouts: dict[int, tuple[str, ...]] = {}
+    for _, kind, number, key, payload in _records(_read(path)):
+        if kind is _Kind.COLUMNS:
+            layouts[number] = tuple(map(str, json.loads(payload)))
+        else:
+            _take(found[_TABLES[number]], kind, key, payload, layouts.get(number, ()))
     return found
 
 
-def _take(notes: Notes, kind: int, key: int, value: bytes) -> None:
-    if kind == _ALIAS:
-        notes.aliases[key] = _ID.unpack(value)[0]
-        if notes.aliases[key] == key:
-            del notes.aliases[key]
-    elif kind == _ASIDE:
-        notes.aside[key] = value
-    elif kind == _MARK:
-        notes.marks[key] = value
-    elif kind == _PLAN:
-        notes.plans[key] = _ID.unpack(value)[0]
-    elif value == _GONE:
-        notes.left[key] = notes.aliases.pop(key, notes.plans.pop(key, key)), notes.marks.pop(key, b"")
-        notes.digests.pop(key, None)
+def _take(notes: Notes, kind: _Kind, key: int, payload: bytes, layout: tuple[str, ...]) -> None:
+    if kind is _Kind.HELD:
+        notes.digests[key], mark, at = _ROW.unpack_from(payload)
+        if key in notes.checks and key not in notes.plans:
+            notes.older.setdefault(key, []).append(notes.checks[key])
+        notes.checks[key] = layout, payload[_ROW.size :]
+        _put(notes.marks, key, mark if mark != _NONE else None)
+        _put(notes.aliases, key, at if at != key else None)
+        settled = (notes.aside, notes.plans, notes.absent, notes.left, notes.planned, notes.undecided)
+        for other in settled:  # it is in order again
+            other.pop(key, None)
+    elif kind is _Kind.UNDECIDED:
+        notes.undecided[key] = frozenset(map(str, json.loads(payload)))
+    elif kind is _Kind.ABSENT:
+        _forget(notes, key)
+        notes.absent[key] = payload
+    elif kind is _Kind.ASIDE:
+        notes.aside[key] = payload
+    elif kind is _Kind.PLAN:
+        mark, notes.plans[key] = _PLACE.unpack_from(payload)
+        _put(notes.marks, key, mark if mark != _NONE else None)
+        notes.checks[key] = layout, payload[_PLACE.size :]
+        notes.planned.setdefault(key, []).append(notes.checks[key])
+    elif kind is _Kind.CHANGE:
+        notes.planned.setdefault(key, []).append((layout, payload))
     else:
-        notes.digests[key] = value
-        notes.aside.pop(key, None)  # it is in order again
-        notes.plans.pop(key, None)
+        known, mark = notes.checks.get(key), notes.marks.get(key, b"")
+        left = Left(notes.id_of(key), mark, known) if payload and known else None
+        _forget(notes, key)
+        _put(notes.left, key, left)
 
 
-def _packed(records: Iterable[tuple[int, int, bytes]]) -> bytes:
-    return b"".join(_RECORD.pack(*record) for record in records)
+def _forget(notes: Notes, key: int) -> None:
+    tables = (notes.digests, notes.checks, notes.aliases, notes.marks, notes.plans, notes.absent, notes.planned)
+    for known in (*tables, notes.undecided):
+        known.pop(key, None)
+
+
+def _put(known: dict[int, Any], key: int, value: Any) -> None:
+    if value is None:
+        known.pop(key, None)
+    else:
+        known[key] = value
+
+
+def read_digests(path: Path) -> dict[str, dict[int, bytes]]:
+    """By table, the latest digest of each row; empty where there is no ledger."""
+    return {table: notes.digests for table, notes in read_notes(path).items()}
 
 
 def append(path: Path, data: bytes) -> None:
@@ -128,11 +303,11 @@ def append(path: Path, data: bytes) -> None:
         return
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        size = os.fstat(descriptor).st_size
-        size -= size % _RECORD.size
+        size = _whole(_read(path))
+        os.ftruncate(descriptor, size)
         os.lseek(descriptor, size, os.SEEK_SET)
         try:
-            view = memoryview(data)
+            view = memoryview(data if size else _MAGIC + data)
             while view:
                 view = view[os.write(descriptor, view) :]
             os.fsync(descriptor)
@@ -143,17 +318,28 @@ def append(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def read(path: Path, table: str) -> dict[int, bytes]:
-    """The latest digest of each row of a table; empty where there is no ledger."""
-    number = _TABLES.index(table)
-    return {key: digest for entry, key, digest in _records(path) if entry == number}
-
-
-def _records(path: Path) -> Iterator[tuple[int, int, bytes]]:
-    """Every whole record; one that a power cut tore is passed over."""
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        return
-    whole = len(data) - len(data) % _RECORD.size
-    yield from (record for record in _RECORD.iter_unpack(data[:whole]) if record[0] < _PLAN + len(_TABLES))
+        return b""
+
+
+def _whole(data: bytes) -> int:
+    """Bytes of the header and of whole records."""
+    end = len(_MAGIC) if data.startswith(_MAGIC) else 0
+    for end, *_ in _records(data):  # noqa: B007 - the last one counts
+        pass
+    return end
+
+
+def _records(data: bytes) -> Iterator[tuple[int, _Kind, int, int, bytes]]:
+    """Every whole record, with where it ends; nothing of a file of another format."""
+    at, kinds = len(_MAGIC), {kind.value: kind for kind in _Kind}
+    while data.startswith(_MAGIC) and at + _HEAD.size <= len(data):
+        length, kind, number, key = _HEAD.unpack_from(data, at)
+        end = at + _HEAD.size + length
+        if end > len(data) or kind not in kinds or number >= len(_TABLES):
+            return
+        yield end, kinds[kind], number, key, data[at + _HEAD.size : end]
+        at = end

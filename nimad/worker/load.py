@@ -8,10 +8,9 @@ from types import ModuleType
 from typing import Any
 
 from nimad.source import batch
-from nimad.source import rows as source_rows
 from nimad.source.batch import Batch
 from nimad.source.ranges import Range
-from nimad.source.rows import Judged, Reject, Rows
+from nimad.source.rows import Judged, Reject
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
 from nimad.target import counting, loading, reading
 from nimad.target import schema as target_schema
@@ -33,7 +32,8 @@ def load(job: Job, module: ModuleType) -> dict[str, Any]:
     """Put ranges into the target, one after the other: what is there already stays, the rest is copied."""
     first = _judged(job)
     with open_database(module, job.target_path(), limits_of(job)) as database:
-        target_schema.create(database, job.needs())
+        check_free_pages(database)
+        target_schema.create(database, job.needs(), target_schema.agent_tables(module.__name__, job.rebuilds))
         found = counting.count(database)
         previous = held(database, job.previous)
         parts = [_load_range(job, database, first)]
@@ -50,6 +50,12 @@ def load(job: Job, module: ModuleType) -> dict[str, Any]:
     }
 
 
+def check_free_pages(database: Database) -> None:
+    """Raise where what is written next would overwrite rows."""
+    if counting.frees_twice(database):
+        raise JobError(Failure.FREE_PAGES, "the engine lists free pages of it twice, and would overwrite rows")
+
+
 def _judged(job: Job) -> tuple[Judged | None, list[Reject]]:
     """The rows of the job's range, None where they are not to be in memory all at once; and its strays."""
     return None if _is_large(job) else judged_range(job), judged_strays(job)
@@ -61,7 +67,7 @@ def _load_range(job: Job, database: Database, judged: tuple[Judged | None, list[
     if rows is None:
         loaded = _load_slices(job, database, rejects)
     else:
-        loaded = _LOADERS[rows.rows.table.name](job, database, rows, [*rows.rejects, *rejects])
+        loaded = _LOADERS[rows.rows.table.name](job, database, rows, rejects)
     return {**asdict(loaded), "seconds": round(time.monotonic() - began, 3)}
 
 
@@ -77,10 +83,10 @@ def mend(job: Job, module: ModuleType) -> dict[str, Any]:
             changed = loading.select(judged, [key in there for key in judged.rows.keys])
             loading.update_nodes(database, schema, changed)
             # After the update, which the log covers: a kill in between leaves the digest of what was there before.
-            _hand_over(job, changed.rows)
+            _note(job, changed)
         else:
             loading.remove(database, TARGET_TABLES[job.table], [*gone, *judged.rows.keys])
-        _LOADERS[job.table](job, database, judged, list(judged.rejects))
+        _LOADERS[job.table](job, database, judged, ())
     return {"mended": len(judged.rows), "removed": len(gone)}
 
 
@@ -109,14 +115,13 @@ def _set_aside(job: Job, rejects: Sequence[Reject]) -> Loaded:
     return Loaded(quarantine.add(Path(job.quarantine), rejects))
 
 
-def _hand_over(job: Job, rows: Rows) -> None:
-    ledger.append(Path(job.ledger), _noted(rows))
+def _note(job: Job, judged: Judged) -> None:
+    ledger.append(Path(job.ledger), _noted(judged))
 
 
-def _noted(rows: Rows) -> bytes:
+def _noted(judged: Judged) -> bytes:
     """What the ledger is to say of rows."""
-    entries = ((row[0], source_rows.digest(row)) for row in rows.values)
-    return ledger.of_rows(rows.table.name, entries, identity.marks_of(rows.table, rows.values))
+    return ledger.of_rows(judged, identity.marks_of(judged.rows.table, judged.rows.values))
 
 
 def _there(job: Job, database: Database, table: str, judged: Judged | None = None) -> set[int]:
@@ -132,12 +137,12 @@ def _load_fresh(job: Job, database: Database, judged: Judged, copy: _Copy, loade
     table = TARGET_TABLES[judged.rows.table.name]
     there = _there(job, database, table, judged)
     fresh = loading.without(judged, there)
-    _hand_over(job, fresh.rows)
+    _note(job, fresh)
     loaded.note(table, len(there), copy(database, job.needs(), fresh))
 
 
-def _load_nodes(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
-    loaded = _set_aside(job, rejects)
+def _load_nodes(job: Job, database: Database, judged: Judged, strays: Sequence[Reject]) -> Loaded:
+    loaded = _set_aside(job, [*judged.rejects, *strays])
     _load_fresh(job, database, judged, loading.load_nodes, loaded)
     return loaded
 
@@ -163,7 +168,7 @@ def _load_slices(job: Job, database: Database, rejects: Sequence[Reject]) -> Loa
         for judged in judged_slices(job):
             loaded.rejected.extend(_set_aside(job, judged.rejects).rejected)
             fresh = loading.without(judged, there)
-            noted.append(_noted(fresh.rows))
+            noted.append(_noted(fresh))
             yield batch.of_nodes(fresh, schema)
         ledger.append(Path(job.ledger), b"".join(noted))  # at once: each time waits for the disk
 
@@ -172,16 +177,16 @@ def _load_slices(job: Job, database: Database, rejects: Sequence[Reject]) -> Loa
     return loaded
 
 
-def _load_edges(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+def _load_edges(job: Job, database: Database, judged: Judged, strays: Sequence[Reject]) -> Loaded:
     connected, dangling = loading.with_both_ends(judged, reading.node_ids(database))
-    loaded = _set_aside(job, [*rejects, *dangling])
+    loaded = _set_aside(job, [*connected.rejects, *strays, *dangling])
     _load_fresh(job, database, connected, loading.load_edges, loaded)
     return loaded
 
 
-def _load_turns(job: Job, database: Database, judged: Judged, rejects: Sequence[Reject]) -> Loaded:
+def _load_turns(job: Job, database: Database, judged: Judged, strays: Sequence[Reject]) -> Loaded:
     pairs, dangling = loading.link_pairs(judged, reading.node_ids(database))
-    loaded = _set_aside(job, [*rejects, *dangling])
+    loaded = _set_aside(job, [*judged.rejects, *strays, *dangling])
     _load_fresh(job, database, judged, loading.load_nodes, loaded)
     for link in LINKS.values():
         there = _there(job, database, link, judged)

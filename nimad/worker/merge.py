@@ -1,4 +1,8 @@
-"""One merge: rows of the source put where the target has them, or is to have them, table by table."""
+"""One merge: rows of the source put where the target has them, or is to have them, table by table.
+
+What the agent wrote is the agent's: a row that is there gets only the values that SQLite changed since both were last
+the same (`worker/three_way.py`), and a row that is gone from SQLite goes only where it is exactly as it was copied.
+"""
 
 import itertools
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -10,19 +14,24 @@ from nimad.source import late
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.rows import Judged, Reject, Rows
-from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema
+from nimad.source.schema import EDGES, LINKS, NODE_DEFAULTS, NODES, TARGET_TABLES, TURNS, Schema
 from nimad.target import loading, merging, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 from nimad.target.merging import Edge
-from nimad.worker import identity
+from nimad.worker import identity, judging
 from nimad.worker.candidates import Notebook
+from nimad.worker.copied import still_as_copied
 from nimad.worker.identity import COLUMNS, Natural
 from nimad.worker.job import Job, Late
+from nimad.worker.ledger import Plan, check_of, packed_checks, unpacked
+from nimad.worker.merge_edges import EdgeMerge
 from nimad.worker.naming import Names, Place, Wanted
+from nimad.worker.three_way import Base, Resolution, resolve
 
 _TAKEN = "its id {} is another {}'s in the target, and without a turn_id it would not be found under any other"
 _INDEXED = "the vector index lets no embedding that is there be changed; make a new target to have it"
+_BOTH = "SQLite and the target both changed it; the target has {}"
 
 
 @dataclass
@@ -37,19 +46,22 @@ class Merge:
     job: Job
     database: Database
     notes: Notebook
+    noted: bool = True  # whether there is a ledger at all
     indexed: bool = False
     rejects: list[Reject] = field(default_factory=list)
+    conflicts: list[Reject] = field(default_factory=list)  # values that gave way to others
     aside: dict[str, dict[int, bytes]] = field(default_factory=dict)
     digests: dict[str, dict[int, bytes]] = field(default_factory=dict)  # rows that are there now
+    kept: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # columns in which the target's value stays
+    undecided: dict[str, dict[int, list[str]]] = field(default_factory=dict)  # of these, what may be the older value
     removed: dict[str, set[int]] = field(default_factory=dict)
-    forgotten: dict[str, set[int]] = field(default_factory=dict)  # left the source; whose ids are another's now
-    plans: dict[str, dict[int, tuple[int, bytes | None]]] = field(
-        default_factory=dict
-    )  # ids and marks of the next write
+    forgotten: dict[str, set[int]] = field(default_factory=dict)  # left the source, and are the agent's now
+    plans: dict[str, dict[int, Plan]] = field(default_factory=dict)  # of the next write
+    changes: dict[str, dict[int, bytes]] = field(default_factory=dict)  # of the next write: checks of what rows will be
     added: dict[str, set[int]] = field(default_factory=dict)
     changed: dict[str, set[int]] = field(default_factory=dict)
     _names: dict[str, Names] = field(default_factory=dict)
-    _edges_of_others: list[Edge] | None = None
+    edges_of_others: list[Edge] | None = None
     _removals: list[Callable[[], None]] = field(default_factory=list)
     _writes: list[Callable[[], None]] = field(default_factory=list)
 
@@ -58,8 +70,8 @@ class Merge:
         return self.job.needs()
 
     @property
-    def add_only(self) -> bool:
-        return (self.job.late or Late()).add_only
+    def distrust(self) -> bool:
+        return (self.job.late or Late()).distrust
 
     def to_json(self) -> dict[str, Any]:
         aliases = {
@@ -72,6 +84,8 @@ class Merge:
             "applied": {
                 "digests": {table: {k: d.hex() for k, d in rows.items()} for table, rows in self.digests.items()},
                 "aliases": aliases,
+                "kept": self.kept,
+                "undecided": self.undecided,
                 "removed": {table: sorted(keys) for table, keys in self.removed.items()},
                 "forgotten": {table: sorted(keys) for table, keys in self.forgotten.items()},
             },
@@ -89,7 +103,7 @@ class Merge:
         rows = merging.columns(self.database, TARGET_TABLES[table], COLUMNS[table], ids)
         return {key: identity.natural(values) for key, values in rows.items()}
 
-    def _see(self, table: str, keys: Iterable[int | None]) -> Names:
+    def see(self, table: str, keys: Iterable[int | None]) -> Names:
         """Look whose the ids of noted rows are now."""
         names = self.names(table)
         ids = {names.of(key) for key in keys if key is not None} & names.there
@@ -100,7 +114,7 @@ class Merge:
         """Do what was found to be necessary. To be called in a transaction."""
         for write in (*self._removals, *self._writes):
             write()
-        self._removals, self._writes, self._edges_of_others, self.plans = [], [], None, {}
+        self._removals, self._writes, self.edges_of_others, self.plans, self.changes = [], [], None, {}, {}
         for names in self._names.values():
             names.left()
 
@@ -109,14 +123,16 @@ class Merge:
         """Whether something is to be taken out already."""
         return bool(self._removals)
 
-    def _later(self, statement: Callable[..., None], *arguments: Any) -> None:
-        removes = statement in (merging.remove, merging.remove_edges, merging.unlink)
+    def later(self, statement: Callable[..., None], *arguments: Any) -> None:
+        removes = statement in (merging.remove, merging.unlink)
         (self._removals if removes else self._writes).append(partial(statement, self.database, *arguments))
+
+    # Rows that left the source
 
     def remove(self, gone: Mapping[str, Sequence[int]], left: Mapping[str, Sequence[int]]) -> None:
         """Take out rows that left the source. Edges first: a node takes with it what hangs on it.
 
-        `left`: rows that were taken out before, and may be there again.
+        `left`: rows that were taken out before, and are there again in an older copy of the target.
         """
         for table in (EDGES, TURNS, NODES):
             if keys := gone.get(table, ()):
@@ -125,102 +141,117 @@ class Merge:
                 self._remove_again(table, keys)
 
     def _remove(self, table: str, keys: Sequence[int]) -> None:
-        if table == EDGES:
-            self._later(merging.remove, TARGET_TABLES[table], keys)
-            self.removed.setdefault(table, set()).update(keys)
-            return
-        names, marks = self._see(table, keys), self.notes[table].marks
-        for key in keys:
-            at = names.of(key)
-            if at in names.there and not (key in marks and names.is_ours(key)):
-                self.forgotten.setdefault(table, set()).add(key)  # whose it is cannot be told, or is somebody else's
-                names.forget(key)
-            else:
-                self.removed.setdefault(table, set()).add(key)
-                names.leave(key)
-        self._later(merging.remove, TARGET_TABLES[table], sorted(names.going))
+        """Take out what is exactly as it was copied; what the agent changed, or holds on to, is the agent's now."""
+        at = {key: self.names(table).of(key) if table != EDGES else key for key in keys}
+        as_copied = self._still_as_copied(table, at, {key: self.notes[table].base(key) for key in keys})
+        if table != EDGES:
+            names, marks = self.see(table, keys), self.notes[table].marks
+            gone = {key for key in keys if at[key] not in names.there}
+            ours = {key for key in as_copied if key in marks and names.is_ours(key)} | gone
+            for key in keys:
+                (names.leave if key in ours else names.forget)(key)
+            self.later(merging.remove, TARGET_TABLES[table], sorted(names.going))
+        else:
+            ours = as_copied | (set(keys) - merging.keys(self.database, t.EDGE_TABLE))
+            self.later(merging.remove, TARGET_TABLES[table], sorted(ours))
+        self.removed.setdefault(table, set()).update(ours)
+        self.forgotten.setdefault(table, set()).update(set(keys) - ours)
 
     def _remove_again(self, table: str, keys: Sequence[int]) -> None:
-        if table == EDGES:
-            self._later(merging.remove, TARGET_TABLES[table], keys)
-            return
-        names, left = self.names(table), self.notes[table].left
-        again = {at for at, mark in map(left.__getitem__, keys) if self._is_left(names, at, mark)}
-        names.going |= again
-        self._later(merging.remove, TARGET_TABLES[table], sorted(again))
+        left = self.notes[table].left
+        at = {key: left[key].id for key in keys}
+        again = self._still_as_copied(table, at, {key: unpacked(left[key].checks) for key in keys})
+        if table != EDGES:
+            names = self.names(table)
+            others = {key: names.others.get(at[key]) for key in again}
+            again = {k for k, its in others.items() if its and identity.is_marked(table, its, left[k].mark)}
+            names.going |= {at[key] for key in again}
+        self.later(merging.remove, TARGET_TABLES[table], sorted(at[key] for key in again))
 
-    def _is_left(self, names: Names, at: int, mark: bytes) -> bool:
-        """Whether a row of the target is one that was taken out before, and nobody else's."""
-        return at in names.others and identity.is_marked(names.table, names.others[at], mark)
+    def _still_as_copied(
+        self, table: str, at: Mapping[int, int], bases: Mapping[int, Mapping[str, bytes] | None]
+    ) -> set[int]:
+        return still_as_copied(self.database, self.schema, table, at, bases, self.notes[TURNS].maybe_ids())
+
+    # Nodes
 
     def nodes(self, rows: Rows) -> None:
         judged, places = self._placed(rows)
-        unlike = self._put(judged, places, keep=("embedding",) if self.indexed else ())
-        if self.indexed:
-            self.rejects += [
-                source_rows.set_aside(judged.rows, position, "embedding", _INDEXED)
-                for position, columns in unlike.items()
-                if "embedding" in columns
-            ]
+        self._put(judged, places)
+
+    # Edges
 
     def edges(self, rows: Rows) -> None:
-        judged = self._judged(rows)
-        names = self._see(NODES, itertools.chain(*judged.columns[:2]))
-        ends = {end for column in judged.columns[:2] for end in column if names.knows(end)}
-        judged, dangling = loading.with_both_ends(judged, ends)
-        self._set_aside(rows, dangling)
-        drawn = [(names.of(a), names.of(b)) for a, b in zip(judged.columns[0], judged.columns[1], strict=True)]
-        keys = list(judged.rows.keys)
-        there = reading.keys(self.database, t.EDGE_TABLE, keys)
-        unlike = merging.differing(self.database, self.schema, judged, keys, drawn)
-        fresh = [position for position, key in enumerate(keys) if key not in there]
-        own = {(*drawn[p], self._relation(judged, p)): p for p in fresh}
-        adopted = [edge for edge in self._others() if (edge.start, edge.end, edge.relation) in own]
-        write = sorted(unlike)
-        if self.add_only:
-            taken = {own[edge.start, edge.end, edge.relation] for edge in adopted}
-            write = [position for position in fresh if position not in taken]
-        else:
-            adopted = self._one_each(adopted, [(*drawn[p], self._relation(judged, p)) for p in fresh])
-            self._later(merging.remove_edges, adopted)
-            self._later(merging.remove, t.EDGE_TABLE, [keys[p] for p in write if keys[p] in there])
-        chosen = loading.select(judged, [position in write for position in range(len(keys))])
-        self.plans.setdefault(EDGES, {}).update({keys[p]: (keys[p], None) for p in fresh if p in write})
-        self._later(merging.insert_edges, self.schema, chosen, [drawn[position] for position in write])
-        self._note(judged, [*write] if self.add_only else range(len(keys)))
-        self._count(EDGES, [keys[p] for p in write if p in fresh], [keys[p] for p in write if p not in fresh])
+        EdgeMerge(self).bring(rows)
+
+    def without_removed(self, judged: Judged, there: Collection[int]) -> Judged:
+        """Leave out rows that the agent took out of the target, unless SQLite changed them, or a node came back."""
+        table, notes = judged.rows.table.name, self.notes[judged.rows.table.name]
+        keep = []
+        for position, key in enumerate(judged.rows.keys):
+            digest = source_rows.digest(judged.rows.values[position])
+            known = notes.absent.get(key) == digest or (not self.distrust and notes.digests.get(key) == digest)
+            ends = [column[position] for column in judged.columns[: len(judged.rows.table.ends)]]
+            came = table == EDGES and any(self.is_fresh(end) for end in ends)
+            keep.append(key in there or not known or came)
+        return loading.select(judged, keep)
+
+    def is_fresh(self, node: Any) -> bool:
+        """Whether a node of the source is in the target only now, or again."""
+        return node not in self.notes[NODES].digests or node in self.added.get(NODES, ())
+
+    # Turns
 
     def turns(self, rows: Rows) -> None:
-        judged, places = self._placed(rows)
+        names = self.see(TURNS, rows.keys)
+        judged, places = self._placed(rows, {key for key in rows.keys if names.of(key) in names.there})
         self._put(judged, places)
-        nodes, turns = self._see(NODES, itertools.chain(*judged.columns[: len(rows.table.ends)])), self.names(TURNS)
+        nodes = self.see(NODES, itertools.chain(*judged.columns[: len(rows.table.ends)]))
         known = {end for column in judged.columns[: len(rows.table.ends)] for end in column if nodes.knows(end)}
-        pairs, dangling = loading.link_pairs(judged, known)
+        _, dangling = loading.link_pairs(judged, known)
         self.rejects += dangling
-        ids = {turns.of(key): key for key in judged.rows.keys}
-        for kind in LINKS.values():
-            wanted = {(turns.of(turn), nodes.of(node)) for turn, node in pairs[kind]}
-            there = set(reading.links(self.database, kind, sorted(ids)))
-            ours = {} if self.add_only else self.notes[TURNS].digests
-            mine = self._ours(node for _, node in there - wanted)  # nima-core links its own nodes to our turns
-            lost = sorted(pair for pair in there - wanted if ids[pair[0]] in ours and pair[1] in mine)
-            self._later(merging.unlink, kind, lost)
-            self._later(merging.link, kind, sorted(wanted - there))
-            linked = {ids[turn] for turn, _ in [*lost, *(wanted - there)]}
-            self._count(TURNS, [], sorted(linked - self.added.get(TURNS, set())))
+        for index, end in enumerate(rows.table.ends):
+            self._link(judged, index, LINKS[end.lower()], known)
 
-    def _ours(self, nodes: Iterable[int]) -> set[int]:
-        """Which nodes of the target are the source's."""
-        keys = self.names(NODES).keys_at(nodes)
-        names = self._see(NODES, keys.values())
-        return {node for node, key in keys.items() if names.knows(key)}
+    def _link(self, judged: Judged, index: int, kind: str, known: Collection[int]) -> None:
+        """Bring the links of one kind to where SQLite moved them. What only the agent linked, or unlinked, stays so."""
+        end, turns, nodes = judged.rows.table.ends[index], self.names(TURNS), self.names(NODES)
+        there: dict[int, set[int]] = {}
+        for turn, node in reading.links(self.database, kind, sorted(map(turns.of, judged.rows.keys))):
+            there.setdefault(turn, set()).add(node)
+        keys_at = nodes.keys_at(node for linked in there.values() for node in linked)
+        add, lose, linked = [], [], set[int]()
+        for key, node in zip(judged.rows.keys, judged.columns[index], strict=True):
+            turn, base = turns.of(key), (self.notes[TURNS].base(key) or {}).get(end)
+            has, wanted = there.get(turn, set()), {nodes.of(node)} if node in known else set()
+            if has == wanted:
+                continue
+            moved = base is None or base != check_of(node)
+            is_ours = self.is_ours(TURNS, key)
+            ours = {n: check_of(keys_at[n]) for n in has - wanted if base is not None and n in keys_at}
+            copied = {n for n, check in ours.items() if check == base or is_ours(end, check)}
+            if wanted - has and (moved or self.distrust or self.is_fresh(node)):
+                add += [(turn, other) for other in wanted]
+                linked.add(key)
+            elif wanted - has:
+                self.keep(TURNS, key, [end])
+            if copied and (moved or self.distrust):
+                lose += [(turn, other) for other in sorted(copied)]
+                linked.add(key)
+        self.later(merging.unlink, kind, lose)
+        self.later(merging.link, kind, sorted(add))
+        changed = linked - self.added.get(TURNS, set())
+        self.plan_changes(judged, [p for p, key in enumerate(judged.rows.keys) if key in changed])
+        self.count(TURNS, [], sorted(changed))
 
-    def _judged(self, rows: Rows) -> Judged:
-        judged = source_rows.judge(rows, self.schema, self.job.isolated_of(rows.table.name))
-        self._set_aside(rows, judged.rejects)
+    # What nodes and turns have in common
+
+    def judged(self, rows: Rows) -> Judged:
+        judged = judging.judged(self.job, rows, self.schema)
+        self.set_aside(rows, judged.rejects)
         return judged
 
-    def _set_aside(self, rows: Rows, rejects: Sequence[Reject]) -> None:
+    def set_aside(self, rows: Rows, rejects: Sequence[Reject]) -> None:
         """Note rows that have no place in the target. What is there of an earlier state of them stays."""
         self.rejects += rejects
         table = rows.table.name
@@ -230,29 +261,33 @@ class Merge:
         if table == EDGES and (lost := [key for key in now if key in self.notes[EDGES].digests]):
             self._remove(EDGES, lost)
         elif table != EDGES:  # the ledger does not say longer than the target that it has them
-            names = self._see(table, now)
+            names = self.see(table, now)
             noted = [key for key in now if key in self.notes[table].digests and key not in names.gone]
             lost = [key for key in noted if names.of(key) not in names.there]
             self.removed.setdefault(table, set()).update(lost)
             others = now.keys() & names.gone & self.notes[table].digests.keys()
             self.forgotten.setdefault(table, set()).update(others - self.removed[table])
 
-    def _placed(self, rows: Rows) -> tuple[Judged, list[Place]]:
-        """The rows that have a place in the target, and which."""
-        judged = self._judged(rows)
+    def _placed(self, rows: Rows, there: Collection[int] | None = None) -> tuple[Judged, list[Place]]:
+        """The rows that have a place in the target, and which. `there`: keys of those that are, if that matters."""
+        judged = self.judged(rows)
+        if there is not None:
+            judged = self.without_removed(judged, there)
         table = rows.table.name
-        names = self._see(table, judged.rows.keys)
-        naturals = [identity.natural(_values(judged, p, COLUMNS[table])) for p in range(len(judged.rows))]
+        names = self.see(table, judged.rows.keys)
+        naturals = [identity.natural(identity.values_of(judged, p, COLUMNS[table])) for p in range(len(judged.rows))]
         claimed = self._claimed(table, set().union(*map(names.near, naturals)))
         texts = partial(self._texts, table)
         places = [
-            names.place(Wanted(key, natural, _values(judged, position, ("text",))[0], claimed), texts)
+            names.place(Wanted(key, natural, identity.values_of(judged, position, ("text",))[0], claimed), texts)
             for position, (key, natural) in enumerate(zip(judged.rows.keys, naturals, strict=True))
         ]
         self.plans.setdefault(table, {}).update(
             {
-                key: (place.id, identity.mark(natural))
-                for key, natural, place in zip(judged.rows.keys, naturals, places, strict=True)
+                key: Plan(place.id, identity.mark(natural), checks)
+                for key, natural, place, checks in zip(
+                    judged.rows.keys, naturals, places, packed_checks(judged), strict=True
+                )
                 if place is not None and not place.there and key not in self.notes[table].digests
             }
         )
@@ -261,7 +296,7 @@ class Merge:
         reasons = [
             source_rows.set_aside(judged.rows, p, "row", _TAKEN.format(judged.rows.keys[p], what)) for p in homeless
         ]
-        self._set_aside(rows, reasons)
+        self.set_aside(rows, reasons)
         return loading.select(judged, [place is not None for place in places]), [p for p in places if p is not None]
 
     def _claimed(self, table: str, rivals: set[int]) -> set[int]:
@@ -278,55 +313,110 @@ class Merge:
             return {}
         return {key: row[0] for key, row in merging.columns(self.database, t.NODE_TABLE, ("text",), ids).items()}
 
-    def _put(self, judged: Judged, places: Sequence[Place], keep: Sequence[str] = ()) -> dict[int, set[str]]:
-        """Add what is not there, and bring what is to the source's state; return what of it was otherwise, by row."""
-        table = judged.rows.table.name
-        ids = [place.id for place in places]
+    def _put(self, judged: Judged, places: Sequence[Place]) -> None:
+        """Add what is not there, and bring what is to where SQLite moved it."""
+        table, keys = judged.rows.table, judged.rows.keys
         new = [not place.there for place in places]
-        self._later(merging.insert, self.schema, loading.select(judged, new), [p.id for p in places if not p.there])
-        unlike: dict[int, set[str]] = {}
-        if not self.add_only and not all(new):
-            unlike = merging.differing(self.database, self.schema, judged, ids)
-            unlike = {position: columns for position, columns in unlike.items() if not new[position]}
-            chosen = [position in unlike for position in range(len(ids))]
-            part = loading.select(judged, chosen)
-            self._later(merging.update, self.schema, part, [ids[position] for position in sorted(unlike)], keep)
-        fresh = [position for position, flag in enumerate(new) if flag]
-        self._note(judged, fresh if self.add_only else range(len(ids)))
-        keys = judged.rows.keys
-        self._count(table, [keys[position] for position in fresh], [keys[position] for position in unlike])
-        return unlike
+        self.later(merging.insert, self.schema, loading.select(judged, new), [p.id for p in places if not p.there])
+        there = merging.rows_of(self.database, self.schema, table, [place.id for place in places if place.there])
+        found = {
+            position: self.resolve(judged, position, there[place.id][0])
+            for position, place in enumerate(places)
+            if place.there
+        }
+        found = {position: self._without_index(judged, position, each) for position, each in found.items()}
+        self.update(
+            judged,
+            found,
+            lambda part, positions, names: self.later(
+                merging.update, self.schema, part, [places[p].id for p in positions], names
+            ),
+        )
+        again = [p for p, key in enumerate(keys) if new[p] and key in self.notes[table.name].digests]
+        self.plan_changes(judged, [*again, *(p for p, each in found.items() if each.take)])
+        self.note(judged)
+        fresh = [key for key, flag in zip(keys, new, strict=True) if flag]
+        self.count(table.name, fresh, [keys[position] for position, each in found.items() if each.take])
 
-    def _others(self) -> list[Edge]:
-        if self._edges_of_others is None:
-            self._edges_of_others = merging.edges_of_others(self.database)
-        return self._edges_of_others
+    def _without_index(self, judged: Judged, position: int, found: Resolution) -> Resolution:
+        """An embedding that an index has stays as it is; SQLite's is set aside."""
+        if not self.indexed or "embedding" not in found.take:
+            return found
+        self.rejects.append(source_rows.set_aside(judged.rows, position, "embedding", _INDEXED))
+        table, key, stays = judged.rows.table.name, judged.rows.keys[position], frozenset({"embedding"})
+        self.keep(table, key, sorted(stays))
+        self._leave_undecided(table, key, stays)
+        return Resolution(found.take - stays, found.keep | stays, found.conflicts, found.undecided | stays)
 
-    def _one_each(self, edges: Sequence[Edge], wanted: Sequence[tuple[int, int, Any]]) -> list[Edge]:
-        """For each edge of the source one that the agent drew between the same ends; it is not to be taken again."""
-        left, found = list(wanted), []
-        for edge in edges:
-            if (edge.start, edge.end, edge.relation) in left:
-                left.remove((edge.start, edge.end, edge.relation))
-                self._others().remove(edge)
-                found.append(edge)
+    def resolve(self, judged: Judged, position: int, there: Sequence[Any]) -> Resolution:
+        """Decide whose values one row gets; `there`: the target's, in order of the table's columns."""
+        table, key = judged.rows.table, judged.rows.keys[position]
+        here = [column[position] for column in judged.columns[len(table.ends) :]]
+        unlike = merging.differing_columns(table, here, there)
+        if not unlike:
+            return Resolution()
+        names = [column.target for column in table.columns]
+        notes = self.notes[table.name]
+        checks = notes.base(key) if key in notes.digests else None
+        defaults = NODE_DEFAULTS if table.name == NODES else {}
+        base = Base(checks, defaults, self.noted, self.is_ours(table.name, key), notes.undecided.get(key, frozenset()))
+        sides = dict(zip(names, here, strict=True)), dict(zip(names, there, strict=True))
+        found = resolve(*sides, sorted(unlike), base)
+        self._record(judged, position, found)
+        self.keep(table.name, key, sorted(found.keep))
+        self._leave_undecided(table.name, key, found.undecided)
         return found
 
-    def _relation(self, judged: Judged, position: int) -> Any:
-        return _values(judged, position, ("relation",))[0]
+    def is_ours(self, table: str, key: int) -> Callable[[str, bytes], bool]:
+        """What tells whether a value of the target is one that we brought, though it is not the base."""
+        return partial(self.notes[table].is_ours, key, older=self.distrust)
 
-    def _note(self, judged: Judged, positions: Sequence[int]) -> None:
+    def plan_changes(self, judged: Judged, positions: Sequence[int]) -> None:
+        """Have it noted before the write what rows are to be: a run killed before it looks knows its own values."""
+        if positions:
+            checks, keys = packed_checks(judged), judged.rows.keys
+            self.changes.setdefault(judged.rows.table.name, {}).update({keys[p]: checks[p] for p in positions})
+
+    def _record(self, judged: Judged, position: int, found: Resolution) -> None:
+        """Have the values that give way recorded, each by itself."""
         rows = judged.rows
-        noted = {rows.keys[p]: source_rows.digest(rows.values[p]) for p in positions}
+        for each in found.conflicts:
+            winner = "SQLite's value" if each.winner == "sqlite" else "its own"
+            what = Reject(
+                rows.table.name, rows.keys[position], each.column, _BOTH.format(winner), {each.column: each.lost}
+            )
+            self.conflicts.append(what)
+
+    def update(
+        self,
+        judged: Judged,
+        found: Mapping[int, Resolution],
+        write: Callable[[Judged, Sequence[int], Collection[str]], None],
+        always: Collection[int] = (),
+    ) -> None:
+        """Have rows that take the same columns written together. `always`: rows to write though they take none."""
+        alike: dict[frozenset[str], list[int]] = {}
+        for position, each in found.items():
+            if each.take or position in always:
+                alike.setdefault(each.take, []).append(position)
+        for names, positions in alike.items():
+            chosen = set(positions)
+            part = loading.select(judged, [position in chosen for position in range(len(judged.rows))])
+            write(part, sorted(positions), names)
+
+    def keep(self, table: str, key: int, names: Sequence[str]) -> None:
+        if names:
+            self.kept.setdefault(table, {}).setdefault(key, []).extend(names)
+
+    def _leave_undecided(self, table: str, key: int, names: Collection[str]) -> None:
+        if names:
+            self.undecided.setdefault(table, {}).setdefault(key, []).extend(sorted(names))
+
+    def note(self, judged: Judged) -> None:
+        rows = judged.rows
+        noted = {key: source_rows.digest(row) for key, row in zip(rows.keys, rows.values, strict=True)}
         self.digests.setdefault(rows.table.name, {}).update(noted)
 
-    def _count(self, table: str, added: Sequence[int], changed: Sequence[int]) -> None:
+    def count(self, table: str, added: Sequence[int], changed: Sequence[int]) -> None:
         self.added.setdefault(table, set()).update(added)
         self.changed.setdefault(table, set()).update(changed)
-
-
-def _values(judged: Judged, position: int, names: Sequence[str]) -> tuple[Any, ...]:
-    """Some of a row's values by their columns' names in the target; None for a column that the source lacks."""
-    table = judged.rows.table
-    at = {column.target: len(table.ends) + index for index, column in enumerate(table.columns)}
-    return tuple(judged.columns[at[name]][position] if name in at else None for name in names)

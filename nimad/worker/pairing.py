@@ -43,6 +43,7 @@ def pair(
     _pair_alike(table, here, there, texts, pairs)
     if wholes is not None:
         _pair_nameless(here, there, wholes, pairs)
+    _pair_in_place(here, there, texts, pairs)
     return pairs
 
 
@@ -132,3 +133,17 @@ def _pair_nameless(
     for key in left:
         if alike.get(what := (here[key], own.get(key))):
             pairs[key] = alike[what].pop()
+
+
+def _pair_in_place(
+    here: Mapping[int, Natural], there: Mapping[int, Natural], texts: tuple[Texts, Texts], pairs: Pairs
+) -> None:
+    """Pair what has no turn, and the same id, layer and text, where the target had no place for the moment.
+
+    It was set aside alone, and has been put right in SQLite since.
+    """
+    taken = set(pairs.values())
+    left = [key for key in sorted(here.keys() & there.keys()) if key not in pairs and key not in taken]
+    left = [key for key in left if there[key][-1] is None and here[key][:-1] == there[key][:-1] and not here[key][0]]
+    own, theirs = (side(left) for side in texts) if left else ({}, {})
+    pairs.update((key, key) for key in left if own.get(key) and own.get(key) == theirs.get(key))

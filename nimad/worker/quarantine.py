@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from nimad import bounded
 from nimad.source.rows import Reject
 
 _KEY_BYTES = 12
@@ -18,7 +19,7 @@ def add(path: Path, rejects: Sequence[Reject]) -> list[str]:
     if not rejects:
         return []
     keys = []
-    listed = {line_key(line) for line in lines(path)}
+    listed = set(_listed(path))
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         file.seek(_end_of_last_line(path))
@@ -45,12 +46,19 @@ def line_key(line: bytes) -> str:
 
 def lines(path: Path) -> Iterator[bytes]:
     """Every whole line of the file; none where there is no file. A line that a power cut tore is passed over."""
-    try:
-        file = path.open("rb")
-    except FileNotFoundError:
-        return
-    with file:
-        yield from (line for line in file if line.endswith(b"\n"))
+    with suppress(FileNotFoundError):
+        yield from bounded.lines(path)
+
+
+def _listed(path: Path) -> Iterator[str]:
+    """The key of every whole line, however long it is."""
+    digest = hashlib.blake2b(digest_size=_KEY_BYTES)
+    with suppress(FileNotFoundError):
+        for piece in bounded.pieces(path):
+            digest.update(piece)
+            if piece.endswith(b"\n"):
+                yield digest.hexdigest()
+                digest = hashlib.blake2b(digest_size=_KEY_BYTES)
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
@@ -73,4 +81,8 @@ def _is_named(entry: dict[str, Any]) -> bool:
 
 
 def _end_of_last_line(path: Path) -> int:
-    return sum(len(line) for line in lines(path))
+    end = whole = 0
+    for piece in bounded.pieces(path):
+        end += len(piece)
+        whole = end if piece.endswith(b"\n") else whole
+    return whole

@@ -9,21 +9,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad import rights
 from nimad.disk import has_log
 from nimad.source import batch
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.rows import Judged, Reject
 from nimad.source.schema import EDGES, NODES
-from nimad.target import compacting, counting, loading, vectors
+from nimad.target import catalog, compacting, counting, loading, merging, vectors
 from nimad.target import schema as target_schema
 from nimad.target.database import open_database
 from nimad.target.engine import Engine, has_arrow
 from nimad.worker import load, quarantine, trial, verifying
 from nimad.worker.job import Failure, Job, JobError, Task
 from nimad.worker.judging import judged_ids, judged_range, judged_strays
-from nimad.worker.limits import limits_of
+from nimad.worker.limits import bound_address_space, limits_of
 
 Facts = dict[str, Any]
 
@@ -31,8 +30,7 @@ Facts = dict[str, Any]
 def perform(job: Job, engine: tuple[ModuleType, Engine]) -> Facts:
     """Do `job` and return the facts for its answer."""
     module, found = engine
-    if job.target:
-        rights.work_for(Path(job.source or job.target), job.target_path())  # before the engine starts its threads
+    bound_address_space(job)
     started = time.monotonic()
     facts = _TASKS[job.task](job, module)
     return {
@@ -62,7 +60,8 @@ def _convert(job: Job, _: ModuleType) -> Facts:
         from nimad.source import arrow
 
         arrow.table(rows)
-    rejects = [*judged.rejects, *judged_strays(job), *_foreseen_dangling(job, judged)]
+    judged, dangling = _foreseen_dangling(job, judged)
+    rejects = [*judged.rejects, *judged_strays(job), *dangling]
     lost = {reject.id for reject in rejects if reject.part == "row"} - set(judged.rows.keys)
     reasons = [(reject.table, reject.id, reject.part, reject.reason) for reject in rejects]
     return {
@@ -71,14 +70,14 @@ def _convert(job: Job, _: ModuleType) -> Facts:
     }
 
 
-def _foreseen_dangling(job: Job, judged: Judged) -> list[Reject]:
-    """Edges and links whose node will not be there: `job.removed` are those that go to quarantine."""
+def _foreseen_dangling(job: Job, judged: Judged) -> tuple[Judged, list[Reject]]:
+    """Edges and links whose node will not be there, and the rest: `job.removed` are those that go to quarantine."""
     table = judged.rows.table.name
     if table == NODES:
-        return []
+        return judged, []
     ids = SourceFile(job.source_path()).read(lambda c: source_rows.read_keys(c, job.needs().nodes))
     nodes = ids - set(job.removed)
-    return loading.with_both_ends(judged, nodes)[1] if table == EDGES else loading.link_pairs(judged, nodes)[1]
+    return loading.with_both_ends(judged, nodes) if table == EDGES else (judged, loading.link_pairs(judged, nodes)[1])
 
 
 def _plain(value: Any) -> Any:
@@ -92,13 +91,17 @@ def _count(job: Job, module: ModuleType) -> Facts:
             database.checkpoint()
         if job.writable:
             database.leave_no_log()
+        if job.unfinished:
+            load.check_free_pages(database)
         counts = counting.count(database)
         differences = target_schema.differences(database, job.schema) if job.schema else []
         previous = load.held(database, job.previous)
         free, page = counting.page_use(database)
+        indexed = merging.indexed(database)
     if differences:
         raise JobError(Failure.SCHEMA, "; ".join(differences))
-    return {"counts": counting.to_json(counts), "previous": previous, "free_bytes": free * page}
+    found = {"counts": counting.to_json(counts), "previous": previous, "indexed": indexed}
+    return {**found, "free_bytes": free * page}
 
 
 def _verify(job: Job, module: ModuleType) -> Facts:
@@ -106,8 +109,7 @@ def _verify(job: Job, module: ModuleType) -> Facts:
         found = verifying.verify(job, database)
         counts = counting.count(database)
         free, page = counting.page_use(database)
-    rejected = quarantine.add(Path(job.quarantine), found.rejects) if job.quarantine else []
-    return {**found.to_json(), "rejected": rejected, "counts": counting.to_json(counts), "free_bytes": free * page}
+    return {**found.to_json(), "counts": counting.to_json(counts), "free_bytes": free * page}
 
 
 def _try(job: Job, module: ModuleType) -> Facts:
@@ -145,8 +147,16 @@ def _vitals(job: Job, module: ModuleType) -> Facts:
     from nimad.target import vitals
 
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        found = vitals.of(database, job.since_ms)
+        found = vitals.of(database, job.since_ms, job.bounds)
     return {"vitals": None if found is None else asdict(found)}
+
+
+def _holds(job: Job, module: ModuleType) -> Facts:
+    """How many rows all tables have together, whoever made them."""
+    from nimad.worker import comparing
+
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        return {"rows": sum(comparing.count(database, name) for name in catalog.tables(database))}
 
 
 def _time(job: Job, module: ModuleType) -> Facts:
@@ -165,10 +175,7 @@ def _time(job: Job, module: ModuleType) -> Facts:
 def _catch_up(job: Job, module: ModuleType) -> Facts:
     from nimad.worker import catching_up
 
-    try:
-        return catching_up.catch_up(job, module)
-    except catching_up.OtherColumnsError as error:
-        raise JobError(Failure.SCHEMA, str(error)) from error
+    return catching_up.catch_up(job, module)
 
 
 def _confirm(job: Job, module: ModuleType) -> Facts:
@@ -194,6 +201,30 @@ def _carry(job: Job, module: ModuleType) -> Facts:
             return {**facts, **carrying.Carrying(compared, record).run()}
 
 
+def _export(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import own_export
+
+    return own_export.export(job, module)
+
+
+def _import(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import own_import
+
+    return own_import.take_in(job, module)
+
+
+def _find(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import own_import
+
+    return own_import.find(job, module)
+
+
+def _same(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import same
+
+    return same.same(job, module)
+
+
 _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.PROBE: _probe,
     Task.CONVERT: _convert,
@@ -207,9 +238,14 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.INDEX: _index,
     Task.SEARCH: _search,
     Task.VITALS: _vitals,
+    Task.HOLDS: _holds,
     Task.TIME: _time,
     Task.CATCH_UP: _catch_up,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,
     Task.CARRY: _carry,
+    Task.EXPORT: _export,
+    Task.IMPORT: _import,
+    Task.FIND: _find,
+    Task.SAME: _same,
 }

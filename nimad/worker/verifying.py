@@ -14,14 +14,16 @@ from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.ranges import Range
 from nimad.source.rows import Judged, Reject, Rows
-from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Kind, Schema, Table
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS, Kind, Schema, Table
 from nimad.target import loading, parameters, reading
 from nimad.target.database import Database
-from nimad.worker import ledger
+from nimad.worker import judging, ledger, quarantine
 from nimad.worker.job import Job
 
-#: How many damaged values an answer names; the number of them is always whole.
+#: How many contradictions an answer names; the number of them is always whole.
 NAMED_DAMAGES = 100
+#: How many values that differ it names at most, to be written again.
+NAMED_VALUES = 10_000
 
 _Keys = Range | Sequence[int]
 
@@ -34,9 +36,16 @@ class Found:
     changed: dict[str, list[int]] = field(default_factory=dict)  # the source changed them since they were copied
     missing: dict[str, list[int]] = field(default_factory=dict)  # in the source, not in the target
     removed: dict[str, list[int]] = field(default_factory=dict)  # copied, and since deleted from the source
-    damaged: list[tuple[str, int, str]] = field(default_factory=list)  # table, id, column
-    rejects: list[Reject] = field(default_factory=list)
+    damaged: list[tuple[str, int, str]] = field(default_factory=list)  # table, id, what contradicts itself
+    wrong: list[tuple[str, int, str]] = field(default_factory=list)  # table, id, column of the target
+    quarantine: Path | None = None
+    rejected: list[str] = field(default_factory=list)  # keys of the quarantine's lines
     salvaged: bool = False  # the source lacks rows that it may once have had
+
+    def set_aside(self, rejects: Sequence[Reject]) -> None:
+        """List what the target cannot hold; at once, for it may be as much as all rows."""
+        if self.quarantine is not None:
+            self.rejected += quarantine.add(self.quarantine, rejects)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -46,6 +55,9 @@ class Found:
             "removed": self.removed,
             "damaged": self.damaged[:NAMED_DAMAGES],
             "damages": len(self.damaged),
+            "wrong": self.wrong[:NAMED_VALUES],
+            "wrongs": len(self.wrong),
+            "rejected": self.rejected,
         }
 
 
@@ -59,19 +71,19 @@ class _Side:
 
 def verify(job: Job, database: Database) -> Found:
     """Compare all rows up to `job.bounds`, or just the rows `job.ids` of `job.table`."""
-    found = Found(salvaged=job.salvaged)
+    found = Found(salvaged=job.salvaged, quarantine=Path(job.quarantine) if job.quarantine else None)
     schema = job.needs()
     nodes: set[int] = set()
+    digests = ledger.read_digests(Path(job.ledger)) if job.ledger else {}
     for table in schema.tables():
         if job.table and table.name != job.table:
             continue
         if table.name != NODES and not nodes:
             nodes = reading.node_ids(database)
-        noted = ledger.read(Path(job.ledger), table.name) if job.ledger else {}
+        noted = digests.get(table.name, {})
         compared, beyond = 0, None
         for keys, rows in _chunks(job, table):
-            judged = source_rows.judge(rows, schema, job.isolated_of(table.name))
-            judged = _expected(judged, nodes, found)
+            judged = _expected(judging.judged(job, rows, schema), nodes, found)
             compared += len(judged.rows)
             beyond = keys.upto if isinstance(keys, Range) else None
             side = _READERS[table.name](database, schema, keys)
@@ -97,10 +109,10 @@ def _chunks(job: Job, table: Table) -> Iterator[tuple[_Keys, Rows]]:
 
 def _expected(judged: Judged, nodes: set[int], found: Found) -> Judged:
     """What the target should hold of these rows; what it cannot hold is listed."""
-    found.rejects.extend(judged.rejects)
+    dangling: Sequence[Reject] = ()
     if judged.rows.table.name == EDGES:
         judged, dangling = loading.with_both_ends(judged, nodes)
-        found.rejects.extend(dangling)
+    found.set_aside([*judged.rejects, *dangling])
     return judged
 
 
@@ -121,7 +133,7 @@ def _read_edges(database: Database, schema: Schema, keys: _Keys) -> _Side:
 
 
 def _side(batch: reading.Columns, table: Table, *, skip: int) -> _Side:
-    columns = [(c.name, c.kind, batch[skip + index]) for index, c in enumerate(table.columns)]
+    columns = [(c.target, c.kind, batch[skip + index]) for index, c in enumerate(table.columns)]
     return _Side(batch[0], columns)
 
 
@@ -180,7 +192,7 @@ def _sort_difference(rows: Rows, position: int, column: str, noted: Mapping[int,
     """A value that differs: the source changed the row since it was copied, or it arrived wrong."""
     key = rows.keys[position]
     if noted.get(key) == source_rows.digest(rows.values[position]):
-        found.damaged.append((rows.table.name, key, column))
+        found.wrong.append((rows.table.name, key, column))
     else:
         _note(found.changed, rows.table.name, [key])
 
@@ -201,9 +213,8 @@ def _compare_links(
     judged: Judged, nodes: set[int], database: Database, keys: _Keys, noted: Mapping[int, bytes], found: Found
 ) -> None:
     pairs, dangling = loading.link_pairs(judged, nodes)
-    found.rejects.extend(dangling)
+    found.set_aside(dangling)
     positions = {key: position for position, key in enumerate(judged.rows.keys)}
-    columns = {LINKS[end.lower()]: end for end in judged.rows.table.ends}
 
     def digests(turn: int) -> bytes:
         return source_rows.digest(judged.rows.values[positions[turn]])
@@ -218,7 +229,7 @@ def _compare_links(
         _note(found.missing, TURNS, sorted(late - set(found.missing.get(TURNS, ()))))
         for turn in sorted({pair[0] for pair in set(there) ^ set(expected)} | _repeated(there)):
             if turn in positions and turn not in found.missing.get(TURNS, ()):
-                _sort_difference(judged.rows, positions[turn], columns.get(link, link), noted, found)
+                _sort_difference(judged.rows, positions[turn], link, noted, found)
 
 
 def _repeated(pairs: Sequence[tuple[int, int]]) -> set[int]:
@@ -236,4 +247,4 @@ def _look_beyond(table: Table, last: int | None, database: Database, noted: Mapp
 
 def _find_strays(job: Job, table: Table, found: Found) -> None:
     rows = SourceFile(job.source_path()).read(lambda c: source_rows.read_strays(c, table))
-    found.rejects.extend(source_rows.judge_strays(rows))
+    found.set_aside(source_rows.judge_strays(rows))
