@@ -1,9 +1,10 @@
 """Catching up, as the supervisor sees it: one worker brings late arrivals, and one looks for them afterwards."""
 
 import os
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from nimad import command
 from nimad.config import Settings
 from nimad.disk import READ_SUFFIXES, has_log, logs, sync
-from nimad.errors import DifferenceError
+from nimad.errors import DifferenceError, StoppedError
 from nimad.migration import machine, retry, state
 from nimad.migration.child import Workers
 from nimad.migration.ends import Action, Answer, Kind
@@ -20,10 +21,12 @@ from nimad.migration.files import Files, free_name
 from nimad.migration.patience import Patience
 from nimad.migration.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
 from nimad.source.schema import Schema
-from nimad.worker.job import Applied, Isolated, Job, Late, Task
+from nimad.worker.job import Applied, Isolated, Job, Late, Refused, Task
 
 #: Seconds before each try.
 DELAYS_S = (0.0, 1.0, 5.0)
+#: Seconds that the agent is let finish which opened the target before our worker did, and between two looks at that.
+_AGENT_S, _POLL_S = 1.0, 0.05
 #: How often rows that are not found afterwards are brought again.
 ROUNDS = 3
 #: Rows that a message names.
@@ -46,8 +49,27 @@ def engine_of(workers: Workers) -> Mapping[str, Any]:
     raise retry.error_of(answer)
 
 
+def until_free(target: Path, stop: threading.Event, limit_s: float) -> bool:
+    """Wait until no program has the target open, at most so many seconds; whether none has."""
+    deadline = time.monotonic() + limit_s
+    while machine.holder_of(target) is not None:
+        if time.monotonic() > deadline:
+            return False
+        if stop.wait(_POLL_S):
+            raise StoppedError("stopped")
+    return True
+
+
 class LeftAloneError(Exception):
     """Nothing was written, for a reason in words for people."""
+
+
+class OtherColumnsError(Exception):
+    """Columns of the source that the target's cannot hold: (table, column, why)."""
+
+    def __init__(self, columns: Sequence[tuple[str, str, str]]) -> None:
+        super().__init__()
+        self.columns = columns
 
 
 class _LogError(Exception):
@@ -71,6 +93,7 @@ class Done:
     rejected: frozenset[str]
     counts: Mapping[str, int]  # rows by target table, as the process after it counted
     moved: Mapping[str, list[int]]  # rows that the source changed between the two
+    dimension: int = 0  # floats in an embedding of the target; 0 where that was not looked at
 
 
 class Catching:
@@ -83,11 +106,14 @@ class Catching:
         schema: Schema,
         workers: Workers,
         listener: Listener,
-        isolated: Isolated,
+        left_out: tuple[Isolated, Refused],
         *,
         left: Mapping[str, Any] | None,
     ) -> None:
-        """`left`: the stamps of the target as we left it, None where somebody else wrote to it since."""
+        """`left_out`: rows and values that the engine does not take.
+
+        `left`: the stamps of the target as we left it, None where its log is not ours alone.
+        """
         self._settings, self._files, self._workers, self._listener = settings, files, workers, listener
         self.left = left
         self._patience = Patience()
@@ -99,16 +125,18 @@ class Catching:
             schema=schema,
             ledger=str(files.followed),
             quarantine=str(files.quarantine),
+            conflicts=str(files.conflicts),
             chunk_rows=CHUNK_ROWS,
             chunk_bytes=CHUNK_BYTES,
-            isolated=isolated,
+            isolated=left_out[0],
+            refused=left_out[1],
             extension=str(settings.vector_extension or ""),
         )
 
     def run(self, late: Late) -> Done:
-        """Catch up. Raises `LeftAloneError` when the target has to stay as it is."""
-        base = replace(self._base, ledger="") if late.add_only else self._base
-        found: dict[str, dict[str, set[int]]] = {name: {} for name in ("added", "changed", "removed", "settled")}
+        """Catch up. Raises `LeftAloneError` when the target has to stay as it is, and `OtherColumnsError`."""
+        base, dimension = self._base, 0
+        found: dict[str, Any] = {name: dict[str, set[int]]() for name in ("added", "changed", "removed", "settled")}
         rejected: set[str] = set()
         opened = False
         missing: Mapping[str, list[int]] = {}
@@ -118,8 +146,17 @@ class Catching:
                 facts = self._caught_up(replace(base, late=late))
                 since = int(facts["since"])
                 if not facts["opened"]:
-                    return Done(opened, since, **found, rejected=frozenset(rejected), counts={}, moved=moved)
-                opened = True
+                    return Done(
+                        opened,
+                        since,
+                        **found,
+                        rejected=frozenset(rejected),
+                        counts={},
+                        moved=moved,
+                        dimension=dimension,
+                    )
+                opened, dimension = True, int(facts["dimension"])
+                base = replace(base, schema=replace(base.needs(), dimension=dimension))
                 self._count_removed(facts["applied"]["removed"], found["removed"])
                 _collect(found, facts)
                 rejected.update(facts["rejected"])
@@ -132,7 +169,15 @@ class Catching:
             missing, moved = confirmed["missing"], confirmed["moved"]
             if not missing:
                 counts = {name: count["rows"] for name, count in confirmed["counts"].items()}
-                return Done(opened, since, **found, rejected=frozenset(rejected), counts=counts, moved=moved)
+                return Done(
+                    opened,
+                    since,
+                    **found,
+                    rejected=frozenset(rejected),
+                    counts=counts,
+                    moved=moved,
+                    dimension=dimension,
+                )
             late = replace(late, again={t: [*missing.get(t, ()), *moved.get(t, ())] for t in {*missing, *moved}})
         if not missing:
             raise LeftAloneError(f"{self._files.target} cannot be caught up: the engine does not read its own log")
@@ -144,8 +189,11 @@ class Catching:
 
     def _caught_up(self, job: Job) -> Mapping[str, Any]:
         facts = self._do(job)
-        if self.left is not None and (facts.get("opened") or "refused" in facts):
-            self.left = state.stamps_of(self._files.target)
+        if facts.get("opened") or "refused" in facts:
+            stamps = state.stamps_of(self._files.target)
+            self.left = stamps if self.left is not None or not stamps["log"] else None
+        if facts.get("refused") == "columns":
+            raise OtherColumnsError([(each["table"], each["column"], each["why"]) for each in facts["columns"]])
         if "refused" in facts:
             raise LeftAloneError(self._refusal(facts))
         return facts
@@ -173,6 +221,12 @@ class Catching:
             )
         if facts["refused"] == "damaged":
             return f"pages of {source} are damaged ({facts['why']}), so {target} may hold the last copy of some rows"
+        if facts["refused"] == "free pages":
+            return (
+                f"{target} lists free pages twice, as real_ladybug 0.15.3 leaves them, and the next write may destroy "
+                "it; have the agent use LadybugDB 0.18 or later, then make it anew with: "
+                f"{command.migrate(self._settings, '--replace')}"
+            )
         return f"{target} has a vector index, and its extension cannot be loaded ({facts['why']})"
 
     def _do(self, job: Job) -> Mapping[str, Any]:
@@ -184,6 +238,8 @@ class Catching:
             if answer.kind in (Kind.WAL_REPLAY, Kind.UNREADABLE) and has_log(self._files.target):
                 raise self._log_error(answer)
             action = answer.rule.action
+            if answer.kind is Kind.LOCKED and until_free(self._files.target, self._workers.stop, _AGENT_S):
+                continue
             if answer.kind in (Kind.LOCKED, Kind.SOURCE_BUSY) or action in (Action.STOP, Action.REPAIR):
                 break
             if following is None:
@@ -219,7 +275,8 @@ class Catching:
         taken = machine.space_taken(self._files.target)
         limits = limits_for(taken * self._pool_factor, self._settings.memory_limit)
         size = taken + self._settings.source.stat().st_size
-        answer = self._workers.do(job.within(limits), limit_s=self._patience.limit_s(size))
+        last = job.task is not Task.CATCH_UP  # after which another process looks
+        answer = self._workers.do(job.within(limits), limit_s=self._patience.limit_s(size), last=last)
         if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it
             holder = machine.holder_of(self._files.target) or "unknown"
             return replace(answer, message=f"{answer.message} (held by PID {holder})")

@@ -9,8 +9,10 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
+from nimad import rights
 from nimad.errors import StoppedError
 from nimad.migration import cgroup
 from nimad.migration.clock import Clock
@@ -25,9 +27,14 @@ from nimad.worker.job import Job, Task
 _POLL_S = 0.1
 #: Seconds that a worker may go on with its batch after a stop was asked for, and then to heed SIGTERM.
 STOP_GRACE_S = 5.0
+#: What only makes or reads a copy is ended at once.
+_TO_BE_THROWN_AWAY = (Task.COMPACT, Task.SAME)
 TERMINATE_GRACE_S = 2.0
 #: Seconds that a worker which hangs has for writing its stacks.
 ABORT_GRACE_S = 5.0
+#: Bytes of an answer, and seconds that one who ended is read on: the agent's interpreter may run a program of its own.
+_ANSWER_KEPT = 256 * 1024**2
+_PIPES_S = 1.0
 #: Bytes of a worker's stderr that are kept: its end, where a stack stands.
 _STDERR_KEPT = 64 * 1024
 
@@ -61,7 +68,6 @@ class Child:
             stderr=subprocess.PIPE,
             start_new_session=True,
             env=launch.interpreter.environment(),
-            **launch.interpreter.rights,
         )
 
     @property
@@ -74,7 +80,7 @@ class Child:
         After a PROBE that went well the worker is still there, and takes one more job.
         """
         oom_kills = cgroup.oom_kills()
-        watch = _Watch(self._process, job.to_line().encode(), stop, limit_s, stays=job.task is Task.PROBE)
+        watch = _Watch(self._process, job, stop, limit_s)
         try:
             output, errors = watch.until_it_is_done()
         except BaseException:  # a caller without signal handlers gets its KeyboardInterrupt, and leaves no worker
@@ -105,18 +111,25 @@ class Child:
                 stream.close()
 
 
+def _end_group(pid: int) -> None:
+    """End what a worker left in the session that it led, whose number nobody else has while one is in it."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 class _Watch:
     """Gives a worker its job, reads what it says until it has ended, and ends it when its time is over.
 
-    Or when a stop is asked for. No step waits for the worker: one that was halted takes no job either. One that
-    `stays` is read until it has answered that it did its job.
+    Or when a stop is asked for. No step waits for the worker: one that was halted takes no job either. One that is
+    asked which engine it has stays, and is read until it has answered.
     """
 
-    def __init__(
-        self, process: "subprocess.Popen[bytes]", job: bytes, stop: threading.Event, limit_s: float, *, stays: bool
-    ) -> None:
-        self._process, self._job, self._stop, self._stays = process, memoryview(job), stop, stays
+    def __init__(self, process: "subprocess.Popen[bytes]", job: Job, stop: threading.Event, limit_s: float) -> None:
+        self._process, self._job, self._stop = process, memoryview(job.to_line().encode()), stop
+        self._stays = job.task is Task.PROBE
+        self._grace_s = 0.0 if job.task in _TO_BE_THROWN_AWAY else STOP_GRACE_S
         self._signals = [(time.monotonic() + limit_s, signal.SIGABRT)]  # what is sent next, and when
+        self._ended_at = 0.0
         self.stopped = self.overrun = self.waits_again = False
 
     def until_it_is_done(self) -> tuple[bytes, bytes]:
@@ -126,7 +139,7 @@ class _Watch:
                 assert stream is not None  # noqa: S101 - a pipe was asked for when it was started
                 selector.register(stream, selectors.EVENT_READ, name)
             self._offer(selector)
-            while selector.get_map() or self._process.poll() is None:
+            while (selector.get_map() and not self._has_left()) or self._process.poll() is None:
                 for key, _ in selector.select(_POLL_S if selector.get_map() else 0):
                     if key.data == "job":
                         self._hand_over(selector)
@@ -135,6 +148,9 @@ class _Watch:
                     if not data:
                         selector.unregister(key.fileobj)
                     chunks[key.data] += data
+                if len(chunks["out"]) > _ANSWER_KEPT:
+                    chunks["out"].clear()  # no answer of ours is that long
+                    self._process.kill()
                 del chunks["err"][:-_STDERR_KEPT]
                 if self._stays and not self._job and _is_success(chunks["out"]):
                     self.waits_again = True
@@ -144,10 +160,20 @@ class _Watch:
                 if not selector.get_map():
                     self._wait_a_little()
                 self._keep_time()
+            if selector.get_map():
+                _end_group(self._process.pid)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             if stream:
                 stream.close()
         return bytes(chunks["out"]), bytes(chunks["err"])
+
+    def _has_left(self) -> bool:
+        """Whether it ended a while ago, and what it left behind keeps the pipes open."""
+        if self._process.poll() is None:
+            return False
+        now = time.monotonic()
+        self._ended_at = self._ended_at or now
+        return now > self._ended_at + _PIPES_S
 
     def _offer(self, selector: selectors.BaseSelector) -> None:
         assert self._process.stdin is not None  # noqa: S101 - a pipe was asked for when it was started
@@ -182,7 +208,7 @@ class _Watch:
         now = time.monotonic()
         if self._stop.is_set() and not self.stopped:
             self.stopped = True
-            at = now + STOP_GRACE_S
+            at = now + self._grace_s
             self._signals = [(at, signal.SIGTERM), (at + TERMINATE_GRACE_S, signal.SIGKILL)]
         if self._signals and now > self._signals[0][0]:
             _, number = self._signals.pop(0)
@@ -241,6 +267,9 @@ class Workers:
         """Do one job in a fresh process. Raises `StoppedError` once a stop was asked for."""
         if self.stop.is_set():
             raise StoppedError("stopped")
+        for path in (job.source, job.target):
+            if path:  # the engine opens no file of another user's as root, whatever came before
+                rights.check_own(Path(path))
         child, self._next = self._next or Child(self._launch), None
         if job.task is Task.PROBE:
             answer = child.work(job, self.stop, limit_s)

@@ -51,16 +51,15 @@ def look(settings: Settings, days: float = DAYS, *, newest: bool = False) -> Cle
 
 def apply(settings: Settings, days: float = DAYS, *, newest: bool = False) -> Cleaning:
     """Remove it. Raises `LockedError` while a run works on the target."""
-    files = Files(settings.target)
+    files = Files.of(settings)
     owner = settings.source if settings.source.exists() else files.target.parent
     check_folder(files.target)
-    rights.refuse_foreign_folders(owner, files.target)
-    with rights.working_for(owner, files.target, settings.source):
-        check_names(files, owner, settings.log_file)
-        with locked(files):
-            found = look(settings, days, newest=newest)
-            for folder in {folder for each in found.going for folder in _removed(each)}:
-                sync(folder)
+    rights.check_own(settings.source, files.target)
+    check_names(files, owner, settings.log_file)
+    with locked(files):
+        found = look(settings, days, newest=newest)
+        for folder in {folder for each in found.going for folder in _removed(each)}:
+            sync(folder)
     return replace(found, applied=True)
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from nimad import command
+from nimad import command, rights
 from nimad.config import Settings
 from nimad.config.settings import AUTO
 from nimad.errors import EngineError, ExitCode, NimadError, RefusedError, StoppedError, UsageError
-from nimad.migration import machine, origin, retry, state
+from nimad.migration import engines, existing, machine, names, origin, retry, state
 from nimad.migration.child import Launch, Workers
 from nimad.migration.ends import Action, Answer, Kind
 from nimad.migration.files import Files, not_for_us
@@ -18,9 +18,10 @@ from nimad.migration.interpreter import Interpreter
 from nimad.migration.patience import Patience
 from nimad.migration.plan import MIB, POOL_FLOOR, limits_for
 from nimad.packages import MODULE, unloadable
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.ranges import FIRST_KEY
-from nimad.source.schema import EDGES, NODES, TARGET_TABLES, Schema, quoted
+from nimad.source.schema import EDGES, INT64_MIN, NODES, TARGET_TABLES, Schema, quoted
 from nimad.source.survey import read_schema
 from nimad.worker.comparison import Listed, TableCompared
 from nimad.worker.job import Job, Quarantined, Task
@@ -51,21 +52,26 @@ class Comparison:
     remarks: tuple[str, ...]  # columns that the target lacks, or has in another type
     beyond: Mapping[str, Mapping[str, int]]  # values of columns that SQLite lacks, by the target's tables
     others: Mapping[str, int]  # rows of tables that are none of ours
-    handed_over: str = ""  # when
     maker: str = ""  # another source that the target was made from
     holder: int | None = None  # the process that has the target open
+    unread: tuple[str, ...] = ()  # logs by other names of the target, in words
+    names: tuple[str, ...] = ()  # what is to be known of its names
 
     def total(self, kind: str) -> int:
         """How many rows of all tables are of a kind, by the name of its list."""
         found: list[Listed] = [getattr(table, kind) for table in self.tables.values()]
         return sum(listed.count for listed in found)
 
+    def count(self, what: str) -> int:
+        """The same of a number that has no list."""
+        return sum(getattr(table, what) for table in self.tables.values())
+
     @property
     def exit_code(self) -> ExitCode:
         if self.remarks or self.total("lacking") or self.total("differing"):
             return ExitCode.DIFFERENCE
         kinds = ("late", "aside", "since_here", "since_there", "extra")
-        unmatched = self.beyond or self.others or any(self.total(kind) for kind in kinds)
+        unmatched = self.unread or self.beyond or self.others or any(self.total(kind) for kind in kinds)
         return ExitCode.QUARANTINED if unmatched else ExitCode.COMPLETE
 
 
@@ -74,8 +80,9 @@ def compare(settings: Settings, level: str = "full", stop: threading.Event | Non
 
     Nothing is changed or left behind on either side. Raises a `NimadError` where one of them cannot be read.
     """
-    stop, files = stop or threading.Event(), Files(settings.target)
+    stop, files = stop or threading.Event(), Files.of(settings)
     check_source(settings.source)
+    rights.check_own(settings.source)
     check_there(files.target)
     made, maker = made_of(settings, files)
     job = job_of(settings, files, made)
@@ -98,9 +105,10 @@ def compare(settings: Settings, level: str = "full", stop: threading.Event | Non
         remarks=tuple(answer.facts["remarks"]),
         beyond=answer.facts["beyond"],
         others=answer.facts["others"],
-        handed_over=str(made.get("handed_over", "")),
         maker=maker,
         holder=machine.holder_of(files.target),
+        unread=tuple(names.unread(files)),
+        names=tuple(map(str, names.remarks(settings, files))),
     )
 
 
@@ -132,7 +140,7 @@ def launch_of(settings: Settings) -> Launch:
     """How to start a worker that only reads: any file opens in the newest engine, which is ours unless one is named."""
     module = MODULE if settings.engine == AUTO else settings.engine
     python = settings.engine_python
-    interpreter = Interpreter() if python is None else Interpreter.of_owner(python, settings.source)
+    interpreter = Interpreter() if python is None else engines.named(settings, "engine_python", python)
     return Launch(interpreter, module, settings.priority)
 
 
@@ -144,6 +152,7 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
     source = SourceFile(settings.source)
     nodes_only = not every and EDGES not in made.get("tables", (EDGES,))
     schema: Schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
+    schema = replace(schema, least=int(made.get("schema", {}).get("least", INT64_MIN)))
     known = bool(made) and state.is_of(files, made)
     bounds = {table.name: FIRST_KEY for table in schema.tables()} | dict(made["bounds"]) if made.get("bounds") else {}
     return Job(
@@ -154,6 +163,7 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
         bounds=bounds,
         ledger=str(files.followed) if known else "",
         quarantined=_quarantined(files),
+        refused=existing.still_refused(source, schema, files.quarantine),
         chunk_rows=_CHUNK_ROWS,
         chunk_bytes=_CHUNK_BYTES,
     )

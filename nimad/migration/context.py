@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from nimad import command
 from nimad.config import Settings
 from nimad.errors import DiskError, RefusedError, SourceError
 from nimad.migration import machine, pausing
@@ -24,7 +25,7 @@ from nimad.source.losses import deleted_in_passing
 from nimad.source.schema import NODES, TARGET_TABLES, columns_of, moved_columns, quoted
 from nimad.source.survey import Survey
 from nimad.worker import quarantine
-from nimad.worker.job import Job, Task
+from nimad.worker.job import Failed, Job, Task
 
 
 @dataclass
@@ -43,13 +44,15 @@ class Context:
     last_keys: dict[str, int] = field(default_factory=dict)  # highest key of each, when the run began
     redone: set[str] = field(default_factory=set)  # tables to judge anew: some of their rows are in quarantine
     confirmed: set[str] = field(default_factory=set)  # lines of the quarantine that this run gave a reason for
-    isolated: dict[str, dict[int, tuple[str, int, str]]] = field(default_factory=dict)  # rows that take workers down
+    isolated: dict[str, dict[int, Failed]] = field(default_factory=dict)  # rows that take workers down
+    refused: dict[str, dict[int, dict[str, Failed]]] = field(default_factory=dict)  # and values; or not given back
     losses: frozenset[str] = frozenset()  # lines of the quarantine that tell what the source lost
     pool_bytes: int = 0  # of the engine, as raised since the plan
     patience: Patience = field(default_factory=Patience)
     adopted: bool = False  # an earlier run wrote to the staging file, which may have suffered in between
     repairs: int = 0  # how often the staging file did not open
     schema_version: int = 0
+    complaint: str = ""  # what the engine says of each checkpoint, on pages that it takes for smaller ones
     compaction_failed: bool = False
     began: float = field(default_factory=time.monotonic)
     batches: int = 0
@@ -67,6 +70,11 @@ class Context:
     @property
     def survey(self) -> Survey:
         return self.memory.survey
+
+    def narrow(self, least: int) -> None:
+        """Have values set aside that the engine which writes does not hold: integers below `least`."""
+        schema = replace(self.survey.schema, least=least)
+        self.memory = replace(self.memory, survey=replace(self.survey, schema=schema))
 
     def list_losses(self) -> None:
         """Write to the quarantine what damaged pages of the source have made unreadable."""
@@ -88,7 +96,9 @@ class Context:
                 "chunk_rows": self.plan.chunk_rows,
                 "chunk_bytes": self.plan.chunk_bytes,
                 "isolated": self.isolated,
+                "refused": self.refused,
                 "salvaged": self.memory.salvaged,
+                "rebuilds": self.state.rebuilds,
                 **facts,
             },
         )
@@ -166,6 +176,17 @@ class Context:
                 f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. "
                 f"Nothing is published, and they are still in {self.files.staging}. Restore the source and run again; "
                 "if they are meant to be gone, begin anew with --restart"
+            )
+
+    def check_set_aside(self, nodes: int) -> None:
+        """Raise `RefusedError` when more nodes are set aside whole than `--max-set-aside` allows."""
+        total, allowed = self.survey.nodes.rows, self.settings.max_set_aside
+        if not self.settings.allows_aside(nodes, total):
+            look = command.line("quarantine", "list", "--target", self.files.target)
+            raise RefusedError(
+                f"{nodes} of {total} memories would be set aside whole, more than the {allowed} of --max-set-aside, so "
+                f"nothing is published; correct them in the source (a run lists them for: {look}), or run again with "
+                "--max-set-aside 100%"
             )
 
     def check_disk(self, needed: int, what: str) -> None:

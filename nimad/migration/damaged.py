@@ -90,15 +90,26 @@ def readable(settings: Settings, place: Place, listener: Listener, stop: threadi
     """Survey the source, or, where its pages are damaged, what can be read of it."""
     source = SourceFile(settings.source, stop)
     try:
-        with ThreadPoolExecutor(1) as thread:  # either look goes over the whole file
-            unclaimed = thread.submit(quick_check.unclaimed, source)
-            found = survey(source, nodes_only=settings.nodes_only)
-            damage = [*quick_check.damage(source, found.schema), *unclaimed.result()]
-    except SourceDamagedError as error:
-        damage = [str(error.__cause__ or error)]  # SQLite's own words: ours name the file, as whoever quotes them does
+        found, damage = _looked_at(source, nodes_only=settings.nodes_only)
+    except SourceDamagedError:
+        try:  # damage is believed once a second look finds it, too
+            found, damage = _looked_at(source, nodes_only=settings.nodes_only)
+        except SourceDamagedError as error:
+            damage = [str(error.__cause__ or error)]  # SQLite's words: ours name the file, as whoever quotes them does
     if not damage:
         return Readable(source, found)
     return _salvaged(settings, source, place.make(source, damage[0]), damage, listener)
+
+
+def _looked_at(source: SourceFile, *, nodes_only: bool) -> tuple[Survey, list[str]]:
+    """What the source holds, and what is wrong with it."""
+    with ThreadPoolExecutor(1) as thread:  # either look goes over the whole file
+        unclaimed = thread.submit(quick_check.unclaimed, source)
+        found = survey(source, nodes_only=nodes_only)
+        damage = [*quick_check.damage(source, found.schema), *unclaimed.result()]
+    if not damage:
+        quick_check.refuse_foreign_log(source)
+    return found, damage
 
 
 def _salvaged(settings: Settings, source: SourceFile, to: Path, damage: Sequence[str], listener: Listener) -> Readable:
@@ -108,7 +119,9 @@ def _salvaged(settings: Settings, source: SourceFile, to: Path, damage: Sequence
     found = replace(
         found, identity=source.identity(), size=source.size(), left_out=left_out_of_damaged(source, found.schema)
     )
-    tables = {table.name for table in found.schema.tables()}
+    # One whose line in the schema is broken is not in the copy, and all that it held is lost.
+    hidden = set() if settings.nodes_only else saved.lost.keys() - saved.rows.keys()
+    tables = {table.name for table in found.schema.tables()} | hidden
     telling = _of_rows(source, damage)
     lost = {table: saved.lost.get(table) or _unknown(table, telling) for table in tables}
     lost = {table: ranges for table, ranges in lost.items() if ranges}

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nimad.errors import CannotWriteError, RefusedError, StoppedError
-from nimad.migration import publishing, retry
+from nimad.migration import giving_way, large_pages, publishing, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
@@ -35,6 +35,7 @@ def dry_run(context: Context) -> None:
     seconds = time.monotonic() - began
     aside = [*unread, *rejects]
     rows, ranges = (sum(reject[2] == part for reject in aside) for part in ("row", "range"))
+    nodes = sum(each[0] == NODES and each[2] == "row" for each in aside)
     facts = {
         "rows": {name: extent.rows for name, extent in context.survey.tables.items()},
         "schema": {table.name: _columns(table) for table in context.survey.schema.tables()},
@@ -44,6 +45,8 @@ def dry_run(context: Context) -> None:
         "quarantine_ranges": ranges,
         "examples": [f"{table} id {key} ({part}): {reason}" for table, key, part, reason in aside[:NAMED]],
         "obstacles": _obstacles(context),
+        "unpublished": _refusal(lambda: context.check_set_aside(nodes)),
+        "warnings": large_pages.warnings(context.choice),
         "seconds_converting": round(seconds, 2),
         "seconds_expected": round(seconds * EXPECTED_FACTOR, 1),
         "plan": context.plan.to_json(),
@@ -59,8 +62,9 @@ def dry_run(context: Context) -> None:
 def _obstacles(context: Context) -> list[str]:
     """All that would keep a real run from beginning: what is mended of them one by one would be found one by one."""
     files, plan, settings = context.files, context.plan, context.settings
+    empty = [] if settings.replaces else giving_way.found(context)
     checks = [
-        lambda: publishing.check_links(context),
+        lambda: publishing.check_links(context, empty),
         lambda: check_folder(files.target),
         lambda: check_plain(files.target),
         lambda: plan.check_disk(files.staging.parent),
@@ -69,6 +73,8 @@ def _obstacles(context: Context) -> list[str]:
         checks.append(plan.check_memory)
     found = [context.choice.refusal] if context.choice.refusal else []
     found += [why for check in checks if (why := _refusal(check))]
+    if files.target in empty:
+        return found
     if files.target.exists() and not settings.replaces and not os.access(files.target, os.R_OK, effective_ids=True):
         found.append(str(not_for_us(files.target, "Permission denied")))
     elif files.target.exists() and not settings.replaces:

@@ -105,7 +105,7 @@ CIRCUMSTANTIAL = frozenset({Kind.KILLED, Kind.OUT_OF_MEMORY, Kind.HUNG, Kind.POO
 #: The engine's messages; the first match counts, so what made a checkpoint fail comes before its having failed.
 _MESSAGES: tuple[tuple[Kind, str], ...] = (
     (Kind.FRAME_RELEASE, r"Releasing physical memory"),
-    (Kind.DISK, r"No space left on device|Disk quota exceeded|Input/output error|File too large"),
+    (Kind.DISK, r"No space left on device|Disk quota exceeded|Input/output error|File too large|Too many open files"),
     # A full disk may also show as a short write, with whatever error number came before it.
     (Kind.DISK, r"Cannot write to file|Failed to (sync|truncate) file|WAL sync failed|numBytesRead: -1"),
     (Kind.NOT_ALLOWED, r"Permission denied|Read-only file system"),
@@ -132,6 +132,7 @@ _OF_FAILURE: Mapping[Failure, Kind] = {
     Failure.BUSY: Kind.SOURCE_BUSY,
     Failure.SCHEMA: Kind.SCHEMA,
     Failure.DISK: Kind.DISK,
+    Failure.FREE_PAGES: Kind.DAMAGED,
     Failure.STRICT: Kind.STRICT,
     Failure.TARGET: Kind.ENGINE_ERROR,
     Failure.UNOPENED: Kind.UNREADABLE,

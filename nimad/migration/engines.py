@@ -6,14 +6,15 @@ interpreter, where ours would be too new for it.
 """
 
 import os
+import re
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nimad import rights
+from nimad import folders, rights
 from nimad.config import Settings
 from nimad.config.settings import AUTO
 from nimad.guest import NAMESAKE
@@ -21,11 +22,16 @@ from nimad.migration.interpreter import Interpreter
 from nimad.migration.remembered import Remembered
 from nimad.packages import MODULE, REQUIREMENTS, VERSION_RANGE, in_range, install, pip
 
+#: What a version looks like, and a number that no storage version comes near.
+_VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,40}")
+_MANY = 10**6
 #: Interpreters of the agent, below its owner's home, and the system's.
 _AGENTS = (".openclaw/workspace/.venv/bin/python", ".nima/.venv/bin/python")
 _SYSTEM = Path("/usr/bin/python3")
 #: The oldest Python that runs a worker.
 _LEAST_PYTHON = (3, 11)
+#: Readers that are asked, and lines about those that are not.
+MOST_READERS, _MOST_TOLD = 8, 16
 #: Seconds in which an interpreter has to say what it has: a cold import on a Pi with a slow card takes some ten.
 ASKING_S = 60.0
 
@@ -88,8 +94,9 @@ def choose(settings: Settings, memory: Path, before: Remembered, stop: threading
 
     `memory`: a file of who owns it; `before`: what the run was told that made the target.
     """
+    rights.check_own(memory)
     readers: list[Engine] = []
-    interpreters, unusable = _readers(settings, memory, before)
+    interpreters, unusable = _readers(settings, before)
     for interpreter in interpreters:
         engines, problems = look(interpreter, stop)
         if settings.reader_python and not engines and not problems:
@@ -101,40 +108,56 @@ def choose(settings: Settings, memory: Path, before: Remembered, stop: threading
     if found.oldest is None and settings.engine_python is None:  # then there is nothing to compare it with
         module = MODULE if settings.engine == AUTO else settings.engine
         return Choice(module=module, unusable=found.unusable, why=_why(settings, None))
-    return _among(_candidates(settings, memory, readers, stop), found, settings)
+    return _among(_candidates(settings, readers, stop), found, settings)
 
 
-def _readers(settings: Settings, memory: Path, before: Remembered) -> tuple[list[Interpreter], list[str]]:
+def _readers(settings: Settings, before: Remembered) -> tuple[list[Interpreter], list[str]]:
     """The interpreters that may be the agent's, or the one that was named; and why others are not asked."""
     if settings.no_reader:
         return [], []
     if settings.reader_python is not None:
-        return [_named(settings, "reader_python", settings.reader_python, memory)], []
-    home = rights.home_of_owner(memory)
-    places = dict.fromkeys([*before.readers, *(home / name for name in _AGENTS), _SYSTEM])
-    found = [place for place in places if os.access(place, os.X_OK)]
-    ours = [place for place in found if rights.may_run(place, memory)]
+        return [named(settings, "reader_python", settings.reader_python)], []
+    known = [*(Path.home() / name for name in _AGENTS), _SYSTEM]
+    # A state file names no program that others than its reader can change: a known place, or one that is ours.
+    named_before = [place for place in before.readers if place in known or folders.is_ones_own(place)]
+    # Known places first: of too many, those that are left out are the state file's.
+    found = [place for place in dict.fromkeys([*known, *named_before]) if os.access(place, os.X_OK)]
+    ours = [place for place in found if rights.may_run(place)]
     unusable = [
-        f"{place}: not root's alone, and root does not run it; add --user NAME" for place in found if place not in ours
+        *(
+            f"{place}: not root's alone, and root does not run it; add --user NAME"
+            for place in found
+            if place not in ours
+        ),
+        *_unusable_before(before.readers, named_before),
+        *(f"{place}: no more than {MOST_READERS} interpreters are asked" for place in ours[MOST_READERS:]),
     ]
-    unusable += [f"{place}: it read this memory before, and is gone" for place in before.readers if not place.exists()]
-    return [Interpreter.of_owner(place, memory) for place in ours], unusable
+    return [Interpreter(str(place)) for place in ours[:MOST_READERS]], unusable[:_MOST_TOLD]
 
 
-def _writer(settings: Settings, memory: Path) -> Interpreter:
+def _unusable_before(readers: Sequence[Path], usable: Sequence[Path]) -> Iterator[str]:
+    for place in readers:
+        if not place.exists():
+            yield f"{place}: it read this memory before, and is gone"
+        elif place not in usable:
+            yield f"{place}: others can change it, so it is not asked; name it with --reader-python"
+
+
+def _writer(settings: Settings) -> Interpreter:
     if settings.engine_python is None:
         return Interpreter()
-    return _named(settings, "engine_python", settings.engine_python, memory)
+    return named(settings, "engine_python", settings.engine_python)
 
 
-def _named(settings: Settings, name: str, python: Path, memory: Path) -> Interpreter:
+def named(settings: Settings, name: str, python: Path) -> Interpreter:
+    """The interpreter that a setting names. Raises where it cannot be run, or root does not run it."""
     if not python.is_file() or not os.access(python, os.X_OK):
         settings.refuse(
             name, f"{python} is no program that can be run; name an interpreter, as ~/.nima/.venv/bin/python"
         )
-    if not rights.may_run(python, memory):
+    if not rights.may_run(python):
         settings.refuse(name, f"{python} is not root's alone, and root does not run it; add --user NAME")
-    return Interpreter.of_owner(python, memory)
+    return Interpreter(str(python))
 
 
 def look(interpreter: Interpreter, stop: threading.Event) -> tuple[list[Engine], list[str]]:
@@ -157,6 +180,10 @@ def look(interpreter: Interpreter, stop: threading.Event) -> tuple[list[Engine],
 
 def _engine(interpreter: Interpreter, answer: Mapping[str, Any]) -> Engine:
     python = tuple(int(part) for part in answer["python"].split("."))
+    if answer["module"] not in REQUIREMENTS or not _VERSION.fullmatch(answer["version"]):
+        raise ValueError
+    if type(answer["storage_version"]) is not int or not 0 <= answer["storage_version"] < _MANY:
+        raise ValueError
     known = {name: answer[name] for name in ("module", "version", "storage_version", "pyarrow")}
     return Engine(interpreter=interpreter, python=python, **known)
 
@@ -169,9 +196,9 @@ def _problem(answer: Mapping[str, Any]) -> str:
     return f"its {answer['module']} cannot be used ({answer['problem']})"
 
 
-def _candidates(settings: Settings, memory: Path, readers: Sequence[Engine], stop: threading.Event) -> list[Engine]:
+def _candidates(settings: Settings, readers: Sequence[Engine], stop: threading.Event) -> list[Engine]:
     """Engines that could write: ours or the named interpreter's, then the readers' own."""
-    found, _ = look(_writer(settings, memory), stop)
+    found, _ = look(_writer(settings), stop)
     return [*found, *(readers if settings.engine_python is None else ())]
 
 
@@ -225,12 +252,17 @@ def ways_out(reader: Engine, storage_version: int, *, without_options: bool = Fa
     other = "If another interpreter reads this memory, name it with --reader-python"
     if reader.storage_version >= storage_version:  # it should have opened it
         return f"Mend that interpreter and run again. {other} ('none' asks nobody)"
-    python = reader.interpreter.python
-    upgrade = install(MODULE, python)
-    if reader.module != MODULE:  # which would still be found, and read no more than before
-        package = REQUIREMENTS[reader.module].partition("==")[0]
-        upgrade = f"{pip(python)} uninstall -y {package} && {upgrade} (with a nima-core that imports {MODULE})"
     older = f"{pip()} install '{REQUIREMENTS['real_ladybug']}', then run again"
     if without_options:
         older = "run again without --engine and --engine-python"
-    return f"Either upgrade the reader: {upgrade}; or write with the older engine: {older}. {other}"
+    return f"Either upgrade the reader: {upgrade(reader)}; or write with the older engine: {older}. {other}"
+
+
+def upgrade(reader: Engine) -> str:
+    """The command that gives a reader the newest engine."""
+    python = reader.interpreter.python
+    command = install(MODULE, python)
+    if reader.module == MODULE:
+        return command
+    package = REQUIREMENTS[reader.module].partition("==")[0]  # which would still be found, and read no more than before
+    return f"{pip(python)} uninstall -y {package} && {command} (with a nima-core that imports {MODULE})"

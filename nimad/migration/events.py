@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from nimad.migration.result import Result
+from nimad.source.schema import Default
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,33 @@ class Analyzed(Event):
 
 @dataclass(frozen=True)
 class Planned(Event):
-    """How the run will go. `total_batches`: of nodes, as far as can be foreseen."""
+    """How the run will go. `total_batches`: of nodes, as far as can be foreseen.
+
+    `defaults`: column, default and number of nodes that SQLite has no value for. `embeddings`: how many are converted,
+    by how they are stored; `unknown`: how many are set aside, for their numbers make no sense.
+    """
 
     batch_size: int
     total_batches: int
     plan: Mapping[str, Any]
+    defaults: Sequence[tuple[str, Default, int]] = ()
+    embeddings: Mapping[str, int] = field(default_factory=dict)
+    unknown: int = 0
 
 
 @dataclass(frozen=True)
 class EngineChosen(Event):
-    """With what the target is written. `readers`: whose engines have to open it; `unusable`: what else was found."""
+    """With what the target is written. `readers`: whose engines have to open it; `unusable`: what else was found.
+
+    `warnings`: readers that open it, and will fail by themselves.
+    """
 
     engine: str
     storage_version: int
     why: str
     readers: Sequence[str]
     unusable: Sequence[str]
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -150,12 +162,16 @@ class Isolating(Event):
 
 @dataclass(frozen=True)
 class Isolated(Event):
-    """A row takes down every worker that loads it, and goes to quarantine. `attempts`: how many it took down."""
+    """Something takes down every worker that loads it, and goes to quarantine. `attempts`: how many it took down.
+
+    `part`: the column of the value that does, `row` where it is no single one.
+    """
 
     table: str
     id: int
     reason: str
     attempts: int
+    part: str = "row"
 
 
 @dataclass(frozen=True)
@@ -234,6 +250,24 @@ class Verifying(Event):
 
 
 @dataclass(frozen=True)
+class WrittenAgain(Event):
+    """Values came back otherwise than they were written, and SQLite did not change them; they are written again."""
+
+    values: int
+    examples: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Refused(Event):
+    """A value, or a whole row, never comes back as it is written, and goes to quarantine. `part`: as in its entry."""
+
+    table: str
+    id: int
+    part: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Verified(Event):
     """The target holds what the source holds. `mended`: rows brought up to date since they were copied."""
 
@@ -245,13 +279,17 @@ class Verified(Event):
 
 @dataclass(frozen=True)
 class Quarantined(Event):
-    """Rows, or parts of them, that have no place in the target, and ranges of ids that cannot be read."""
+    """Rows, or parts of them, that have no place in the target, and ranges of ids that cannot be read.
+
+    `converted`: by table and part, how many were converted to what is nearest.
+    """
 
     file: str
     rows: int
     parts: int
     ranges: int
     examples: Sequence[str]
+    converted: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -262,12 +300,68 @@ class LateArrivals(Event):
 
 
 @dataclass(frozen=True)
+class BroughtAlong(Event):
+    """What the target before alone held is in the new one.
+
+    `brought`: numbers by table, with `values` for changed ones and `removed` for what the agent took out;
+    `left_behind`: what the backup alone holds then: rows that left SQLite, by table, and columns with no place;
+    `put_back`: rows of SQLite's that were missing there, and too many to be taken for the agent's removals.
+    """
+
+    brought: Mapping[str, int]
+    left_behind: Mapping[str, int]
+    put_back: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NotBroughtAlong(Event):
+    """The target before could not be read, or is of another memory: what it alone holds is in its backup only."""
+
+    target: str
+    why: str
+
+
+@dataclass(frozen=True)
 class Published(Event):
     """The final name exists. `backup`: what the file in the way is called now."""
 
     target: str
     size: int
     backup: str | None
+
+
+@dataclass(frozen=True)
+class Named(Event):
+    """Names of a finished target that were missing are made: links to it."""
+
+    names: Sequence[str]
+    target: str
+
+
+@dataclass(frozen=True)
+class NotNamed(Event):
+    """A further name cannot be made, as on a file system without links; the target is complete without it."""
+
+    name: str
+    target: str
+    why: str
+
+
+@dataclass(frozen=True)
+class GaveWay(Event):
+    """A file that nothing is lost with stood at a name of the target, and is called `backup` now."""
+
+    path: str
+    why: str
+    backup: str
+
+
+@dataclass(frozen=True)
+class PutBack(Event):
+    """The target stood by another of its names, and has its own again."""
+
+    target: str
+    found: str
 
 
 @dataclass(frozen=True)

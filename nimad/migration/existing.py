@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +10,50 @@ from nimad import command
 from nimad.config import Verify
 from nimad.disk import discard
 from nimad.errors import CannotWriteError, EngineError, RefusedError
-from nimad.migration import origin, publishing, repair, retry, state
+from nimad.migration import giving_way, machine, origin, publishing, repair, retry, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
-from nimad.migration.events import NothingToDo
+from nimad.migration.events import Named, NothingToDo
 from nimad.migration.files import check_plain, not_for_us
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
 from nimad.source.file import Identity, SourceFile
-from nimad.source.rows import json_row, read_ids
+from nimad.source.rows import columns_of, json_row, part_of, read_ids
 from nimad.source.schema import TARGET_TABLES, Schema
 from nimad.words import number_of, set_aside
-from nimad.worker.job import Task
+from nimad.worker.job import Failed, Task
 from nimad.worker.quarantine import entries
 
-#: What the engine says, in lower case, of a sound file that a program writes to, or was killed while writing to.
-_IN_USE = ("lock", "recovery is pending")
+#: What the engine says, in lower case, of a sound file that a program writes to, and of one that was being written to
+#: when that was killed; who opens that for writing recovers it.
+_IN_USE, _TO_RECOVER = "lock", "recovery is pending"
 
 
-def finished(context: Context) -> NothingToDo | None:
-    """That there is nothing to do, when the target is complete already.
+@dataclass(frozen=True)
+class Complete:
+    """A complete target that is there: how many nodes it has, and what the run wrote that made it."""
+
+    nodes: int
+    made: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class InUse:
+    """A complete target that another program has open, as the engine says it."""
+
+    why: str
+
+
+def finished(context: Context) -> NothingToDo | Complete | InUse | None:
+    """That there is nothing to load, when the target is complete already.
 
     Raises `CannotWriteError` when something else stands at the final name and `--replace` was not given.
     """
     target = context.files.target
+    giving_way.put_back(context)
     check_plain(target)
+    if not context.settings.replaces:
+        giving_way.give_way(context)
     if target.exists() and not context.files.staging.exists() and state.read(context.files).get("published"):
         publishing.tidy(context.files)  # the run that made it was killed right after the rename
     if context.settings.retry:
@@ -50,13 +70,16 @@ def finished(context: Context) -> NothingToDo | None:
     maker, mine = state.identity_of(made), context.survey.identity
     if maker is not None and maker != mine:
         raise in_the_way(target, f"it was made from another source: {_difference(maker, mine)}")
-    answer = retry.quietly(context, context.job(Task.COUNT, target=str(target), schema=None))
+    count = context.job(Task.COUNT, target=str(target), schema=None)
+    answer = retry.quietly(context, count)
+    if not answer.ok and _TO_RECOVER in answer.message.lower() and machine.holder_of(target) is None:
+        answer = retry.quietly(context, replace(count, writable=True))
     if answer.kind is Kind.ENGINE_MISSING:
         raise retry.error_of(answer)
     if answer.kind is Kind.STORAGE_VERSION:
         _check_readers(context, made)
-    if not answer.ok and maker is not None and any(word in answer.message.lower() for word in _IN_USE):
-        return NothingToDo(f"{target} is complete, and another program has it open ({answer.message})")
+    if not answer.ok and maker is not None and any(w in answer.message.lower() for w in (_IN_USE, _TO_RECOVER)):
+        return InUse(f"{target} is complete, and another program has it open ({answer.message})")
     if answer.kind is Kind.NOT_ALLOWED:
         raise not_for_us(target, answer.message)
     if not answer.ok:
@@ -74,8 +97,6 @@ def _nothing_to_retry(context: Context) -> str | None:
             f"pages of {context.settings.source} are damaged, so a new target could hold less than {files.target}; "
             "restore the source first"
         )
-    if files.target.exists():
-        publishing.check_untouched(context, state.of_target(files))
     if files.staging.exists():
         return None
     if not files.target.exists():
@@ -90,7 +111,7 @@ def _check_replaceable(context: Context, made: Mapping[str, Any], what: Path) ->
     origin.check_replaceable(context.settings, state.identity_of(made), context.survey.identity, what)
 
 
-def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> NothingToDo:
+def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> Complete:
     """That the target is complete: by the word of the run that made it, or by comparing every row."""
     target = context.files.target
     counted = {name: count["rows"] for name, count in answer.facts["counts"].items()}
@@ -105,18 +126,25 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> Noth
     before = state.names_of(made)
     publishing.check_links(context)
     publishing.check_names_closed(context.files, before)
-    publishing.link(context.files, before)
+    if names := publishing.link(context, before):
+        context.listener(Named(names, str(target)))
     if made and made.get("also", []) != list(context.files.also):
         state.note_names(context.files, made)
-    tail = ""
+    return Complete(counted["MemoryNode"], made)
+
+
+def told(context: Context, complete: Complete, left_alone: str) -> NothingToDo:
+    """What there is to say of a complete target. `left_alone`: why late arrivals were not brought to it."""
+    target, made, again = context.files.target, complete.made, command.migrate(context.settings)
+    tail = f"; late arrivals wait: {left_alone}; then bring them with: {again}" if left_alone else ""
     file = context.files.quarantine
     tally = Tally.of(file, made)
     if tally.entries:
-        tail += f"; {set_aside(tally.rows, tally.parts, tally.ranges)} are in {file}"
+        tail += f"; {set_aside(tally.rows, tally.parts, tally.ranges)} set aside, listed in {file}"
     if lacking := tally.lacking_in(file, target):
         tail += f"; {lacking}"
-    what = f"{target} is complete: {number_of(counted['MemoryNode'], 'memory', 'memories')}{tail}"
-    return NothingToDo(what, _late(context, made))
+    what = f"{target} is complete: {number_of(complete.nodes, 'memory', 'memories')}{tail}"
+    return NothingToDo(what, _late(context, made) if left_alone else 0)
 
 
 def _check_readers(context: Context, made: Mapping[str, Any]) -> None:
@@ -136,7 +164,7 @@ def _equal(context: Context) -> bool:
     job = context.job(Task.VERIFY, target=str(context.files.target), bounds=context.bounds(), quarantine="", ledger="")
     answer = retry.quietly(context, job)
     found = answer.facts
-    return answer.ok and not (found["changed"] or found["missing"] or found["removed"] or found["damages"])
+    return answer.ok and not any(found[name] for name in ("changed", "missing", "removed", "damages", "wrong"))
 
 
 def _late(context: Context, made: Mapping[str, Any]) -> int:
@@ -160,8 +188,11 @@ def adopt(context: Context) -> None:
         _begin_anew(context)
         return
     _check_origin(context)
-    if state.read(files).get("indexed"):  # a table with an index takes no row without the extension
+    begun = state.read(files)
+    if begun.get("indexed"):  # a table with an index takes no row without the extension
         repair.set_whole_aside(context, "it has the vector index already")
+    elif begun.get("brought"):
+        repair.set_whole_aside(context, "it holds rows of the target before already")
     _count_staging(context)
     context.adopted = files.staging.exists()  # else it did not open, and is begun anew
     held = [
@@ -177,21 +208,31 @@ def adopt(context: Context) -> None:
     context.note_progress()
     context.redone = {entry["table"] for entry in entries(files.quarantining)}
     if not context.settings.retry:
-        context.isolated = still_isolated(context.source, context.survey.schema, files.quarantining)
+        context.isolated, context.refused = left_out(context.source, context.survey.schema, files.quarantining)
 
 
-#: What the line of a row has that took workers down.
-_OF_ISOLATED = {"reason", "attempts", "engine", "row"}
+#: Rows, and values, by source table and id.
+_LeftOut = tuple[dict[str, dict[int, Failed]], dict[str, dict[int, dict[str, Failed]]]]
 
 
-def _is_isolated(entry: Mapping[str, Any]) -> bool:
-    return entry.keys() >= _OF_ISOLATED and bool(entry["attempts"]) and isinstance(entry["id"], int)
+def left_out(source: SourceFile, schema: Schema, file: Path) -> _LeftOut:
+    """Rows and values that the engine does not take, as the quarantine in `file` has them."""
+    return still_isolated(source, schema, file), still_refused(source, schema, file)
 
 
-def still_isolated(source: SourceFile, schema: Schema, file: Path) -> dict[str, dict[int, tuple[str, int, str]]]:
+#: What the line of a row has that took workers down, and that of a value that did not come back.
+_OF_FAILED = {"reason", "attempts", "engine", "row"}
+
+
+def _is_failed(entry: Mapping[str, Any]) -> bool:
+    has_all = entry.keys() >= _OF_FAILED and isinstance(entry["row"], dict) and isinstance(entry["id"], int)
+    return has_all and bool(entry["attempts"])
+
+
+def still_isolated(source: SourceFile, schema: Schema, file: Path) -> dict[str, dict[int, Failed]]:
     """Rows that took workers down before, by the quarantine in `file`, and that nobody has changed since."""
-    found: dict[str, dict[int, tuple[str, int, str]]] = {}
-    isolated = [entry for entry in entries(file) if _is_isolated(entry)]
+    found: dict[str, dict[int, Failed]] = {}
+    isolated = [entry for entry in entries(file) if _is_failed(entry) and entry["part"] == "row"]
     for table in schema.tables():
         why = {entry["id"]: entry for entry in isolated if entry["table"] == table.name}
         if not why:
@@ -201,6 +242,26 @@ def still_isolated(source: SourceFile, schema: Schema, file: Path) -> dict[str, 
             entry = why[key]  # one that somebody edited is theirs, and its row is tried again
             if json_row(rows.named(position)) == entry.get("row"):
                 found.setdefault(table.name, {})[key] = (entry["reason"], entry["attempts"], entry["engine"])
+    return found
+
+
+def still_refused(source: SourceFile, schema: Schema, file: Path) -> dict[str, dict[int, dict[str, Failed]]]:
+    """Values that the engine did not take or give back, by the quarantine in `file`, which nobody changed since."""
+    found: dict[str, dict[int, dict[str, Failed]]] = {}
+    refused = [entry for entry in entries(file) if _is_failed(entry) and entry["part"] != "row"]
+    for table in schema.tables():
+        of_table = [entry for entry in refused if entry["table"] == table.name]
+        if not of_table:
+            continue
+        keys = sorted({entry["id"] for entry in of_table})
+        rows = source.read(lambda c, table=table, keys=keys: read_ids(c, table, keys))  # type: ignore[misc]
+        now = {key: json_row(rows.named(position)) for position, key in enumerate(rows.keys)}
+        columns = {part_of(column): column for column in columns_of(table)}
+        for entry in of_table:
+            column, here = columns.get(entry["part"]), now.get(entry["id"], {})
+            if column and column.name in here and here[column.name] == entry["row"].get(column.name):
+                why = (entry["reason"], entry["attempts"], entry["engine"])
+                found.setdefault(table.name, {}).setdefault(entry["id"], {})[column.target] = why
     return found
 
 

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shlex
 import stat
 import time
@@ -13,9 +14,14 @@ from pathlib import Path
 from typing import IO
 
 from nimad import rights
-from nimad.disk import export_folder, pieces, sqlite_pieces, sync
+from nimad.config import Settings
+from nimad.disk import export_folder, leads_to, pieces, relative, sqlite_pieces, sync
 from nimad.errors import CannotWriteError, LockedError, NotAllowedError, RefusedError
+from nimad.folders import ROOT
 from nimad.migration import machine
+
+#: Bytes of a lock file that are read: a PID and the end of its line.
+_PID_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -23,16 +29,30 @@ class Files:
     """Every path that a run with this target may write."""
 
     target: Path
-    also: tuple[str, ...] = ()  # further names of the target
+    also: tuple[str, ...] = ()  # further names of the target, as seen from its folder
+
+    @classmethod
+    def of(cls, settings: Settings, also: tuple[str, ...] = ()) -> "Files":
+        """The files of the target that is asked for: with its second name, those that are asked for, and others."""
+        link = [] if settings.link is None else [relative(settings.link, settings.target.parent)]
+        wanted = also if settings.also is None else settings.also
+        names = dict.fromkeys([*link, *wanted])
+        return cls(settings.target, tuple(name for name in names if name != settings.target.name))
 
     @property
     def links(self) -> list[Path]:
-        """The further names, in the target's folder."""
-        return [self.target.with_name(name) for name in self.also]
+        """The further names."""
+        return [self.named(name) for name in self.also]
+
+    def named(self, name: str) -> Path:
+        """A further name, as it stands in settings and in the state file, as a path."""
+        if "/" not in name:
+            return self.target.with_name(name)
+        return Path(os.path.normpath(Path(os.path.realpath(self.target.parent), name)))
 
     def is_link(self, path: Path) -> bool:
-        """Whether a path is a link that we made to the target."""
-        return path.is_symlink() and str(path.readlink()) == self.target.name
+        """Whether a path is a link to the target."""
+        return leads_to(path, self.target)
 
     @property
     def staging(self) -> Path:
@@ -80,6 +100,16 @@ class Files:
         return self._beside(".migrating.quarantine.jsonl")
 
     @property
+    def conflicts(self) -> Path:
+        """Values that gave way where SQLite and the agent both changed one."""
+        return self._beside(".conflicts.jsonl")
+
+    @property
+    def own(self) -> Path:
+        """What the target that gives way alone holds, until the new one has it."""
+        return self._beside(".migrating.own.jsonl")
+
+    @property
     def runs(self) -> Path:
         """The record of the runs for this target: what each did, batch by batch, for people."""
         return self._beside(".runs.jsonl")
@@ -101,7 +131,7 @@ class Files:
         return [*engines, *sqlite_pieces(self.salvaged), *self._appended(), self.lock]
 
     def _appended(self) -> list[Path]:
-        return [self.ledger, self.followed, self.quarantining, self.runs]
+        return [self.ledger, self.followed, self.quarantining, self.conflicts, self.runs]
 
     def replaced(self) -> list[Path]:
         """Names that a new file is renamed to: what stood there is read, and never written to."""
@@ -117,7 +147,7 @@ class Files:
             path.unlink(missing_ok=True)
 
     def _temporaries(self) -> list[Path]:
-        return [_temporary(path) for path in (self.state, self.quarantine, self.quarantining, self.runs)]
+        return [self.own, *(_temporary(path) for path in (self.state, self.quarantine, self.quarantining, self.runs))]
 
     def backup(self, moment: float) -> Path:
         """A free name for a file in the way; the time is local, as in the log."""
@@ -128,6 +158,12 @@ class Files:
         """A free name for what a rollback carries back."""
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment))
         return free_name(self._beside(f".rollback-{stamp}.jsonl"))
+
+    def move_belongings(self, backup: Path, *more: Path) -> None:
+        """Give what tells of the target's values the name of its backup, and with it `more` that belongs to it."""
+        for path in (self.quarantine, self.conflicts, *more):
+            if path.exists():
+                path.rename(backup.with_name(backup.name + path.name.removeprefix(self.target.name)))
 
     def _beside(self, suffix: str) -> Path:
         return self.target.with_name(self.target.name + suffix)
@@ -177,8 +213,8 @@ def _not_plain(path: Path) -> CannotWriteError:
 def check_names(files: Files, source: Path, log_file: Path) -> None:
     """Raise unless each file that stands at a name of ours is a plain one, of one name, and nobody else's.
 
-    As root, nobody else's means: of the memory's owner. A stranger's could be read by us, and believed. Root's own is
-    left to be replaced, or for the log, but not to become part of a target that its owner could not open then.
+    A file of another user's could be read by us, and believed. Root's own is left to be replaced, or for the log, but
+    not to become part of a target that its owner could not open then.
     """
     refuse_links(files, log_file)
     for path in (*files.written(), *files.replaced(), log_file):
@@ -190,16 +226,14 @@ def check_names(files: Files, source: Path, log_file: Path) -> None:
             raise _not_plain(path)
         if path not in files.replaced() and stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
             raise NotAllowedError(f"{path} is another file's second name (a hard link); remove this name")
-        if os.geteuid() == 0:
-            _check_owner(path, status.st_uid, source, roots_too=path == log_file or path in files.replaced())
+        _check_owner(path, status.st_uid, source, roots_too=path == log_file or path in files.replaced())
 
 
 def _check_owner(path: Path, holder: int, source: Path, *, roots_too: bool) -> None:
-    owner = source.stat().st_uid
-    if holder == owner or (roots_too and holder == 0):
+    if holder == os.geteuid() or (roots_too and holder == ROOT):
         return
-    name = rights.name_of(owner)
-    cure = f"give it to {name} with: chown {name} {shlex.quote(str(path))}" if holder == 0 else "move it away"
+    me, name = rights.name_of(os.geteuid()), rights.name_of(source.stat().st_uid)
+    cure = f"give it to {me} with: chown {me} {shlex.quote(str(path))}" if holder == ROOT else "move it away"
     raise NotAllowedError(f"{path} belongs to {rights.name_of(holder)}, and the memory to {name}; {cure}")
 
 
@@ -248,16 +282,17 @@ def _temporary(path: Path) -> Path:
 def held(target: Path, *, readers: bool = False) -> Iterator[IO[bytes]]:
     """Keep the target from being opened, by the lock that the engine itself takes; with `readers`, for writing only.
 
-    Whoever opens and closes the file once more in this process gives the lock up. Raises `RefusedError` where another
-    program has it open.
+    Of a file that this user may only read, writers alone are kept out. Whoever opens and closes the file once more in
+    this process gives the lock up. Raises `RefusedError` where another program has it open.
     """
-    with target.open("r+b") as file:
+    may_write = os.access(target, os.W_OK)
+    with target.open("r+b" if may_write else "rb") as file:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, (fcntl.LOCK_EX if may_write else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError:
             holder = machine.holder_of(target) or "unknown"
             raise RefusedError(f"{target} is open in another program (PID {holder}); stop that first") from None
-        if readers:
+        if readers and may_write:
             fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         yield file
 
@@ -295,6 +330,15 @@ def _no_room(path: Path, error: OSError) -> Exception:
     )
 
 
+def _taken(holder: int | None) -> LockedError:
+    """`holder`: by the kernel's list, or by what is written in the file, which its user may edit."""
+    if holder is None:
+        return LockedError("another nimad is already working on this target; let it finish")
+    return LockedError(
+        f"another nimad (PID {holder}) is already working on this target; let it finish, or stop it with: kill {holder}"
+    )
+
+
 def _take(path: Path) -> int:
     while True:
         try:
@@ -304,12 +348,10 @@ def _take(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = os.read(descriptor, 32).decode(errors="replace").strip() or "unknown"
+            signed = os.read(descriptor, _PID_BYTES).decode(errors="replace").strip()
             os.close(descriptor)
-            raise LockedError(
-                f"another nimad (PID {holder}) is already working on this target; let it finish, or stop it with: "
-                f"kill {holder}"
-            ) from None
+            pid = int(signed) if re.fullmatch(r"[0-9]{1,10}", signed) else None
+            raise _taken(machine.holder_of(path) or pid) from None
         # Whoever held it may have removed the name between our open and our lock: then lock the new file.
         if path.exists() and path.stat().st_ino == os.fstat(descriptor).st_ino:
             return descriptor

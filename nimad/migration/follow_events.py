@@ -20,6 +20,7 @@ class CaughtUp(Event):
     quarantined: int
     nodes: int
     seconds: float
+    log_file: str = ""  # where a line of it belongs
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class LeftAlone(Event):
 
 
 @dataclass(frozen=True)
-class HandedOver(Event):
-    """The target is the agent's from now on."""
+class ColumnsLeftOut(Event):
+    """Columns came to the source that the target's cannot hold; all else is followed. As `table.column (why)`."""
 
-    target: str
+    columns: tuple[str, ...]

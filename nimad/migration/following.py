@@ -1,26 +1,37 @@
-"""Following: a published target is kept up to date with its source until it is handed over to the agent."""
+"""Following: what reaches SQLite after publishing is brought to the target, which is the agent's by then."""
 
-import sqlite3
 import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from nimad import command, rights
+from nimad import command
 from nimad.config import Settings
 from nimad.errors import BatchFailedError, DifferenceError, NimadError, RefusedError, StoppedError
-from nimad.migration import engines, existing, follow_events, remembered, state
-from nimad.migration.catching_up import Catching, Done, LeftAloneError, engine_of
+from nimad.migration import engines, existing, follow_events, machine, publishing, remembered, state
+from nimad.migration.catching_up import Catching, Done, LeftAloneError, OtherColumnsError, engine_of, until_free
 from nimad.migration.child import Launch, Workers
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_names, locked, replace_bytes
 from nimad.migration.hooks import Hooks
+from nimad.migration.live_compaction import IN_PASSING, LiveCompaction
 from nimad.migration.tally import Tally
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.ranges import FIRST_KEY
-from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Schema, moved_columns
+from nimad.source.schema import (
+    EDGES,
+    NODES,
+    TARGET_TABLES,
+    TURNS,
+    Kind,
+    Schema,
+    Table,
+    moved_columns,
+    with_columns,
+)
 from nimad.source.survey import read_schema
 from nimad.worker.job import Late
 from nimad.worker.quarantine import entry_of, line_key, lines
@@ -28,10 +39,12 @@ from nimad.worker.quarantine import entry_of, line_key, lines
 #: The first release whose log is found whole by the next program whatever is in it: that of 0.20.4 is not, once a row
 #: has some kB («Read out invalid WAL record type»).
 _LOG_SINCE = (0, 22)
-#: Looks for the last time, until it is the agent that has to stop.
-LAST_ROUNDS = 20
-#: Parts of a row that its quarantine tells of until the row is judged anew.
-_JUDGED = ("row", "embedding", *LINKS.values())
+#: Bytes of memory from which on the worker that looks for what was brought is started while that is brought.
+EARLY_BYTES = 512 * 1024**2
+#: Seconds to wait for the agent to close the target: it opens it for a moment at each turn.
+AGENT_S = 3.0
+#: Looks of one run, while the agent goes on writing to SQLite: what comes after the last is brought by the next run.
+LAST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -62,40 +75,9 @@ class Follower:
         self._engine: Mapping[str, Any] = {}
         self._schema: tuple[int, Schema] | None = None  # with SQLite's number of it
         self._since: int | None = None  # the latest recall that was seen
-        self._of: tuple[Any, int] | None = None  # which target all this is about: when it was made, and its inode
+        self._of: tuple[Any, Any] | None = None  # which target all this is about
         self._said = ""
-
-    @property
-    def handed_over(self) -> bool:
-        """Whether the target is the agent's alone."""
-        return bool(state.of_target(self._files()).get("handed_over"))
-
-    def hand_over(self) -> None:
-        """Note that the target is the agent's alone from now on.
-
-        Raises `RefusedError` while it is not closed by us, and when something has come since the last look: that is in
-        the target then, and it takes one more look.
-        """
-        files = self._files()
-        with rights.working_for(self._settings.source, files.target), locked(files):
-            made = state.of_target(files)
-            logs = state.logs_of(files.target)
-            if logs and logs in (made.get("log"), made.get("left", {}).get("log")):
-                raise RefusedError(f"{files.target} has a log of ours still; catch up for the last time first")
-            if why := self._what_came(files):
-                raise RefusedError(f"{files.target} is not handed over: {why}")
-            # What is written to SQLite from here on stays there.
-            state.note(files, state.of_target(files), {"handed_over": state.stamp(time.time())})
-        with rights.own():
-            self._listener(follow_events.HandedOver(str(files.target)))
-
-    def _what_came(self, files: Files) -> str:
-        """Why one more look is needed; the caller holds the lock."""
-        try:
-            done = self._look(files, thorough=False, last=True)
-        except LeftAloneError as error:
-            return str(error)
-        return "more came to SQLite; catch up once more" if done.anything or done.moved else ""
+        self._compaction = LiveCompaction(SourceFile(settings.source), stop, listener)
 
     def catch_up(self, *, thorough: bool = False, last: bool = False) -> CaughtUp:
         """Bring to the target what is new or was recalled; `thorough`: and whatever else changed or went.
@@ -105,8 +87,7 @@ class Follower:
         """
         began = time.monotonic()
         try:
-            with rights.working_for(self._settings.source, self._settings.target):
-                done = self._to_the_end(thorough=thorough) if last else self._catch_up(thorough=thorough, last=False)
+            done = self._catch_up(thorough=thorough, last=last)
         except (LeftAloneError, RefusedError, BatchFailedError) as error:
             return self._left_alone(str(error))
         except (StoppedError, DifferenceError):
@@ -116,9 +97,7 @@ class Follower:
         except OSError as error:
             return self._left_alone(f"{error.filename or self._settings.target}: {error.strerror or error}")
         self._said = ""
-        if done.anything:
-            facts = {name: value for name, value in vars(done).items() if name not in ("left_alone", "moved")}
-            self._listener(follow_events.CaughtUp(**facts, seconds=round(time.monotonic() - began, 3)))
+        self._tell(done, began)
         if done.quarantined:
             Hooks(self._settings, self._listener, self._stop).set_aside_late(done.quarantined, done.nodes)
         return done
@@ -129,21 +108,38 @@ class Follower:
             self._listener(follow_events.LeftAlone(why))
         return CaughtUp(nodes=_nodes(state.of_target(self._files())), left_alone=why)
 
-    def _files(self) -> Files:
-        return Files(self._settings.target)
+    def source_stamps(self) -> object:
+        """What differs once somebody wrote to SQLite."""
+        return SourceFile(self._settings.source).stamps()
 
-    def _to_the_end(self, *, thorough: bool) -> CaughtUp:
-        """Catch up until a look finds nothing more: what comes during the last one would be brought by nobody."""
-        done = CaughtUp()
+    @property
+    def compaction_due_s(self) -> float | None:
+        """Seconds until the target is to be copied without its holes; None where it has few."""
+        return self._compaction.due_in(self._files())
+
+    def _files(self) -> Files:
+        return Files.of(self._settings)
+
+    def bring(self) -> CaughtUp:
+        """Bring what is late to a target whose lock the caller holds, and leave a closed file.
+
+        Raises `LeftAloneError` where nothing can be written, for a reason in words for people.
+        """
+        began, done = time.monotonic(), CaughtUp()
         for _ in range(LAST_ROUNDS):
-            more = self._catch_up(thorough=thorough, last=True)
+            more = self._look(self._files(), thorough=True, last=True)
             done = _sum(done, more)
             if not more.anything and not more.moved:
-                return done
-        raise LeftAloneError(
-            f"{self._settings.source} is still being written to, after {LAST_ROUNDS} looks for the last time; stop the "
-            "agent until its target is handed over"
-        )
+                break
+        self._tell(done, began)
+        self._compaction.compact(self._files(), self._launch(), beyond=IN_PASSING)
+        return done
+
+    def _tell(self, done: CaughtUp, began: float) -> None:
+        if done.anything:
+            facts = {name: value for name, value in vars(done).items() if name not in ("left_alone", "moved")}
+            log = str(self._settings.log_file)
+            self._listener(follow_events.CaughtUp(**facts, seconds=round(time.monotonic() - began, 3), log_file=log))
 
     def _catch_up(self, *, thorough: bool, last: bool) -> CaughtUp:
         files, settings = self._files(), self._settings
@@ -157,53 +153,68 @@ class Follower:
     def _look(self, files: Files, *, thorough: bool, last: bool) -> CaughtUp:
         """One look; the caller holds the lock."""
         made = state.of_target(files)
+        publishing.check_names_closed(files, state.names_of(made))  # a log by another name is replayed by its writer
         self._forget_others(files, made)
         choice = self._chosen(files)
         self._check_origin(files, made)
-        workers = Workers(self._stop, launch=Launch(choice.interpreter, choice.module, self._settings.priority))
-        workers.early = False  # between two catchings-up no process is to wait, and take memory
+        until_free(files.target, self._stop, AGENT_S)
+        workers = Workers(self._stop, launch=self._launch())
+        workers.early = machine.available_memory() > EARLY_BYTES
+        compacts = self._compaction.due_in(files) == 0.0
         with workers:
             self._check_engine(files, made, workers)
-            schema = self._columns(files, made)
+            schema = self._columns(made)
             if not state.is_of(files, made):
                 files.followed.unlink(missing_ok=True)  # it tells of another target
-            doubtful = state.is_doubtful(files.target, made)
+            lost = _has_lost(files, made)
             late = Late(
-                thorough=thorough or doubtful,
-                distrust=doubtful,
+                thorough=thorough or lost,
+                distrust=lost,
                 since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
                 removed=made.get("removed", {}),
-                add_only=last and not files.followed.exists(),
-                keep_log=not last and self._may_keep_log(choice, made),
+                keep_log=not (last or compacts)
+                and self._may_keep_log(choice)
+                and state.has_own_log(files.target, made),
             )
-            return self._bring(files, schema, workers, late)
+            try:
+                done = self._bring(files, schema, workers, late)
+            except OtherColumnsError as error:
+                done = self._bring(files, self._leave_out(files, schema, error), workers, late)
+        if compacts and self._compaction.compact(files, self._launch()):
+            self._of = _which(state.of_target(files), files)  # another file with the same in it
+        return done
+
+    def _launch(self) -> Launch:
+        choice = self._chosen(self._files())
+        return Launch(choice.interpreter, choice.module, self._settings.priority)
 
     def _bring(self, files: Files, schema: Schema, workers: Workers, late: Late) -> CaughtUp:
         """Have what is late brought, and note what became of it and how the target was left."""
         source = SourceFile(self._settings.source, self._stop)
-        isolated = existing.still_isolated(source, schema, files.quarantine)
+        left_out = existing.left_out(source, schema, files.quarantine)
         entries = Tally.of(files.quarantine).entries
-        left, before = _note_others(files)
-        catching = Catching(self._settings, files, schema, workers, self._listener, isolated, left=left)
+        left, before = _stamps(files)
+        catching = Catching(self._settings, files, schema, workers, self._listener, left_out, left=left)
         try:
             done = catching.run(late)
-        except (LeftAloneError, NimadError):
-            if catching.left != left:  # or it would be taken for somebody else's
-                state.note(files, state.of_target(files), catching.left or {})
+        except (LeftAloneError, OtherColumnsError, NimadError):
+            if catching.left and catching.left != left:  # or it would be taken for somebody else's
+                state.note(files, state.of_target(files), catching.left)
             raise
         made = state.of_target(files)
         self._since = done.since
         if not done.opened:
-            _note_seen(files, made, catching.left or before)
+            _note_seen(files, made, before)
             return CaughtUp(nodes=_nodes(made))
         _drop_settled(files, done)
         quarantined = Tally.of(files.quarantine).entries - entries
-        made = state.note(files, made, _facts(files, made, done, quarantined))
+        stamps = catching.left or {**state.stamps_of(files.target), "log": {}}
+        made = state.note(files, made, _facts(made, done, quarantined, schema, stamps))
         return replace(_result(made, done, quarantined), moved=any(done.moved.values()))
 
     def _forget_others(self, files: Files, made: Mapping[str, Any]) -> None:
         """Forget what was found out about another target, when a run put this one in its place."""
-        this = made.get("started"), files.target.stat().st_ino
+        this = _which(made, files)
         if self._of != this:
             self._choice, self._engine, self._schema, self._since = None, {}, None, None
             self._of = this
@@ -217,9 +228,7 @@ class Follower:
         return self._choice
 
     def _check_origin(self, files: Files, made: Mapping[str, Any]) -> None:
-        """Raise when the target is handed over, or not of this source."""
-        if made.get("handed_over"):
-            raise LeftAloneError(f"{files.target} was handed over on {made['handed_over']}: it is the agent's alone")
+        """Raise when the target is not of this source."""
         anew = command.migrate(self._settings, "--replace")
         maker, mine = state.identity_of(made), SourceFile(self._settings.source).identity()
         if maker is None:
@@ -240,51 +249,66 @@ class Follower:
                 "with --engine-python"
             )
 
-    def _columns(self, files: Files, made: Mapping[str, Any]) -> Schema:
-        """What the source's columns became in the target. Raises when they are others now."""
+    def _columns(self, made: Mapping[str, Any]) -> Schema:
+        """What the source's columns become in the target: those that it was made with, and those that came since."""
         source = SourceFile(self._settings.source, self._stop)
         number = source.number("PRAGMA schema_version")
         if self._schema is not None and self._schema[0] == number:
             return self._schema[1]
-        if made.get("schema"):
-            schema = Schema.from_json(made["schema"])
-        else:
-            nodes_only = EDGES not in made.get("tables", (EDGES,))
+        nodes_only = EDGES not in made.get("tables", (EDGES,))
+        if not made.get("schema"):
             schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
-        if moved := source.read(lambda c: _moved(c, schema)):
-            raise LeftAloneError(
-                f"the columns of {self._settings.source} changed since {files.target} was made ({moved}); make one "
-                f"that has them with: {command.migrate(self._settings, '--replace')}"
-            )
+        else:
+            schema = Schema.from_json(made["schema"])
+            if source.read(lambda c: any(moved_columns(c, table) for table in schema.tables())):
+                now = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
+                schema = _with_columns(schema, now, made)
         self._schema = number, schema
         return schema
 
-    def _may_keep_log(self, choice: Choice, made: Mapping[str, Any]) -> bool:
-        """Whether every program that opens the target replays the log that we would leave, and finds it."""
+    def _leave_out(self, files: Files, schema: Schema, error: OtherColumnsError) -> Schema:
+        """The schema without columns that the target's cannot hold, which is said once and noted."""
+        made = state.of_target(files)
+        before = {(str(table), str(column)) for table, column in made.get("columns_left_out", ())}
+        left = before | {(table, column) for table, column, _ in error.columns}
+        state.note(files, made, {"columns_left_out": sorted(map(list, left))})
+        self._listener(
+            follow_events.ColumnsLeftOut(tuple(f"{table}.{column} ({why})" for table, column, why in error.columns))
+        )
+        schema = _with_columns(schema, schema, {"columns_left_out": left})
+        self._schema = (self._schema[0] if self._schema else -1), schema
+        return schema
+
+    def _may_keep_log(self, choice: Choice) -> bool:
+        """Whether every program that opens the target replays the log that we would leave."""
         numbers = tuple(int(part) for part in str(self._engine["version"]).split(".")[:2])
         alike = all(reader.storage_version == self._engine["storage_version"] for reader in choice.readers)
-        return numbers >= _LOG_SINCE and alike and not state.names_of(made)
+        return numbers >= _LOG_SINCE and alike
 
 
-def _note_others(files: Files) -> tuple[dict[str, Any] | None, dict[str, Any]]:
-    """Note for good when somebody else wrote to the target.
+def _which(made: Mapping[str, Any], files: Files) -> tuple[Any, Any]:
+    """Which target this is: when it was made, and its file."""
+    return made.get("started"), state.which(files.target)
 
-    Return its stamps twice; first None in their place where they are not all ours, so that none is noted as left by us.
-    """
+
+def _has_lost(files: Files, made: Mapping[str, Any]) -> bool:
+    """Whether the target may lack what is noted of it, though the agent took nothing out."""
+    target = files.target
+    return bool(made.get("distrust")) or state.lost_log(target, made) or state.is_older(target, made)
+
+
+def _stamps(files: Files) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The target's stamps, twice; first None in their place where its log is not ours alone."""
     made = state.of_target(files)
-    if not state.is_untouched(files.target, made) and not made.get("touched"):
-        made = state.note(files, made, {"touched": True})
+    own = state.has_own_log(files.target, made)
     # What somebody writes between here and the moment when the worker opens the target is taken for ours.
     before = state.stamps_of(files.target)
-    return (None if made.get("touched") else before), before
+    return (before if own else None), (before if own else {**before, "log": {}})
 
 
 def _note_seen(files: Files, made: Mapping[str, Any], left: Mapping[str, Any]) -> None:
-    """Note a look that found nothing to bring: a target that nobody wrote to meanwhile need not be doubted again."""
-    facts = dict(left)
-    if made.get("touched"):
-        facts = {"left": left}
-    facts = {name: value for name, value in facts.items() if made.get(name, {}) != value}
+    """Note a look that found nothing to bring."""
+    facts = {name: value for name, value in left.items() if made.get(name, {}) != value}
     if made.get("distrust"):
         facts["distrust"] = False
     if facts:
@@ -295,12 +319,22 @@ def _nodes(made: Mapping[str, Any]) -> int:
     return int(made.get("published", {}).get(TARGET_TABLES[NODES], 0))
 
 
-def _moved(connection: sqlite3.Connection, schema: Schema) -> str:
-    """Which columns came or went since the schema was read."""
-    moved = []
-    for table in schema.tables():
-        moved += [f"{table.name}.{what}" for what in moved_columns(connection, table)]
-    return ", ".join(moved)
+def _with_columns(known: Schema, now: Schema, made: Mapping[str, Any]) -> Schema:
+    """A schema with the columns that the source has now, but for those that the target's cannot hold."""
+    left = {(str(table), str(column)) for table, column in made.get("columns_left_out", ())}
+
+    def of(table: Table | None, new: Table | None) -> Table | None:
+        if table is None or new is None:
+            return table
+        return with_columns(table, new, {column for name, column in left if name == table.name})
+
+    nodes = of(known.nodes, now.nodes) or known.nodes
+    dimension = known.dimension if _has_vector(known) else now.dimension
+    return Schema(nodes, of(known.edges, now.edges), of(known.turns, now.turns), dimension)
+
+
+def _has_vector(schema: Schema) -> bool:
+    return any(column.kind is Kind.VECTOR for column in schema.nodes.columns)
 
 
 def _drop_settled(files: Files, done: Done) -> None:
@@ -316,25 +350,28 @@ def _drop_settled(files: Files, done: Done) -> None:
 
 
 def _is_settled(entry: Mapping[str, Any] | None, done: Done) -> bool:
-    if entry is None or entry["part"] not in _JUDGED or not isinstance(entry["id"], int):
+    if entry is None or entry["part"] == "range" or not isinstance(entry["id"], int):
         return False
     return entry["id"] in done.settled.get(entry["table"], ())
 
 
-def _facts(files: Files, made: Mapping[str, Any], done: Done, quarantined: int) -> dict[str, Any]:
+def _facts(
+    made: Mapping[str, Any], done: Done, quarantined: int, schema: Schema, stamps: Mapping[str, Any]
+) -> dict[str, Any]:
     """What the state file is to say of the target now."""
     bounds = dict(made.get("bounds", {}))
     for table, keys in done.settled.items():
         if keys:
             bounds[table] = max(*keys, bounds.get(table, FIRST_KEY))
-    stamps = state.stamps_of(files.target)
+    if done.dimension:
+        schema = replace(schema, dimension=done.dimension)
     return {
         "bounds": bounds,
         "published": {**made.get("published", {}), **done.counts},
         "quarantined": made.get("quarantined", 0) + quarantined,
-        "followed": {"at": state.stamp(time.time()), "recalled": done.since, "inode": stamps["file"]["inode"]},
-        # Where somebody else wrote to it, that has to remain to be seen.
-        **({"left": stamps} if made.get("touched") else stamps),
+        "followed": {"at": state.stamp(time.time()), "recalled": done.since, **state.which_of(stamps["file"])},
+        **stamps,
+        "schema": schema.to_json(),
         **({"distrust": False} if made.get("distrust") else {}),
     }
 

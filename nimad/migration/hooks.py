@@ -1,7 +1,7 @@
 """Hooks: commands of the memory's owner that are run when something has come to its end, and are told what.
 
-None of them changes how a run ended, and none is waited for without end. Run by root for somebody's memory, they run
-as that person. Of the environment they get what says who and where they are, and the facts as `NIMA_…`.
+None of them changes how a run ended, and none is waited for without end. They run as the memory's owner, who this
+process is. Of the environment they get what says who and where they are, and the facts as `NIMA_…`.
 """
 
 import os
@@ -20,9 +20,10 @@ from typing import IO, Any
 from nimad import rights
 from nimad.config import Settings
 from nimad.errors import ExitCode, LockedError, NimadError, RefusedError, StoppedError
+from nimad.folders import ROOT
 from nimad.migration.events import Analyzing, Event, HookRan, Listener
 from nimad.migration.files import Files
-from nimad.migration.interpreter import Interpreter
+from nimad.migration.interpreter import foreign_environment
 from nimad.migration.result import Outcome, Result
 
 #: Seconds that a hook may take; once the program is to stop; and, told to end, until it is killed.
@@ -112,23 +113,15 @@ class Hooks:
         """Run it to its end: its exit status, the end of what it said, and why it has no status where it has none."""
         if self._left_s() <= 0:
             return None, "", "the program is to stop, so it was not run"
-        source = self._settings.source
-        whose = source if source.exists() else source.parent
-        if whose.exists():
-            owner = Interpreter.of_owner(Path(words[0]), whose)
-        elif os.geteuid() != 0:
-            owner = Interpreter(words[0], home=str(Path.home()))
-        else:
-            return None, "", f"there is no {whose}, so nobody can say as whom to run it"
-        environment = {**owner.environment(), **facts}
-        if owner.rights:
-            name = rights.name_of(owner.rights["user"])
-            environment |= {"USER": name, "LOGNAME": name}
-        named = os.path.join(owner.home, words[0][2:]) if words[0].startswith("~/") else words[0]  # noqa: PTH118
+        folder = self._settings.source.parent
+        if os.geteuid() == ROOT and not folder.exists():
+            return None, "", f"there is no {folder}, so it is not known as whom to run it"
+        environment = {**foreign_environment(), **facts}
+        named = os.path.join(Path.home(), words[0][2:]) if words[0].startswith("~/") else words[0]  # noqa: PTH118
         program = shutil.which(named, path=environment.get("PATH", os.defpath))
         if program is None:
             return None, "", f"there is no program {named} that may be run"
-        if not rights.may_run(Path(program), whose):
+        if not rights.may_run(Path(program)):
             return None, "", f"others than root may write to {program}, so root does not run it"
         process = subprocess.Popen(
             [program, *words[1:]],
@@ -138,7 +131,6 @@ class Hooks:
             start_new_session=True,
             cwd="/",
             env=environment,
-            **owner.rights,
         )
         return self._wait(process)
 

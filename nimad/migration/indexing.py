@@ -6,8 +6,7 @@ import shlex
 import shutil
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -15,11 +14,11 @@ from typing import IO, Any
 from nimad import rights
 from nimad.config import Settings
 from nimad.disk import discard, is_closed, sync
-from nimad.errors import DiskError, EngineError, RefusedError, UsageError
-from nimad.migration import engines, machine, readers, remembered, retry, state, vectors
+from nimad.errors import DiskError, EngineError, UsageError
+from nimad.migration import closed, engines, machine, readers, remembered, retry, state, vectors
 from nimad.migration.child import Launch, Workers
 from nimad.migration.ends import Answer
-from nimad.migration.files import Files, check_names, held, locked, replace_text
+from nimad.migration.files import Files, check_names, locked, replace_text
 from nimad.migration.plan import limits_for
 from nimad.migration.remembered import Remembered
 from nimad.worker.job import Job, Task
@@ -38,45 +37,21 @@ def index(settings: Settings, stop: threading.Event | None = None) -> Path:
         raise UsageError(f"there is no {target}; name a finished target with --target")
     if target.is_symlink():
         raise UsageError(f"{target} is another name of {target.resolve()}; name that one with --target")
-    files, before = Files(target), remembered.of(target)
-    with rights.working_for(target, target):
-        check_names(files, target, settings.log_file)
-        choice = engines.choose(settings, target, before, stop)
-        if choice.refusal:
-            raise EngineError(choice.refusal)
-        with locked(files), Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do:
-            _take_in_log(files, do)
-            with _held(files, before) as file:
-                engine = _check(settings, choice, before, do)
-                try:
-                    _build(files, file, settings, choice, do)
-                    return _swap(files, engine)
-                finally:
-                    discard(files.indexing)
-
-
-def _take_in_log(files: Files, workers: Workers) -> None:
-    """Take in the log that late arrivals left. Anybody else's is for them to take in."""
-    made, logs = state.of_target(files), state.logs_of(files.target)
-    if not logs or made.get("log") != logs:
-        return
-    untouched = state.is_untouched(files.target, made)
-    job = Job(task=Task.COUNT, target=str(files.target), writable=True)
-    answer = workers.do(job.within(limits_for(machine.space_taken(files.target))))
-    if answer.ok:
-        file = {"file": state.stamp_of(files.target)} if untouched else {}
-        state.note(files, made, {"log": state.logs_of(files.target), **file})
-
-
-@contextmanager
-def _held(files: Files, before: Remembered) -> Iterator[IO[bytes]]:
-    """Keep the target from being opened, by the lock that the engine itself takes."""
-    target = files.target
-    with held(target) as file:
-        names = [target, *(target.with_name(name) for name in before.also)]
-        if not all(is_closed(name) for name in names):  # a log stands by the name that was opened
-            raise RefusedError(f"{target} was not closed by the program that wrote to it; let that open and close it")
-        yield file
+    files, before = Files.of(settings), remembered.of(target)
+    rights.check_own(target)
+    check_names(files, target, settings.log_file)
+    choice = engines.choose(settings, target, before, stop)
+    if choice.refusal:
+        raise EngineError(choice.refusal)
+    with locked(files), Workers(stop, launch=Launch(choice.interpreter, choice.module)) as do:
+        closed.take_in_log(files, do)
+        with closed.held_closed(files) as file:
+            engine = _check(settings, choice, before, do)
+            try:
+                _build(files, file, settings, choice, do)
+                return _swap(files, engine)
+            finally:
+                discard(files.indexing)
 
 
 def _check(settings: Settings, choice: engines.Choice, before: Remembered, workers: Workers) -> Mapping[str, Any]:
@@ -91,7 +66,7 @@ def _check(settings: Settings, choice: engines.Choice, before: Remembered, worke
             f"would make it {engine['storage_version']}, which the agent might not open; name an interpreter with the "
             "engine that made it, with --engine-python"
         )
-    why_not = vectors.find(str(engine["version"]), settings.vector_extension, choice.interpreter)
+    why_not = vectors.find(str(engine["version"]), settings.vector_extension)
     why_not = why_not or vectors.readers_obstacle(choice, settings.vector_extension, workers.stop)
     if why_not:
         raise EngineError(
@@ -138,21 +113,18 @@ def _done(answer: Answer, files: Files) -> Answer:
 
 def _swap(files: Files, engine: Mapping[str, Any]) -> Path:
     sync(files.indexing)
-    backup, untouched = files.backup(time.time()), state.is_untouched(files.target, state.read(files))
+    backup = files.backup(time.time())
     os.link(files.target, backup)
     files.indexing.replace(files.target)
     sync(files.target.parent)
-    _note(files, engine, untouched=untouched)
+    _note(files, engine)
     return backup
 
 
-def _note(files: Files, engine: Mapping[str, Any], *, untouched: bool) -> None:
-    """Tell the state file what the target is now, or a later run would take it for one that somebody wrote to.
-
-    What somebody did write to it remains to be seen.
-    """
+def _note(files: Files, engine: Mapping[str, Any]) -> None:
+    """Tell the state file what the target is now."""
     data: dict[str, Any] = state.read(files)
     if data.get("file"):
-        data |= state.stamps_of(files.target) if untouched else {"touched": True, "left": state.stamps_of(files.target)}
+        data |= state.stamps_of(files.target)
         data["versions"] = {**data.get("versions", {}), "engine": dict(engine)}
         replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")

@@ -1,11 +1,13 @@
-"""Isolation: which rows take a worker down.
+"""Isolation: which rows take a worker down, and by which of their values.
 
 Rows are tried in a target of their own that is thrown away each time, in halves of halves, until those that fail
-stand alone. That costs no space and no time in the staging file, and tells a row that cannot be loaded from a
-staging file that cannot take any: what passes here was not the rows' fault.
+stand alone; and so are the values of such a row, because a memory arrives without one value sooner than not at all.
+That costs no space and no time in the staging file, and tells a row that cannot be loaded from a staging file that
+cannot take any: what passes here was not the rows' fault.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from nimad.disk import discard
 from nimad.errors import RefusedError, StoppedError
@@ -15,6 +17,7 @@ from nimad.migration.ends import CIRCUMSTANTIAL, Action, Answer
 from nimad.migration.events import Isolated, Isolating
 from nimad.source import rows as source_rows
 from nimad.source.ranges import Range
+from nimad.source.schema import EDGE_ENDS
 from nimad.worker.job import Job, Task
 
 #: Before the first row is blamed, so many others from all over a batch of at least that size have a try.
@@ -23,6 +26,10 @@ SAMPLED_BATCH = 16
 #: Seconds before each further try of a single row, when its failure may be the machine's, and when it hardly is.
 CONFIRM_S = retry.DELAYS_S[1:]
 CONFIRM_CRASH_S = retry.DELAYS_S[1:2]
+#: Columns by which a row is known again, without which it is no row.
+_TELLING_APART = frozenset({"turn_id", *EDGE_ENDS})
+#: What a value is left out for while its row is tried.
+_TRIED = ("tried", 0, "")
 
 
 def isolate_range(context: Context, part: Range, failure: retry.ExhaustedError) -> bool:
@@ -61,20 +68,25 @@ def _isolate(
         discard(context.files.trial)
 
 
-def _set_aside(context: Context, table: str, key: int, reason: str, attempts: int) -> None:
-    """Note a row for the workers to leave out, and write it to the quarantine, so that no later run looks for it."""
+def _set_aside(context: Context, table: str, key: int, columns: Sequence[str], reason: str, attempts: int) -> None:
+    """Note a row, or values of it, for the workers to leave out, and write that to the quarantine for later runs."""
     if context.settings.strict:
         raise RefusedError(
             f"stopped by --strict: {table} id {key} takes down every worker that loads it ({reason}); correct it "
             "in the source, or run without --strict"
         )
-    context.isolated.setdefault(table, {})[key] = (reason, attempts, context.engine_name())
+    failed = reason, attempts, context.engine_name()
+    if columns:
+        context.refused.setdefault(table, {}).setdefault(key, {}).update(dict.fromkeys(columns, failed))
+    else:
+        context.isolated.setdefault(table, {})[key] = failed
     # By a worker, because such a row may be larger than the supervisor is to become. One that fails is no loss: the
     # next that loads this range writes the same line.
     answer = retry.quietly(context, context.job(Task.SET_ASIDE, table=table, ids=[key]))
     if answer.ok:
         context.confirmed.update(answer.facts["rejected"])
-    context.listener(Isolated(table, key, reason, attempts))
+    for part in columns or ("row",):
+        context.listener(Isolated(table, key, reason, attempts, part))
 
 
 class _Search:
@@ -99,7 +111,7 @@ class _Search:
         return self._find(ids[half:], attempts) or in_first
 
     def _found(self, row: Sequence[int], answer: Answer, attempts: int) -> bool:
-        """Set a single row aside that failed, unless it was chance, or nothing at all can be loaded."""
+        """Set aside what fails of a single row, unless it was chance, or nothing at all can be loaded."""
         for delay in CONFIRM_S if answer.kind in CIRCUMSTANTIAL else CONFIRM_CRASH_S:
             self._context.workers.pause(delay)
             answer, attempts = self._try(row), attempts + 1
@@ -107,12 +119,35 @@ class _Search:
                 return False
         if not self._passed:
             self._try_the_machine()
-        _set_aside(self._context, self._table, row[0], answer.message, attempts)
+        _set_aside(self._context, self._table, row[0], self._guilty(row), answer.message, attempts)
         return True
 
-    def _try(self, ids: Sequence[int]) -> Answer:
+    def _guilty(self, row: Sequence[int]) -> Sequence[str]:
+        """The columns without whose values a row can be loaded, as few as it takes; none where none help."""
+        table = self._context.survey.schema.table(self._table)
+        guilty = [column.target for column in table.columns if column.name.lower() not in _TELLING_APART]
+        if not self._try(row, without=guilty).ok:
+            return ()
+        while len(guilty) > 1:
+            half = len(guilty) // 2
+            parts = guilty[:half], guilty[half:]
+            fewer = next((part for part in parts if self._try(row, without=part).ok), None)
+            if fewer is None:
+                break
+            guilty = fewer
+        for column in guilty if len(guilty) > 1 else ():  # several values, or two that do it together
+            others = [each for each in guilty if each != column]
+            guilty = others if others and self._try(row, without=others).ok else guilty
+        return guilty
+
+    def _try(self, ids: Sequence[int], *, without: Sequence[str] = ()) -> Answer:
+        """Load rows into a target of their own; one row also without the values of some columns."""
         discard(self._context.files.trial)
-        answer = self._context.do(self._job(ids))
+        job = self._job(ids)
+        if without:
+            refused = {**self._context.refused.get(self._table, {}).get(ids[0], {}), **dict.fromkeys(without, _TRIED)}
+            job = replace(job, refused={self._table: {ids[0]: refused}})
+        answer = self._context.do(job)
         if answer.ok:
             self._passed += 1
         elif answer.rule.action is Action.STOP:

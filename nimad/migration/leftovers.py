@@ -16,13 +16,16 @@ from pathlib import Path
 from re import Pattern
 from typing import Any
 
+from nimad.bounded import STAT_BLOCK
 from nimad.config import Settings
 from nimad.disk import ENGINE_SUFFIXES, READ_SUFFIXES, export_folder
 from nimad.errors import NimadError
 from nimad.migration import machine, state
 from nimad.migration.files import Files
+from nimad.migration.names import OtherLog, names_of, other_logs
 from nimad.source import quick_check
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.survey import read_schema
 from nimad.words import number_of
 from nimad.worker.quarantine import entries, lines
@@ -34,6 +37,7 @@ class Kind(StrEnum):
     UNFINISHED = "an unfinished target, and what belongs to it"
     FAILED = "an unfinished target that was set aside"
     LOG = "a log of the engine that was set aside"
+    UNCLOSED = "a log of the engine, by another name of the target"
     BACKUP = "a backup of a target"
     SQLITE_BACKUP = "a backup of SQLite, from before a rollback"
     RECORD = "what a rollback carried back"
@@ -75,7 +79,7 @@ _READ = "|".join(map(re.escape, READ_SUFFIXES))
 _AFTER_TARGET: tuple[tuple[Kind, Pattern[str]], ...] = (
     (Kind.QUARANTINE, re.compile(rf"(\.backup-{_DATE}\.quarantine\.jsonl)")),
     (Kind.QUARANTINE, re.compile(r"(\.migrating\.quarantine\.jsonl)")),
-    (Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE}|\.ledger)?")),
+    (Kind.BACKUP, re.compile(rf"(\.backup-{_DATE})(?:{_ENGINE}|\.ledger|\.conflicts\.jsonl)?")),
     (Kind.RECORD, re.compile(rf"(\.rollback-{_DATE}\.jsonl)")),
     (
         Kind.TEMPORARY,
@@ -94,7 +98,7 @@ _AFTER_SOURCE = (
     (Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),
 )
 #: What tells of a target, and is left when that is gone.
-_TELLING = (".state.json", ".ledger", ".quarantine.jsonl", ".runs.jsonl")
+_TELLING = (".state.json", ".ledger", ".quarantine.jsonl", ".conflicts.jsonl", ".runs.jsonl")
 
 
 def leftovers(settings: Settings, now: float | None = None, *, newest: bool = False) -> tuple[Leftover, ...]:
@@ -103,13 +107,12 @@ def leftovers(settings: Settings, now: float | None = None, *, newest: bool = Fa
     `newest`: the newest backups may go too. Raises `OSError` where a folder cannot be looked into.
     """
     now = time.time() if now is None else now
-    files = Files(settings.target)
+    files = Files.of(settings)
     standing = _standing(settings, files)
     found: dict[Path, tuple[Kind, str, list[Path]]] = {}
-    also = state.names_of(state.read(files)) + state.names_of(state.of_target(files))
     for stem, patterns in (
         (files.target, _AFTER_TARGET),
-        *((files.target.with_name(name), _AFTER_LINK) for name in dict.fromkeys(also)),
+        *((name, _AFTER_LINK) for name in names_of(files)[1:]),
         (settings.source, _AFTER_SOURCE),
     ):
         for path, kind, main, date in _named(stem, patterns):
@@ -117,11 +120,17 @@ def leftovers(settings: Settings, now: float | None = None, *, newest: bool = Fa
     for path in _telling(files, found):
         kind = Kind.QUARANTINE if path == files.quarantine else Kind.ORPHAN
         found[path] = (kind, "", [path])
+    made = [_other_log(each, now) for each in other_logs(files)]
     if (folder := export_folder(files.compacted)).is_dir():
         found.setdefault(folder, (Kind.TEMPORARY, "", [folder]))
-    made = [_leftover(main, *facts, now) for main, facts in found.items()]
+    made += [_leftover(main, *facts, now) for main, facts in found.items()]
     judged = (_judged(each, standing) for each in (made if newest else _newest_kept(made)))
     return tuple(sorted(judged, key=lambda each: (-each.age_s, each.path)))
+
+
+def _other_log(found: OtherLog, now: float) -> Leftover:
+    why = f"a program wrote by the name {found.name} and did not close it; let it open and close that once more"
+    return replace(_leftover(found.log, Kind.UNCLOSED, "", [found.log], now), may_go=False, reason=why)
 
 
 def _named(stem: Path, patterns: Iterable[tuple[Kind, Pattern[str]]]) -> Iterator[tuple[Path, Kind, Path, str]]:
@@ -150,7 +159,7 @@ def _leftover(main: Path, kind: Kind, date: str, paths: list[Path], now: float) 
     modified, size = 0.0, 0
     for path in paths:
         for status in _statuses(path):
-            modified, size = max(modified, status.st_mtime), size + status.st_blocks * machine.STAT_BLOCK
+            modified, size = max(modified, status.st_mtime), size + status.st_blocks * STAT_BLOCK
     with suppress(ValueError):
         modified = time.mktime(time.strptime(date, "%Y%m%d-%H%M%S")) if date else modified
     ordered = sorted(paths, key=lambda path: (path != main, path))
@@ -179,7 +188,10 @@ def _newest_kept(made: Sequence[Leftover]) -> Iterator[Leftover]:
 
 
 def _judged(each: Leftover, standing: _Standing) -> Leftover:
-    why = _in_use(each, standing) or each.reason or _last_copy(each, standing)
+    try:
+        why = _in_use(each, standing) or each.reason or _last_copy(each, standing)
+    except OSError as error:
+        why = f"it cannot be read ({error.strerror})"
     return replace(each, may_go=not why, reason=why or _REASONS[each.kind])
 
 
@@ -217,7 +229,8 @@ def _last_copy(each: Leftover, standing: _Standing) -> str:
     if each.kind is Kind.RECORD:
         kept = sum(b'"kept": true' in line for line in lines(each.path))
         return f"it holds {number_of(kept, 'value')} that SQLite has no place for" if kept else standing.unsound
-    if each.kind in (Kind.UNFINISHED, Kind.FAILED, Kind.LOG, Kind.SQLITE_BACKUP):
+    ours = (Kind.UNFINISHED, Kind.FAILED, Kind.LOG, Kind.SQLITE_BACKUP)
+    if each.kind in ours or each.path == standing.files.conflicts:
         return standing.unsound
     if each.kind is Kind.BACKUP and not standing.verified:
         return standing.unsound or f"there is no verified target at {standing.files.target}"

@@ -57,7 +57,7 @@ class Loader:
         context = self._context
         while True:
             parts, self._unconfirmed = self._unconfirmed, ()
-            count = context.job(Task.COUNT, previous=[part.range for part in parts])
+            count = context.job(Task.COUNT, previous=[part.range for part in parts], unfinished=True)
             answer = retry.attempt_reading(context, retry.same(count))
             context.note_counts(answer.facts["counts"])
             context.state.free_bytes = answer.facts["free_bytes"]
@@ -256,6 +256,7 @@ class Loader:
         ]
         unconfirmed, self._unconfirmed = self._unconfirmed, parts
         if facts["complaint"]:
+            context.complaint = facts["complaint"]
             context.listener(EngineComplained(facts["complaint"]))
         context.note_staging(facts["found"])
         context.state.free_bytes = facts["free_bytes"]

@@ -5,6 +5,7 @@ import resource
 import shutil
 from pathlib import Path
 
+from nimad.bounded import STAT_BLOCK
 from nimad.disk import READ_SUFFIXES
 from nimad.migration import cgroup
 
@@ -12,8 +13,6 @@ _LOCKS = Path("/proc/locks")
 _MEMINFO = Path("/proc/meminfo")
 #: Assumed where the system does not say, in bytes: a small Pi.
 _UNKNOWN_MEMORY = 512 * 1024**2
-#: Bytes of the blocks that `stat` counts, whatever the file system's own are.
-STAT_BLOCK = 512
 
 
 def available_memory() -> int:

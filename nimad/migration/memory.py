@@ -3,7 +3,8 @@
 import threading
 from pathlib import Path
 
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.survey import read_schema
 
 

@@ -30,7 +30,7 @@ def source_to_retry(settings: Settings) -> Path:
     if told is not None:
         # By the name the user knows, where it is the same file: the log is kept beside that one.
         return settings.source if settings.source.resolve() == told else told
-    if target == settings.source.with_name(places.TARGET_NAME):
+    if settings.link is not None and target.parent == settings.source.parent:
         return settings.source
     raise UsageError(f"nothing tells from which source {target} was made; name it with --source")
 

@@ -19,11 +19,11 @@ def is_paused(files: Files) -> bool:
 def pause(files: Files) -> bool:
     """Make the file; whether it was not there. Raises when none can be made there."""
     check_folder(files.target)
-    with rights.working_for(files.target.parent, files.paused):
-        try:
-            os.close(os.open(files.paused, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
-        except FileExistsError:
-            return False
+    rights.check_own(files.target)
+    try:
+        os.close(os.open(files.paused, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600))
+    except FileExistsError:
+        return False
     return True
 
 
@@ -31,7 +31,8 @@ def resume(files: Files) -> bool:
     """Take the file away; whether it was there."""
     if not is_paused(files):
         return False
-    with rights.working_for(files.target.parent, files.paused), suppress(FileNotFoundError):
+    rights.check_own(files.target)
+    with suppress(FileNotFoundError):
         files.paused.unlink()
     return True
 

@@ -3,19 +3,19 @@
 import ctypes
 import errno
 import os
+import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from nimad import command
-from nimad.disk import is_closed, pieces, sync
+from nimad.disk import is_closed, pieces, relative, sync
 from nimad.errors import CannotWriteError, RefusedError
-from nimad.migration import retry
+from nimad.migration import giving_way, retry
 from nimad.migration.context import Context
-from nimad.migration.events import Published
+from nimad.migration.events import NotNamed, Published
 from nimad.migration.files import Files, free_name, move_aside
-from nimad.migration.state import is_untouched, names_of
+from nimad.migration.state import names_of, of_target
 from nimad.worker.job import Task
 
 _AT_FDCWD = -100
@@ -34,29 +34,46 @@ def publish(context: Context) -> None:
     if not is_closed(files.staging):
         raise CannotWriteError(f"{files.staging} was not closed cleanly; run again")
     sync(files.staging)
-    if context.settings.retry and not context.settings.replace and files.target.exists():
-        check_untouched(context, context.state.replaces)
     before = names_of(context.state.replaces)
+    if not context.settings.replaces:
+        giving_way.give_way(context)  # one may have come during the run
     remove_links(files, before)
     backup = _make_room(files, before, replace=context.settings.replaces)
-    rename_new(files.staging, files.target)
+    if backup is not None and files.target.exists() and files.target.samefile(backup):
+        files.staging.replace(files.target)
+    else:
+        rename_new(files.staging, files.target)
     tidy(files)
-    link(files)
+    link(context)
     sync(files.target.parent)
     size = files.target.stat().st_size
     context.listener(Published(str(files.target), size, str(backup) if backup else None))
 
 
-def check_links(context: Context) -> None:
-    """Raise when something else than our own link stands at a further name of the target."""
-    for path in context.files.links:
+def check_links(context: Context, but: Collection[Path] = ()) -> None:
+    """Raise when something else than our own link stands at a further name of the target, but for what gives way."""
+    links = [path for path in context.files.links if path not in but]
+    for path in links:
+        _check_hides_none(context, path)
         if os.path.lexists(path) and not context.files.is_link(path) and not context.settings.replaces:
             raise in_the_way(path, f"it is no link to {context.files.target.name}")
 
 
+def _check_hides_none(context: Context, path: Path) -> None:
+    """Raise where a name leads to another target of nimad's: what the agent wrote to that one would be out of sight."""
+    there = path.resolve()
+    if not path.is_symlink() or context.files.is_link(path) or not of_target(Files(there)):
+        return
+    back = command.line("rollback", "--apply", "--source", context.settings.source, "--target", there)
+    raise CannotWriteError(
+        f"{path} leads to {there}, a target that the agent may have written to, and {context.files.target} would take "
+        f"its place; name that one, or go back to SQLite first, with: {back}"
+    )
+
+
 def check_names_closed(files: Files, before: Sequence[str]) -> None:
     """Raise when a program that wrote by a further name left its log there: it stands by that name alone."""
-    for path in dict.fromkeys([*files.links, *(files.target.with_name(name) for name in before)]):
+    for path in dict.fromkeys([*files.links, *map(files.named, before)]):
         if not is_closed(path):
             raise RefusedError(
                 f"a program wrote to {files.target} by the name {path} and did not close it; let it open and close "
@@ -64,32 +81,34 @@ def check_names_closed(files: Files, before: Sequence[str]) -> None:
             )
 
 
-def link(files: Files, before: Sequence[str] = ()) -> None:
-    """Make the further names of the target, and remove those that are no longer asked for."""
-    remove_links(files, [name for name in before if name not in files.also])
+def link(context: Context, before: Sequence[str] = ()) -> list[str]:
+    """Make the further names of the target, and remove those that are no longer asked for; return those made.
+
+    Relative links, so that the folder can move. Where one cannot be made, that is told: the target is complete.
+    """
+    files, made = context.files, []
+    for name in before:
+        if name not in files.also and files.is_link(files.named(name)):
+            files.named(name).unlink()
     for path in files.links:
-        if not os.path.lexists(path):
-            path.symlink_to(files.target.name)
-    if files.also or before:
-        sync(files.target.parent)
+        if os.path.lexists(path):
+            continue
+        try:
+            path.symlink_to(relative(files.target, path.parent))
+            sync(path.parent)
+        except OSError as error:
+            context.listener(NotNamed(str(path), str(files.target), str(error.strerror)))
+        else:
+            made.append(str(path))
+    sync(files.target.parent)
+    return made
 
 
 def remove_links(files: Files, names: Sequence[str]) -> None:
     """Remove our links at these further names of the target, and at those that are asked for."""
-    for path in (*files.links, *(files.target.with_name(name) for name in names)):
+    for path in (*files.links, *map(files.named, names)):
         if files.is_link(path):
             path.unlink()
-
-
-def check_untouched(context: Context, made: Mapping[str, Any]) -> None:
-    """Raise `RefusedError` when somebody wrote to the target since the run that `made` it."""
-    files = context.files
-    names = [files.target.with_name(name) for name in names_of(made)]
-    if not is_untouched(files.target, made) or not all(is_closed(name) for name in names):
-        raise RefusedError(
-            f"{files.target} was written to since it was made, and a new one would not have that; once you are sure, "
-            f"make it all the same with: {command.migrate(context.settings, '--replace')}"
-        )
 
 
 def tidy(files: Files) -> None:
@@ -108,26 +127,43 @@ def _make_room(files: Files, before: Sequence[str], *, replace: bool) -> Path | 
         if os.path.lexists(path) and not replace:
             raise in_the_way(path, "it appeared during the run")
     backup = files.backup(time.time())
-    for path in dict.fromkeys([*files.links, *(files.target.with_name(name) for name in before)]):
+    for path in dict.fromkeys([*files.links, *map(files.named, before)]):
         _clear(path, files.target, backup)
-    files.followed.unlink(missing_ok=True)  # nothing arrives in a backup, and no other target is what it tells of
-    if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine)):
+    if not files.ledger.exists():  # else it gives way to that, and tells until then of the target that is there
+        files.followed.unlink(missing_ok=True)
+    if not any(os.path.lexists(piece) for piece in (*pieces(files.target), files.quarantine, files.conflicts)):
         return None
-    move_aside(files.target, backup)
-    if files.quarantine.exists():
-        files.quarantine.rename(backup.with_name(backup.name + ".quarantine.jsonl"))
+    if not _named_twice(files.target, backup):
+        move_aside(files.target, backup)
+    files.move_belongings(backup)
     return backup
+
+
+def _named_twice(target: Path, backup: Path) -> bool:
+    """Give a target the backup's name as well, so that its own is never gone; whether that could be done.
+
+    Not where the engine left something beside it, which goes with the file.
+    """
+    if target.is_symlink() or not target.is_file() or any(os.path.lexists(piece) for piece in pieces(target)[1:]):
+        return False
+    try:
+        os.link(target, backup)
+    except OSError:  # a file system without
+        return False
+    sync(backup.parent)
+    return True
 
 
 def _clear(path: Path, target: Path, backup: Path) -> None:
     """Make room at a further name, with what the engine left beside it: a log stands by the name it was opened by."""
-    aside = backup.with_name(backup.name.replace(target.name, path.name, 1))
+    aside = path.with_name(backup.name.replace(target.name, path.name, 1))
     if os.path.lexists(path):
         move_aside(path, free_name(aside))
         return
     for piece, own, kept, other in zip(pieces(path), pieces(target), pieces(backup), pieces(aside), strict=True):
         if os.path.lexists(piece):  # it belongs to the target that is to be the backup
-            piece.rename(free_name(other) if os.path.lexists(own) or os.path.lexists(kept) else kept)
+            # Moved, because that name may be one on another file system.
+            shutil.move(piece, free_name(other) if os.path.lexists(own) or os.path.lexists(kept) else kept)
 
 
 def in_the_way(target: Path, why: str) -> CannotWriteError:

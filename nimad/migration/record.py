@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
+from nimad import bounded
 from nimad._version import VERSION
 from nimad.config import Settings
 from nimad.errors import NimadError, RefusedError, StoppedError
@@ -42,7 +43,7 @@ _KEPT = (
     *(e.Analyzed, e.Planned, e.EngineChosen, e.Started, e.Salvaged, e.BatchFailed, e.BatchLost, e.EngineComplained),
     *(e.PoolRaised, e.Isolating, e.Isolated, e.SetAside, e.Paused, e.Resumed, e.TableLoaded, e.Compacted),
     *(e.NotCompacted, e.Indexed, e.NotIndexed, e.ReaderChecked, e.Verifying, e.Verified, e.LateArrivals, e.Published),
-    e.Finished,
+    *(e.BroughtAlong, e.NotBroughtAlong, e.GaveWay, e.Named, e.NotNamed, e.Finished),
 )
 _MANY = (e.BatchFailed, e.BatchLost, e.EngineComplained, e.PoolRaised, e.Isolating, e.Isolated, e.SetAside)
 
@@ -195,11 +196,15 @@ def _shorten(files: Files) -> None:
     except FileNotFoundError:
         return
     sections: list[list[bytes]] = [[]]
-    with files.runs.open("rb") as file:
-        for line in file:
-            if line.startswith(OPENING):
-                sections.append([])
-            sections[-1].append(line)
+    size = 0
+    for line in bounded.lines(files.runs):
+        size += len(line)
+        if size > bounded.STATE_BYTES:  # none of ours
+            sections = [[]]
+            break
+        if line.startswith(OPENING):
+            sections.append([])
+        sections[-1].append(line)
     kept, size = [], 0
     for section in reversed(sections[1:]):
         size += sum(map(len, section))

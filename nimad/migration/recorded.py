@@ -10,9 +10,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
+from nimad import bounded
 from nimad.errors import UsageError
 from nimad.migration.record import BEGINS, FORMAT
-from nimad.migration.state import read_plain
 from nimad.source.schema import TARGET_TABLES
 from nimad.words import number_of
 
@@ -146,8 +146,10 @@ def _sections(path: Path) -> Iterator[Section]:
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        content = read_plain(path)
-    except FileNotFoundError:
+        content = bounded.read(path, bounded.STATE_BYTES)
+    except OSError as error:  # what stands there otherwise is no record of ours
+        if isinstance(error, PermissionError):
+            raise
         return
     for text in content.split(b"\n"):
         with suppress(ValueError, RecursionError):

@@ -9,7 +9,7 @@ import time
 
 from nimad.disk import READ_SUFFIXES, pieces, sync
 from nimad.errors import RefusedError
-from nimad.migration import retry
+from nimad.migration import large_pages, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import SetAside
@@ -31,17 +31,23 @@ def repair(context: Context, found: Answer | None = None) -> None:
     context.repairs += 1
     if context.repairs > REPAIRS:
         raise RefusedError(
-            f"{context.files.staging} had to be repaired {REPAIRS} times in this run; check the disk (dmesg), then "
-            "run again, or begin anew with --restart"
+            f"{context.files.staging} had to be repaired {REPAIRS} times in this run; "
+            f"{_cause(context) or 'check the disk (dmesg), then run again, or begin anew with --restart'}"
         )
-    if found is not None and found.kind in (Kind.DAMAGED, Kind.DUPLICATE_KEY):
-        set_whole_aside(context, found.message)
+    if found is not None and (context.state.brought or found.kind in (Kind.DAMAGED, Kind.DUPLICATE_KEY)):
+        set_whole_aside(context, found.message)  # what holds more than SQLite's rows is not gone on with
         return
     answer = _count(context)
     if answer is not None and _set_logs_aside(context, answer):
         answer = _count(context)
     if answer is not None:
         set_whole_aside(context, answer.message)
+
+
+def _cause(context: Context) -> str:
+    """Why no repair helps, where the engine itself says so after each write."""
+    python = context.choice.interpreter.python
+    return context.complaint and large_pages.explained(context.engine_name(), python, context.complaint)
 
 
 def _count(context: Context) -> Answer | None:
@@ -87,8 +93,8 @@ def set_whole_aside(context: Context, message: str) -> None:
     files, state = context.files, context.state
     if state.rebuilds >= REBUILDS:
         raise RefusedError(
-            f"{files.staging} cannot be used ({message}) although it was begun anew {REBUILDS} times; check "
-            "the disk (dmesg), then begin again with --restart"
+            f"{files.staging} cannot be used ({message}) although it was begun anew {REBUILDS} times; "
+            f"{_cause(context) or 'check the disk (dmesg), then begin again with --restart'}"
         )
     state.rebuilds += 1
     aside = free_name(files.staging.with_name(f"{files.staging.name}.{_stamp()}"))
@@ -99,5 +105,5 @@ def set_whole_aside(context: Context, message: str) -> None:
     context.listener(SetAside([str(path) for path in moved], message, whole=True))
     context.note_staging({})
     context.state.free_bytes = 0
-    context.adopted = False
+    context.adopted = state.brought = False
     state.write()

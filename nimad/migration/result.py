@@ -31,6 +31,7 @@ class Result:
     quarantined_lacking: int = 0  # entries that an earlier run set aside, and that are not in its file any more
     unread_ranges: int = 0  # of ids of any table, on damaged pages of the source
     unread_nodes: int | None = 0  # ids of nodes in them, each of which may have been one; None where nobody knows
+    waiting: bool = False  # for what reached the source later, and could not be brought to a complete target now
     quarantined_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by table, or table and part
     failed_batches: int = 0
     retries: int = 0
@@ -42,6 +43,8 @@ class Result:
 
     @property
     def exit_code(self) -> ExitCode:
+        if self.waiting and not self.unread_ranges:  # of a damaged source, running again brings nothing
+            return ExitCode.INTERRUPTED
         aside = self.quarantined or self.quarantined_parts or self.quarantined_lacking or self.unread_ranges
         return ExitCode.QUARANTINED if aside else ExitCode.COMPLETE
 

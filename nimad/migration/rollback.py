@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nimad import rights
-from nimad.config import Settings, places
+from nimad.config import Settings, read_openclaw
 from nimad.disk import DISK_ERRORS, sync
 from nimad.errors import (
     CannotWriteError,
@@ -34,12 +34,15 @@ from nimad.migration import comparing, machine, pausing, publishing, remembered,
 from nimad.migration.child import Workers
 from nimad.migration.ends import Answer
 from nimad.migration.files import Files, check_folder, check_names, free_name, held, locked, move_aside
+from nimad.printable import said
 from nimad.source import quick_check
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.schema import NODES
 from nimad.worker.comparison import Listed, TableCompared
 from nimad.worker.job import Job, Task
 from nimad.writeback.backup import back_up
+from nimad.writeback.obstacles import obstacle
 from nimad.writeback.writer import Memory, Written, check_schema
 
 #: How often it is begun again when somebody writes to SQLite meanwhile.
@@ -69,6 +72,8 @@ class Rollback:
     set_aside: Path | None = None
     before: str = ""  # when it was rolled back already
     holder: int | None = None  # the process that has the target open
+    old_place: bool = False  # OpenClaw's file has the settings where OpenClaw refuses them by now
+    obstacle: str = ""  # why SQLite would take no row, and the way out
 
     @property
     def writes(self) -> bool:
@@ -78,7 +83,7 @@ class Rollback:
     @property
     def exit_code(self) -> ExitCode:
         """Of looking: whether everything has a place in SQLite."""
-        return ExitCode.QUARANTINED if self.kept or self.refused else ExitCode.COMPLETE
+        return ExitCode.QUARANTINED if self.kept or self.refused or self.obstacle else ExitCode.COMPLETE
 
     @staticmethod
     def total(listed: By) -> int:
@@ -87,14 +92,16 @@ class Rollback:
 
 def look(settings: Settings, stop: threading.Event | None = None) -> Rollback:
     """What a rollback would carry back. Changes nothing, on neither side."""
-    stop, files = stop or threading.Event(), Files(settings.target)
+    stop, files = stop or threading.Event(), Files.of(settings)
     if (before := _rolled_back(settings, files)) is not None:
         return before
     job = _checked(settings, files)
     with Workers(stop, launch=comparing.launch_of(settings)) as workers:
         answer = comparing.ask(job, workers, comparing.launch_of(settings))
     _check_same_memory(settings, files, answer)
-    return replace(_found(settings, answer), holder=machine.holder_of(files.target))
+    found = _found(settings, answer)
+    why = _obstacle(settings, job) if found.writes else ""
+    return replace(found, holder=machine.holder_of(files.target), obstacle=why)
 
 
 def apply(settings: Settings, stop: threading.Event | None = None) -> Rollback:
@@ -102,22 +109,20 @@ def apply(settings: Settings, stop: threading.Event | None = None) -> Rollback:
 
     Raises a `NimadError`; SQLite then is as it was, or holds all of it, and the target is where it was.
     """
-    stop, files = stop or threading.Event(), Files(settings.target)
+    stop, files = stop or threading.Event(), Files.of(settings)
     if (before := _rolled_back(settings, files)) is not None:
         return before
     job = _checked(settings, files)
     check_folder(files.target)
-    rights.refuse_foreign_folders(settings.source, files.target)
-    with rights.working_for(settings.source, files.target, settings.source):
-        _check_writable(settings.source)
-        check_names(files, settings.source, settings.log_file)
-        with locked(files), _paused(files), held(files.target, readers=True):
-            try:
-                return _apply(settings, files, job, stop)
-            except sqlite3.Error as error:
-                raise _explained(error, settings.source) from error
-            except OSError as error:
-                raise _of_system(error, files) from error
+    _check_writable(settings.source)
+    check_names(files, settings.source, settings.log_file)
+    with locked(files), _paused(files), held(files.target, readers=True):
+        try:
+            return _apply(settings, files, job, stop)
+        except (sqlite3.Error, MemoryError) as error:
+            raise _explained(error, settings.source) from error
+        except OSError as error:
+            raise _of_system(error, files) from error
 
 
 # Before anything is done
@@ -134,14 +139,20 @@ def _rolled_back(settings: Settings, files: Files) -> Rollback | None:
 
 def _nothing(settings: Settings) -> Rollback:
     openclaw = settings.openclaw_file
-    if settings.origin("openclaw_file") == places.DEFAULT and rights.of_owner(settings.source):
-        openclaw = rights.home_of_owner(settings.source).joinpath(*places.OPENCLAW_FILE.parts[1:])
-    return Rollback(settings.source, settings.target, openclaw, {}, {}, {})
+    return Rollback(settings.source, settings.target, openclaw, {}, {}, {}, old_place=_has_old_place(openclaw))
+
+
+def _has_old_place(openclaw: Path) -> bool:
+    try:
+        return read_openclaw(openclaw).old_place
+    except NimadError:  # what is to be written there is the same
+        return False
 
 
 def _checked(settings: Settings, files: Files) -> Job:
     """The job of a comparison, once it is known that both sides are what they should be."""
     check_source(settings.source)
+    rights.check_own(settings.source, files.target)
     comparing.check_there(files.target)
     if files.target.is_symlink():
         raise UsageError(f"{files.target} is another name of {files.target.resolve()}; name that one with --target")
@@ -158,6 +169,10 @@ def _checked(settings: Settings, files: Files) -> Job:
         )
     source.read(lambda connection: check_schema(connection, settings.source, job.needs()))
     return job
+
+
+def _obstacle(settings: Settings, job: Job) -> str:
+    return SourceFile(settings.source).read(lambda connection: obstacle(connection, settings.source, job.needs()))
 
 
 def _check_same_memory(settings: Settings, files: Files, answer: Answer) -> None:
@@ -204,6 +219,7 @@ def _paused(files: Files) -> Iterator[None]:
 
 def _apply(settings: Settings, files: Files, job: Job, stop: threading.Event) -> Rollback:
     launch = comparing.launch_of(settings)
+    why = _obstacle(settings, job)
     with Workers(stop, launch=launch) as workers, closing(Memory(settings.source, job.needs())) as memory:
         for _ in range(ROUNDS):
             memory.changed()
@@ -211,6 +227,9 @@ def _apply(settings: Settings, files: Files, job: Job, stop: threading.Event) ->
             found = _recorded(settings, files, job, record, workers)
             if not found.writes:
                 break
+            if why:
+                _discard(record, None)
+                raise RefusedError(why)
             found = replace(found, sqlite_backup=_backed_up(settings.source, memory))
             written = _written(memory, record)
             if written is not None:
@@ -300,9 +319,7 @@ def _set_aside(files: Files) -> Path:
     state.note(files, made, {"format": state.FORMAT, "phase": "rolled back", "rolled_back": told})
     publishing.remove_links(files, also)
     move_aside(files.target, backup)
-    for path in (files.quarantine, files.followed):
-        if path.exists():
-            path.rename(backup.with_name(backup.name + path.name.removeprefix(files.target.name)))
+    files.move_belongings(backup, files.followed)
     sync(files.target.parent)
     return backup
 
@@ -310,8 +327,9 @@ def _set_aside(files: Files) -> Path:
 # What went wrong
 
 
-def _explained(error: sqlite3.Error, source: Path) -> NimadError:
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+def _explained(error: sqlite3.Error | MemoryError, source: Path) -> NimadError:
+    memory = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else 0  # as Python tells of it
+    code = getattr(error, "sqlite_errorcode", memory) & 0xFF
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return SourceBusyError(f"{source} is locked by another program ({error}); stop the agent and run again")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -320,7 +338,12 @@ def _explained(error: sqlite3.Error, source: Path) -> NimadError:
         return DiskError(f"{source} cannot be written to ({error}), and is as it was")
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_CANTOPEN):
         return NotAllowedError(f"{source} cannot be written to ({error}); run as its owner")
-    return NimadError(f"{source} cannot be written to ({error}), and is as it was; nothing was set aside")
+    if code in (sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_TOOBIG):
+        return NimadError(
+            f"a trigger of {source} takes more steps or memory than its size can need ({error}), and it is as it was; "
+            "nothing was set aside. Take that trigger out, then run again"
+        )
+    return NimadError(f"{source} cannot be written to ({said(error)}), and is as it was; nothing was set aside")
 
 
 def _of_system(error: OSError, files: Files) -> NimadError:

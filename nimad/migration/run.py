@@ -4,19 +4,32 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from nimad import rights
-from nimad.config import Settings, Verify
+from nimad.config import Settings, Verify, places, target_names
 from nimad.disk import DISK_ERRORS, discard
-from nimad.errors import CannotWriteError, DiskError, EngineError, NimadError, StoppedError, UsageError
+from nimad.errors import (
+    CannotWriteError,
+    DiskError,
+    EngineError,
+    NimadError,
+    SourceDamagedError,
+    StoppedError,
+    UsageError,
+    limit_reached,
+)
 from nimad.migration import (
+    bring_along,
     compaction,
     damaged,
     dryrun,
     engines,
     events,
     existing,
+    large_pages,
+    live_compaction,
     publishing,
     readers,
     remembered,
@@ -26,6 +39,7 @@ from nimad.migration import (
     vectors,
     verification,
 )
+from nimad.migration.catching_up import LeftAloneError
 from nimad.migration.child import Launch, Workers
 from nimad.migration.clock import Clock
 from nimad.migration.context import Context
@@ -33,6 +47,7 @@ from nimad.migration.ends import Kind
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_folder, check_names, locked
+from nimad.migration.following import Follower
 from nimad.migration.hooks import Hooks
 from nimad.migration.loading import Loader
 from nimad.migration.plan import make_plan
@@ -40,8 +55,8 @@ from nimad.migration.record import Record
 from nimad.migration.result import Outcome, Result
 from nimad.migration.state import State, of_target, stamp_of
 from nimad.migration.tally import Tally
-from nimad.packages import unloadable
-from nimad.source.file import check_source
+from nimad.packages import least_integer, unloadable
+from nimad.source.header import check_source
 from nimad.source.schema import NODES, TARGET_TABLES
 from nimad.source.survey import Survey
 from nimad.worker.job import Job, Task
@@ -67,14 +82,15 @@ def migrate(
     clock:
         What waits between two tries of a batch; for tests, which do not want to.
 
-    Raises a `nimad.NimadError` whose message is meant for the user and whose `exit_code` says of what kind it is.
+    Raises a `nimad.NimadError` whose message is meant for the user and whose `exit_code` says of what kind it is. A
+    process of root's keeps its identity: it is refused the memory of another user, until it has called `nimad.become`.
     An interrupted run leaves its staging file; calling again goes on from there.
 
     """
     stop = stop or threading.Event()
     hooks = Hooks(settings, on_event or _ignore, stop)
     try:
-        result = _migrate_for_owner(settings, _guarded(hooks.hear), stop, clock)
+        result = _migrate_own(settings, _guarded(hooks.hear), stop, clock)
     except _ListenerError as error:
         raise error.cause from None
     except NimadError as error:
@@ -84,26 +100,35 @@ def migrate(
     return result
 
 
-def _migrate_for_owner(settings: Settings, listener: Listener, stop: threading.Event, clock: Clock | None) -> Result:
-    """Migrate, with every file made as the memory's owner would make it."""
+def _migrate_own(settings: Settings, listener: Listener, stop: threading.Event, clock: Clock | None) -> Result:
+    """Migrate, where this process is the memory's owner."""
     if settings.auto and (why := _not_asked(settings)):
         listener(events.NothingToDo(why))
         return Result(outcome=Outcome.NOT_ASKED, target=str(settings.target))
     check_source(settings.source)
     if not settings.dry_run:
-        check_folder(settings.target)
-    places = (settings.target, settings.log_file)
-    rights.refuse_foreign_folders(settings.source, *places)
-    first = Launch(priority=settings.priority)
-    with rights.working_for(settings.source, *places), Workers(stop, clock, first) as workers:
+        _check_folder(settings)
+    rights.check_own(settings.source, settings.target, settings.log_file)
+    with Workers(stop, clock, Launch(priority=settings.priority)) as workers:
         try:
             before = remembered.of(settings.target)
             choice = engines.choose(settings, settings.source, before, stop)
             workers.start_in(Launch(choice.interpreter, choice.module, settings.priority))
-            files = Files(settings.target, before.also if settings.also is None else settings.also)
+            files = Files.of(settings, before.also)
             return _migrate(settings, files, choice, workers, listener)
         except OSError as error:
             raise _explained(error, settings) from error
+
+
+def _check_folder(settings: Settings) -> None:
+    """Raise when no file can be made where the target is to be, and say who named the place."""
+    try:
+        check_folder(settings.target)
+    except CannotWriteError as error:
+        origin = settings.origin("target")
+        if not origin.startswith((places.ENVIRONMENT, target_names.CHOSEN)) or target_names.VARIABLE not in origin:
+            raise
+        raise CannotWriteError(f"{target_names.VARIABLE} names {settings.target}: {error}") from None
 
 
 class _ListenerError(Exception):
@@ -116,8 +141,7 @@ class _ListenerError(Exception):
 def _guarded(listener: Listener) -> Listener:
     def tell(event: events.Event) -> None:
         try:
-            with rights.own():
-                listener(event)
+            listener(event)
         except OSError as error:
             raise _ListenerError(error) from error
 
@@ -128,7 +152,8 @@ def _explained(error: OSError, settings: Settings) -> NimadError:
     message = f"{error.filename or settings.target}: {error.strerror or error}"
     if error.errno in DISK_ERRORS:
         return DiskError(message)
-    return CannotWriteError(message)
+    limit = limit_reached(message)
+    return CannotWriteError(f"{message}; {limit}" if limit else message)
 
 
 def _ignore(_: events.Event) -> None:
@@ -153,12 +178,40 @@ def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers,
         files.discard_temporaries()
         try:
             context = _prepare(settings, choice, files, copy, workers, record.hear)
-            if nothing := existing.finished(context):
-                context.listener(nothing)
+            done = existing.finished(context)
+            if isinstance(done, existing.Complete):
+                return _bring_late(context, done)
+            if isinstance(done, existing.InUse):
+                context.listener(events.NothingToDo(f"{done.why}; late arrivals wait"))
+                return _waiting(context)
+            if done:
+                context.listener(done)
                 return _nothing_done(context)
             return _write(context)
         finally:
             copy.discard()
+
+
+def _bring_late(context: Context, complete: existing.Complete) -> Result:
+    """Bring to a complete target what reached SQLite since, and say what it is then."""
+    left_alone = ""
+    if complete.made:  # else no run tells of it, and it is equal to SQLite
+        try:
+            done = Follower(context.settings, context.workers.stop, context.listener).bring()
+            nodes = done.nodes if done.anything else complete.nodes
+            complete = existing.Complete(nodes, of_target(context.files))
+        except (LeftAloneError, EngineError, SourceDamagedError) as error:
+            left_alone = str(error)
+    context.listener(existing.told(context, complete, left_alone))
+    return _waiting(context) if left_alone else _nothing_done(context)
+
+
+def _waiting(context: Context) -> Result:
+    """A complete target to which nothing could be brought.
+
+    OpenClaw's hook takes any status but 0 for a migration that failed, and the agent may have the target open by then.
+    """
+    return replace(_nothing_done(context), waiting=not context.settings.auto)
 
 
 def _prepare(
@@ -182,8 +235,12 @@ def _prepare(
     if not plan.early_worker:
         workers.start_late()
     state.bounds = context.bounds()
-    listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json()))
+    defaults = [(name, value, count) for name, (value, count) in found.defaults().items()]
+    stored = found.stored
+    said = (defaults, stored.converted, stored.unknown)
+    listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json(), *said))
     state.engine = _probe(context)
+    context.narrow(least_integer(int(state.engine["storage_version"])))
     _say_engine(context)
     return context
 
@@ -195,8 +252,8 @@ def _say_engine(context: Context) -> None:
     found = [str(reader) for reader in choice.readers]
     where = "" if choice.interpreter.is_ours else f" of {choice.interpreter.python}"
     version = context.state.engine["storage_version"]
-    chosen = events.EngineChosen(f"{context.engine_name()}{where}", version, choice.why, found, choice.unusable)
-    context.listener(chosen)
+    name, warned = f"{context.engine_name()}{where}", large_pages.warnings(choice)
+    context.listener(events.EngineChosen(name, version, choice.why, found, choice.unusable, warned))
 
 
 def _nothing_done(context: Context) -> Result:
@@ -285,21 +342,30 @@ def _load_verify_publish(context: Context) -> Result:
     while True:
         try:
             _load_and_verify(context)
-            break
+            _publish(context)
+            return _finish(context)
         except retry.UnreadableError as unreadable:
             repair.repair(context, unreadable.answer)
+
+
+def _publish(context: Context) -> None:
     with context.phase("checking the reader"):
         readers.check(context)
-    vectors.index_if_possible(context)
-    context.check_source()
-    _say_quarantine(context)
-    _say_late_arrivals(context)
-    context.state.published = dict(context.counted)
-    context.state.file = stamp_of(context.files.staging)
-    context.state.schema = context.survey.schema.to_json()
-    with context.phase("publishing"):
-        publishing.publish(context)
-    return _finish(context)
+    tally = Tally.of(context.files.quarantining)
+    context.check_set_aside(tally.nodes)
+    with bring_along.brought_along(context):
+        compaction.compact_if_worthwhile(context)
+        publishing.close(context)
+        vectors.index_if_possible(context)
+        context.check_source()
+        _say_quarantine(context, tally)
+        _say_late_arrivals(context)
+        context.state.published = dict(context.counted)
+        context.state.file = stamp_of(context.files.staging)
+        context.state.compact = live_compaction.measured(context.files.staging, context.counted)
+        context.state.schema = context.survey.schema.to_json()
+        with context.phase("publishing"):
+            publishing.publish(context)
 
 
 def _load_and_verify(context: Context) -> None:
@@ -317,12 +383,12 @@ def _load_and_verify(context: Context) -> None:
     publishing.close(context)
 
 
-def _say_quarantine(context: Context) -> None:
-    tally = Tally.of(context.files.quarantining)
+def _say_quarantine(context: Context, tally: Tally) -> None:
     context.state.quarantined = tally.rows + tally.parts + tally.ranges
     if tally.entries:
         file = str(context.files.quarantine)
-        context.listener(events.Quarantined(file, tally.rows, tally.parts, tally.ranges, tally.examples))
+        counts = (tally.rows, tally.parts, tally.ranges)
+        context.listener(events.Quarantined(file, *counts, tally.examples, tally.converted))
 
 
 def _say_late_arrivals(context: Context) -> None:

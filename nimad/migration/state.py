@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from nimad import bounded
 from nimad._version import VERSION
 from nimad.config.settings import is_plain_name
-from nimad.disk import READ_SUFFIXES
+from nimad.config.target_names import AGENT_NAME, GUIDE_NAME
+from nimad.disk import READ_SUFFIXES, born_ns
 from nimad.migration.files import Files, replace_text
 from nimad.source.file import Identity
 
@@ -27,8 +27,8 @@ _OBJECTS = (
     "published",
     "file",
     "log",
-    "left",
     "followed",
+    "compact",
     "removed",
     "schema",
     "replaces",
@@ -59,13 +59,15 @@ class State:
     engine: Mapping[str, Any] = field(default_factory=dict)
     readers: Sequence[Mapping[str, Any]] = ()  # engines that have to open the target
     indexed: bool = False  # the unfinished target has the vector index already
+    brought: bool = False  # it holds rows of the target before already, which are not SQLite's
     also: Sequence[str] = ()  # further names of the target
     phases_s: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)  # bytes of memory that the largest worker of a phase took
     tables: Sequence[str] = ()  # the source's tables that this run migrates
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that this run takes
     published: Mapping[str, int] = field(default_factory=dict)  # rows by target table, once verified
-    file: Mapping[str, int] = field(default_factory=dict)  # of the target as it was published
+    file: Mapping[str, Any] = field(default_factory=dict)  # of the target as it was published
+    compact: Mapping[str, int] = field(default_factory=dict)  # its bytes without holes, and nodes
     schema: Mapping[str, Any] = field(default_factory=dict)  # what the source's columns became
     replaces: Mapping[str, Any] = field(default_factory=dict)  # the state of the target that is there meanwhile
     message: str = ""
@@ -103,10 +105,12 @@ class State:
             "bounds": dict(self.bounds),
             "published": dict(self.published),
             "file": dict(self.file),
+            "compact": dict(self.compact),
             "schema": dict(self.schema),
             "replaces": dict(self.replaces),
             "also": list(self.also),
             "indexed": self.indexed,
+            "brought": self.brought,
             "plan": dict(self.plan),
             "versions": {"nimad": VERSION, "engine": dict(self.engine), "readers": list(self.readers)},
         }
@@ -125,8 +129,12 @@ def moment(stamp: object) -> float | None:
         return None
 
 
-def stamp_of(path: Path) -> dict[str, int]:
-    """What changes when somebody writes to a file."""
+def stamp_of(path: Path) -> dict[str, Any]:
+    """What changes when somebody writes to a target's file, and what does not."""
+    return {**_stamp(path), "born_ns": born_ns(path)}
+
+
+def _stamp(path: Path) -> dict[str, int]:
     status = path.stat()
     return {"inode": status.st_ino, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
@@ -134,7 +142,7 @@ def stamp_of(path: Path) -> dict[str, int]:
 def logs_of(path: Path) -> dict[str, dict[str, int]]:
     """What the engine left beside a file that it would still read; empty for one that was closed."""
     beside = {suffix: path.with_name(path.name + suffix) for suffix in READ_SUFFIXES}
-    return {suffix: stamp_of(log) for suffix, log in beside.items() if log.exists() and log.stat().st_size}
+    return {suffix: _stamp(log) for suffix, log in beside.items() if log.exists() and log.stat().st_size}
 
 
 def stamps_of(path: Path) -> dict[str, Any]:
@@ -142,30 +150,73 @@ def stamps_of(path: Path) -> dict[str, Any]:
     return {"file": stamp_of(path), "log": logs_of(path)}
 
 
-def is_untouched(path: Path, made: Mapping[str, Any]) -> bool:
-    """Whether nobody wrote to a target since the run that `made` it, or since it was caught up.
+def has_own_log(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether whatever log lies beside a target is as our last look left it."""
+    there = logs_of(path)
+    return not there or there == made.get("log")
 
-    Once `touched` is noted it stays so: what others wrote is in there, whatever we write afterwards.
+
+def lost_log(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a target lost a log that we left: what was in it is not in the target, though we noted it.
+
+    It was taken into the file where that is newer than we left it, and the log stands under no other name: nima-core
+    renames one that it takes for damaged.
     """
-    return not made.get("touched") and made.get("file") == stamp_of(path) and made.get("log", {}) == logs_of(path)
+    noted = made.get("log", {})
+    if not noted or logs_of(path) == noted:
+        return False
+    if made.get("file") == stamp_of(path):
+        return not logs_of(path)
+    own = {path.name + suffix for suffix in READ_SUFFIXES}
+    beside = [entry for entry in path.parent.iterdir() if entry.name.startswith(path.name) and entry.name not in own]
+    return any(_is_log(entry, log) for entry in beside if entry.is_file() for log in noted.values())
 
 
-def is_doubtful(path: Path, made: Mapping[str, Any]) -> bool:
-    """Whether a target may have gone back behind what is noted of it: it is not as our last look left it."""
-    left = made.get("left") if made.get("touched") else {"file": made.get("file"), "log": made.get("log", {})}
-    return bool(made.get("distrust")) or left != stamps_of(path)
+def _is_log(path: Path, noted: object) -> bool:
+    """Whether a file is the log of which these stamps were noted; one that came later may have got its inode."""
+    if not isinstance(noted, dict) or path.stat().st_ino != noted.get("inode"):
+        return False
+    born = born_ns(path)
+    return _stamp(path) == noted if born is None else born <= int(noted.get("modified_ns", 0))
+
+
+def is_older(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether a target is older than our last look left it, as a copy that was put back into it is.
+
+    A copy that keeps its time of writing is put back later than that; a write under a clock that was set back is not.
+    What was noted of another file, which was about to take this one's place, says nothing of it.
+    """
+    noted, status = made.get("file", {}), path.stat()
+    if not _is_noted(path, noted):
+        return False
+    return status.st_mtime_ns < int(noted.get("modified_ns", 0)) and status.st_ctime_ns > status.st_mtime_ns
 
 
 def is_of(files: Files, made: Mapping[str, Any]) -> bool:
     """Whether the ledger is that of the target which is there, and not of one that was put in its place."""
-    inode = files.target.stat().st_ino
-    return inode in (made.get("file", {}).get("inode"), made.get("followed", {}).get("inode"))
+    return any(_is_noted(files.target, made.get(name, {})) for name in ("file", "followed"))
+
+
+def _is_noted(path: Path, stamps: Mapping[str, Any]) -> bool:
+    """Whether stamps were noted of this very file."""
+    there = which(path)
+    return which_of(stamps) in (there, {**there, "born_ns": None})  # earlier versions noted the inode alone
+
+
+def which(path: Path) -> dict[str, int | None]:
+    """What tells a file from every other, and stays when somebody writes to it."""
+    return {"inode": path.stat().st_ino, "born_ns": born_ns(path)}
+
+
+def which_of(stamps: Mapping[str, Any]) -> dict[str, int | None]:
+    """The same of a file that these stamps were noted of."""
+    return {name: stamps.get(name) for name in ("inode", "born_ns")}
 
 
 def read(files: Files) -> dict[str, Any]:
     """What an earlier run wrote; empty where there is nothing that can be read."""
     with contextlib.suppress(OSError, ValueError, RecursionError):
-        data = json.loads(read_plain(files.state))
+        data = json.loads(bounded.read(files.state, bounded.STATE_BYTES))
         if isinstance(data, dict) and data.get("format") == FORMAT and _is_ours(data):
             return data
     return {}
@@ -174,12 +225,6 @@ def read(files: Files) -> dict[str, Any]:
 def _is_ours(data: Mapping[str, Any]) -> bool:
     shapes = {**dict.fromkeys(_OBJECTS, dict), **dict.fromkeys(_LISTS, list)}
     return all(isinstance(data[name], shape) for name, shape in shapes.items() if name in data)
-
-
-def read_plain(path: Path) -> bytes:
-    """What a file holds that is one: whatever else stands at the name is looked into by nobody, and waited for."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        return file.read() if stat.S_ISREG(os.fstat(file.fileno()).st_mode) else b""
 
 
 def of_target(files: Files) -> dict[str, Any]:
@@ -205,8 +250,15 @@ def note(files: Files, made: Mapping[str, Any], facts: Mapping[str, Any]) -> dic
 
 
 def names_of(data: Mapping[str, Any]) -> list[str]:
-    """The further names of the target that a run made, as far as they are names in its folder."""
-    return [name for name in data.get("also", ()) if is_plain_name(name)]
+    """The further names of the target that a run made: names in its folder, or a usual one in another."""
+    return [name for name in data.get("also", ()) if is_plain_name(name) or _is_usual(name)]
+
+
+def _is_usual(name: object) -> bool:
+    """Whether this is the way from a target to a name of the guide's, or of the agent's, in another folder."""
+    if not isinstance(name, str) or "\0" in name or name.startswith("/"):
+        return False
+    return Path(name).name in (AGENT_NAME, GUIDE_NAME) and is_plain_name(Path(name).name)
 
 
 def identity_of(data: Mapping[str, Any]) -> Identity | None:

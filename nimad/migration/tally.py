@@ -1,13 +1,15 @@
 """The tally of a quarantine file: how much of what is in it, and which ids."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nimad import command
 from nimad.source.ranges import count_shown
 from nimad.source.schema import NODES
+from nimad.source.values import MIGRATED_AS
 from nimad.words import number_of
 from nimad.worker.quarantine import entries
 
@@ -17,7 +19,7 @@ EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Tally:
-    """What is in quarantine; `ids` by table, with the part where it is not the whole row."""
+    """What is in quarantine; `ids` and `converted` by table, with the part where it is not the whole row."""
 
     rows: int  # whole ones
     parts: int  # of rows that migrated without them
@@ -26,6 +28,7 @@ class Tally:
     unread_nodes: int | None  # ids of memory_nodes that cannot be read; None where a range has no known end
     ids: Mapping[str, Sequence[str]]
     examples: Sequence[str]
+    converted: Mapping[str, int] = field(default_factory=dict)  # parts in whose place the nearest migrated
     lacking: int = 0  # entries that were set aside, and that are not in the file any more or cannot be read
 
     @classmethod
@@ -35,6 +38,7 @@ class Tally:
         unread: int | None = 0
         ids: dict[str, list[str]] = {}
         examples: list[str] = []
+        converted: Counter[str] = Counter()
         for entry in entries(path):
             table, part = entry["table"], entry["part"]
             whole, unreadable = part == "row", part == "range"
@@ -44,11 +48,13 @@ class Tally:
                 unread = None if unread is None or ids_in_range is None else unread + ids_in_range
             nodes += whole and table == NODES
             ids.setdefault(table if whole else f"{table} {part}", []).append(str(entry["id"]))
+            if not whole and MIGRATED_AS in str(entry.get("reason")):
+                converted[f"{table} {part}"] += 1
             if len(examples) < EXAMPLES:
                 examples.append(f"{table} id {entry['id']} ({part}): {entry.get('reason')}")
         said = made.get("quarantined") if made else None
         lacking = max(0, said - rows - parts - ranges) if isinstance(said, int) else 0
-        return cls(rows, parts, ranges, nodes, unread, ids, examples, lacking)
+        return cls(rows, parts, ranges, nodes, unread, ids, examples, dict(converted), lacking)
 
     @property
     def entries(self) -> int:

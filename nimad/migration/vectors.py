@@ -19,7 +19,6 @@ from nimad.migration.context import Context
 from nimad.migration.ends import Answer
 from nimad.migration.engines import ASKING_S, Choice
 from nimad.migration.events import Indexed, NotIndexed
-from nimad.migration.interpreter import Interpreter
 from nimad.worker.job import Task
 
 #: Where the engine installs its extensions, below the home: release, platform, name (extension.cpp of 0.22.0).
@@ -35,7 +34,7 @@ def index_if_possible(context: Context) -> None:
     if settings.vector_index == "off":
         return
     version = str(context.state.engine["version"])
-    why_not = find(version, settings.vector_extension, context.choice.interpreter) or _obstacle(context)
+    why_not = find(version, settings.vector_extension) or _obstacle(context)
     if not why_not:
         with context.phase("indexing"):
             why_not = _build(context)
@@ -43,18 +42,18 @@ def index_if_possible(context: Context) -> None:
     context.listener(NotIndexed(why_not, later) if why_not else Indexed())
 
 
-def find(version: str, extension: Path | None, interpreter: Interpreter) -> str:
-    """Why there is no extension to try for this release of the engine in an interpreter; empty where there is one."""
+def find(version: str, extension: Path | None) -> str:
+    """Why there is no extension to try for this release of the engine; empty where there is one."""
     minor = ".".join(version.split(".")[:2])
     if extension is None:
-        folder = Path(interpreter.home or Path.home()) / _INSTALLED
+        folder = Path.home() / _INSTALLED
         found = list(folder.glob(f"{minor}.*/{_FILE}"))
         if not found:
             return f"the VECTOR extension of LadybugDB {version} is not installed"
-        return _not_to_be_loaded(found, interpreter)
+        return _not_to_be_loaded(found)
     if not extension.is_file():
         return f"there is no {extension}"
-    if why_not := _not_to_be_loaded([extension], interpreter):
+    if why_not := _not_to_be_loaded([extension]):
         return why_not
     if not any(re.fullmatch(rf"v?{re.escape(minor)}\.\d+", part) for part in extension.parts):
         return (
@@ -64,10 +63,10 @@ def find(version: str, extension: Path | None, interpreter: Interpreter) -> str:
     return ""
 
 
-def _not_to_be_loaded(extensions: Sequence[Path], interpreter: Interpreter) -> str:
+def _not_to_be_loaded(extensions: Sequence[Path]) -> str:
     """Which library would run as root although others may have written it."""
     for extension in extensions:
-        if not interpreter.rights and not rights.is_trusted(extension):
+        if not rights.may_run(extension):
             return f"{extension} is not root's alone, and root does not load it"
     return ""
 
@@ -126,11 +125,14 @@ def _why_not(context: Context, answer: Answer) -> str:
     counted = {name: count["rows"] for name, count in answer.facts["counts"].items()}
     if counted != context.counted:
         return f"with it the file holds {counted}, and without {context.counted}"
+    if context.state.brought:  # then it holds more than SQLite's rows, and their number has to do
+        return ""
     job = context.job(Task.VERIFY, target=str(copy), bounds=context.bounds(), quarantine="")
     compared = retry.quietly(context, job)
     if not compared.ok:
         return compared.message
-    return "the rows are not the same with it" if compared.facts["damages"] or compared.facts["missing"] else ""
+    differs = any(compared.facts[name] for name in ("damages", "wrong", "missing"))
+    return "the rows are not the same with it" if differs else ""
 
 
 def copy_private(path: Path, copy: Path) -> None:

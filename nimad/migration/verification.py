@@ -1,18 +1,18 @@
 """Verification: the target against the source, and rows that changed meanwhile brought up to date."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nimad.config import Verify
-from nimad.errors import DifferenceError
+from nimad.errors import DifferenceError, RefusedError
 from nimad.migration import isolation, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
-from nimad.migration.events import Verified, Verifying
+from nimad.migration.events import Refused, Verified, Verifying, WrittenAgain
 from nimad.migration.files import replace_bytes
-from nimad.source.schema import NODES, TARGET_TABLES, quoted
-from nimad.worker.job import Job, Task
+from nimad.source.schema import EDGE_ENDS, EDGES, NODES, TARGET_TABLES, quoted
+from nimad.worker.job import Failed, Job, Task
 from nimad.worker.quarantine import entries, line_key, lines
 
 #: How often rows that go on changing are brought up to date before they are left as they are.
@@ -21,6 +21,8 @@ MEND_PASSES = 5
 MISSING_PASSES = 20
 #: Rows of one mending batch.
 MEND_ROWS = 500
+#: How often a value was written before it is set aside.
+TRIES = 2
 #: How many differing values a message names.
 NAMED = 5
 
@@ -45,27 +47,29 @@ def verify(context: Context) -> None:
 
 
 def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
-    found = _ask(context, {})
+    found, doubts = _ask(context, {}), Doubts(context)
     compared: dict[str, int] = dict(found["compared"])
     mended = removed = passes = 0
     while True:
         _raise_for_damage(context, found)
         for table, ids in found["removed"].items():
             context.check_shrunk(table, len(ids), context.counted.get(TARGET_TABLES[table], 0))
+        doubts.hear(found["wrong"])
         passes += 1
         # A row that just goes on changing is right as of a moment ago. A missing one is never left missing.
-        work = list(_mending(found)) if passes <= MEND_PASSES or found["missing"] else []
+        work = list(_mending(found)) if passes <= MEND_PASSES or found["missing"] or found["wrong"] else []
         if not work:
             return compared, mended, removed
         if passes > MISSING_PASSES:
-            _raise_for_missing(context, found)
+            doubts.give_up(found["missing"])
         nodes_came_or_went = bool(found["missing"].get(NODES))
         for table, ids, gone in work:
             taken_out = _mend(context, table, ids, gone)
             mended, removed = mended + len(ids), removed + taken_out
             nodes_came_or_went |= table == NODES and taken_out > 0
         # Edges and turns hang on nodes: when one came or went, all is compared, else just the mended rows.
-        found = _ask(context, {}) if nodes_came_or_went else _ask_again(context, found)
+        whole = nodes_came_or_went or found["wrongs"] > len(found["wrong"])
+        found = _ask(context, {}) if whole else _ask_again(context, found)
         compared.update({name: rows for name, rows in found["compared"].items() if not found["partly"]})
 
 
@@ -78,6 +82,8 @@ def _ask_again(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
         "removed": {},
         "damaged": [],
         "damages": 0,
+        "wrong": [],
+        "wrongs": 0,
     }
     for table, ids, _ in _mending(found):
         if not ids:
@@ -86,8 +92,8 @@ def _ask_again(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
         for name in ("changed", "missing", "removed"):
             for key, values in part[name].items():
                 merged[name].setdefault(key, []).extend(values)
-        merged["damaged"] += part["damaged"]
-        merged["damages"] += part["damages"]
+        for name in ("damaged", "damages", "wrong", "wrongs"):
+            merged[name] += part[name]
     return {**merged, "partly": True}
 
 
@@ -100,7 +106,9 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
     answer = retry.attempt_reading(context, job)
     context.note_counts(answer.facts["counts"])
     context.state.free_bytes = answer.facts["free_bytes"]
-    if not facts:
+    if facts:
+        context.confirmed |= set(answer.facts["rejected"])
+    else:
         context.confirmed = set(answer.facts["rejected"])
         keep_confirmed(context)
     return {**answer.facts, "partly": bool(facts)}
@@ -108,9 +116,9 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 def _mending(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
     """What is to be brought up to date: table, ids that changed or are missing, ids that are gone. Nodes first."""
-    names = [name for name in TARGET_TABLES if any(name in found[k] for k in ("changed", "missing", "removed"))]
-    for name in names:
-        ids = sorted({*found["changed"].get(name, ()), *found["missing"].get(name, ())})
+    for name in TARGET_TABLES:
+        wrong = (key for table, key, _ in found["wrong"] if table == name)
+        ids = sorted({*found["changed"].get(name, ()), *found["missing"].get(name, ()), *wrong})
         gone = found["removed"].get(name, [])
         for start in range(0, max(len(ids), len(gone)), MEND_ROWS):
             yield name, ids[start : start + MEND_ROWS], gone[start : start + MEND_ROWS]
@@ -133,12 +141,16 @@ def _mend(context: Context, table: str, ids: list[int], gone: list[int]) -> int:
 
 
 def _raise_for_damage(context: Context, found: Mapping[str, Any]) -> None:
-    if not found["damages"]:
+    """Raise for what no writing again mends: a file that contradicts itself, or any difference an earlier run left."""
+    places, count = list(found["damaged"]), found["damages"]
+    if context.adopted:
+        places, count = places + found["wrong"], count + found["wrongs"]
+    if not count:
         return
-    named = "; ".join(f"{table} id {key}: {column}" for table, key, column in found["damaged"][:NAMED])
-    if found["damages"] > NAMED:
-        named += f"; and {found['damages'] - NAMED} more"
-    raise _difference(context, f"differs from the source in {found['damages']} places ({named})")
+    named = "; ".join(f"{table} id {key}: {column}" for table, key, column in places[:NAMED])
+    if count > NAMED:
+        named += f"; and {count - NAMED} more"
+    raise _difference(context, f"differs from the source in {count} places ({named})")
 
 
 def _difference(context: Context, what: str) -> Exception:
@@ -157,11 +169,72 @@ def _difference(context: Context, what: str) -> Exception:
     return retry.UnreadableError(Answer(Kind.DAMAGED, f"left by an earlier run, it {what}"))
 
 
-def _raise_for_missing(context: Context, found: Mapping[str, Any]) -> None:
-    missing = [(table, key) for table, keys in found["missing"].items() for key in keys]
-    if missing:
-        named = ", ".join(f"{table} id {key}" for table, key in missing[:NAMED])
-        raise _difference(context, f"does not keep {len(missing)} rows ({named})")
+class Doubts:
+    """Values that came back otherwise than they were written.
+
+    They are written again first. One that comes back otherwise once more is set aside alone, and its row whole where
+    that does not help either.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._heard: set[tuple[str, int, str]] = set()
+        self._rows: dict[tuple[str, int], str] = {}  # to be set aside whole
+
+    def hear(self, wrong: Sequence[tuple[str, int, str]]) -> None:
+        """Take note of what a comparison found, and decide what becomes of it when it is written again."""
+        found = {(table, key, column) for table, key, column in wrong}
+        fresh = found - self._heard
+        if fresh:
+            self._context.listener(WrittenAgain(len(fresh), _named(sorted(fresh))))
+        for table, key, column in sorted(found & self._heard):
+            what = f"{column}: it comes back as another value, each time that it is written"
+            if self._is_left_out(table, key):
+                raise _difference(self._context, f"differs from the source ({table} id {key}: {what})")
+            self._refuse(table, key, column, what)
+        for (table, key), what in self._rows.items():
+            self._leave_out(table, key, what)
+        self._rows.clear()
+        self._heard |= found
+
+    def give_up(self, missing: Mapping[str, Sequence[int]]) -> None:
+        """Set rows aside that were written again and again, and are never there."""
+        for table, keys in missing.items():
+            for key in keys:
+                if self._is_left_out(table, key):
+                    raise _difference(self._context, f"does not keep {table} id {key}")
+                self._leave_out(table, key, "the target does not keep it")
+
+    def _leave_out(self, table: str, key: int, what: str) -> None:
+        self._set_aside(table, key, "row", what)
+        self._context.isolated.setdefault(table, {})[key] = self._failed(what)
+
+    def _is_left_out(self, table: str, key: int) -> bool:
+        return key in self._context.isolated.get(table, ())
+
+    def _refuse(self, table: str, key: int, column: str, what: str) -> None:
+        """Leave the value out from now on; the whole row, where that was done or cannot be."""
+        columns = self._context.refused.setdefault(table, {}).setdefault(key, {})
+        if (table == EDGES and column.lower() in EDGE_ENDS) or column in columns:
+            self._rows.setdefault((table, key), what)
+            return
+        self._set_aside(table, key, column, what)
+        columns[column] = self._failed(what)
+
+    def _failed(self, what: str) -> Failed:
+        return what, TRIES, self._context.engine_name()
+
+    def _set_aside(self, table: str, key: int, part: str, what: str) -> None:
+        if self._context.settings.strict:
+            raise RefusedError(
+                f"stopped by --strict: {table} id {key}: {what}; write with another engine (--engine), or run without "
+                "--strict"
+            )
+        self._context.listener(Refused(table, key, part, what))
+
+
+def _named(places: Sequence[tuple[str, int, str]]) -> list[str]:
+    return [f"{table} id {key}: {column}" for table, key, column in places[:NAMED]]
 
 
 def keep_confirmed(context: Context) -> None:

@@ -1,0 +1,145 @@
+"""Bringing along: what the target that is there alone holds goes into the one that takes its place.
+
+The old target is kept from being written to until the new one has its name: what the agent wrote in between would be in
+the backup alone.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from nimad.disk import has_log, sync
+from nimad.errors import DifferenceError, NimadError, RefusedError
+from nimad.migration import closed, comparing, retry, state
+from nimad.migration.child import Workers
+from nimad.migration.context import Context
+from nimad.migration.ends import Action, Answer, Kind
+from nimad.migration.events import BroughtAlong, NotBroughtAlong
+from nimad.migration.files import held
+from nimad.migration.names import names_of
+from nimad.source.schema import NODES
+from nimad.worker.comparison import TableCompared
+from nimad.worker.job import Task
+
+#: Seconds to wait for a program that has the old target open, in steps of one.
+_WAIT_S = 60
+
+
+@contextmanager
+def brought_along(context: Context) -> Iterator[None]:
+    """Bring along what the target there alone holds, and keep it from being written to meanwhile."""
+    files = context.files
+    if not files.target.is_file() or not context.settings.replaces:
+        yield
+        return
+    _take_in_log(context)
+    with _held(context):
+        with context.phase("bringing along"):
+            _bring_along(context)
+        yield
+    files.own.unlink(missing_ok=True)
+
+
+def _take_in_log(context: Context) -> None:
+    """Have the engine take in what a killed program left in the target's log, which who only reads does not see.
+
+    A log stands by the name that the program opened, and is taken in by that one.
+    """
+    files = context.files
+    launch = comparing.launch_of(context.settings)
+    for name in filter(has_log, names_of(files)):
+        with Workers(context.workers.stop, launch=launch) as workers:
+            answer = closed.replay(name, workers, last=True)
+        if answer.kind is Kind.LOCKED:
+            raise RefusedError(f"{name} is open in another program ({answer.message}); stop that first")
+        if not answer.ok:
+            context.listener(NotBroughtAlong(str(name), f"its log cannot be read ({answer.message})"))
+
+
+@contextmanager
+def _held(context: Context) -> Iterator[None]:
+    """The engine's own lock on the old target: readers may come, a writer may not."""
+    for left in reversed(range(_WAIT_S)):
+        try:
+            lock = held(context.files.target, readers=True)
+            lock.__enter__()
+            break
+        except RefusedError:
+            if not left:
+                raise
+            context.workers.pause(1.0)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
+
+
+def _bring_along(context: Context) -> None:
+    try:
+        found = _export(context)
+    except NimadError as error:
+        if context.workers.stop.is_set():
+            raise
+        context.listener(NotBroughtAlong(str(context.files.target), str(error)))
+        return
+    if why := _of_another(context, found):
+        context.listener(NotBroughtAlong(str(context.files.target), why))
+        return
+    brought, left_behind = dict(found.facts["exported"]), dict(found.facts["left_behind"])
+    if brought or found.facts["declares"]:
+        facts = _import(context)
+        left_behind |= facts["left_behind"]
+        if left := facts["values_left"]:
+            brought["values"] -= left
+    brought = {what: number for what, number in brought.items() if number}
+    put_back = found.facts["put_back"]
+    if brought or left_behind or put_back:
+        context.listener(BroughtAlong(brought, left_behind, put_back))
+
+
+def _export(context: Context) -> Answer:
+    settings, files = context.settings, context.files
+    made, maker = comparing.made_of(settings, files)
+    if maker:
+        raise RefusedError(f"it was made from another memory: {maker}")
+    launch = comparing.launch_of(settings)
+    job = replace(comparing.job_of(settings, files, made, every=True), task=Task.EXPORT, copy_to=str(files.own))
+    with Workers(context.workers.stop, launch=launch) as workers:
+        answer = comparing.ask(job, workers, launch)
+    sync(files.own.parent)
+    return answer
+
+
+def _of_another(context: Context, answer: Answer) -> str:
+    """Why the old target seems to be of another memory, where no run tells of it; empty where it does not."""
+    if state.of_target(context.files):
+        return ""
+    nodes = TableCompared.from_json(answer.facts["tables"][NODES])
+    paired = nodes.same + nodes.differing.count + nodes.since_here.count + nodes.since_there.count
+    if nodes.there and 2 * paired < min(nodes.rows, nodes.there):
+        return f"of its {nodes.there} memories, {paired} are among the {nodes.rows} of {context.settings.source}"
+    return ""
+
+
+def _import(context: Context) -> Mapping[str, Any]:
+    """Put it into the new target, and have another process look for it. Return what that process says of it."""
+    context.state.brought = True  # before it is: what holds more than SQLite's rows is not gone on with
+    context.state.write()
+    own = str(context.files.own)
+    done = context.do(context.job(Task.IMPORT, own=own))
+    if not done.ok:  # not tried again: it may be in the file, and would be there twice
+        if done.rule.action is Action.STOP:
+            raise retry.error_of(done)
+        if done.rule.action is Action.LARGER_POOL:
+            context.raise_pool()
+        raise retry.UnreadableError(done)
+    context.state.free_bytes = done.facts["free_bytes"]
+    found = retry.attempt(context, retry.same(context.job(Task.FIND, own=own, own_ids=done.facts["ids"])))
+    if found.facts["missing"]:
+        raise DifferenceError(
+            f"{found.facts['missing']} of the rows that {context.files.target} alone holds did not arrive in "
+            f"{context.files.staging}, and nothing was published; check the disk (dmesg), then run again with --restart"
+        )
+    context.note_counts(found.facts["counts"])
+    return done.facts
