@@ -4,7 +4,9 @@ No memory of SQLite gives way: a row whose id is another one's there gets a new 
 that SQLite refuses (a CHECK, a UNIQUE) is passed over and told of; the record has it.
 """
 
+import itertools
 import sqlite3
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -14,11 +16,15 @@ from typing import Any
 from urllib.parse import quote
 
 from nimad.errors import RefusedError
-from nimad.source.schema import EDGES, NODES, TURNS, Schema, Table, quoted
+from nimad.printable import said
+from nimad.source import bounds
+from nimad.source.schema import EDGES, NODES, TURNS, Schema, Table, generated, quoted
 from nimad.writeback.record import Line, Reference, What, read
 
 #: Seconds to wait for another program that writes.
 BUSY_S = 30.0
+#: How many times the size of a file it may take to write to it, in steps, values and memory.
+_TIMES_SIZE = 4
 #: New ids stay below this, whatever ids there are: a row may have SQLite's highest, and none is above that.
 _FREE_KEYS = 2**62
 #: The index of texts, as nima-core names it.
@@ -44,6 +50,8 @@ class Memory:
         self._schema = schema
         uri = f"file:{_escaped(path)}?mode=rw"
         self.connection = sqlite3.connect(uri, uri=True, timeout=BUSY_S, isolation_level=None)
+        # A trigger may have no end; what comes back may be as large as what is there.
+        bounds.limit(self.connection, _TIMES_SIZE * bounds.size_taken(path), threading.Event(), trusted=True)
         self.connection.execute("PRAGMA synchronous = FULL")
         self._version = self._now()
 
@@ -107,24 +115,34 @@ class _Writer:
     def __init__(self, connection: sqlite3.Connection, schema: Schema) -> None:
         self._connection = connection
         self._tables = {table.name: table for table in schema.tables()}
+        self._computed = {name: set(generated(connection, name)) for name in self._tables}  # no statement sets these
         self._to_index: set[int] = set()  # nodes whose texts were changed
         self.written = Written()
 
     # Adding
 
     def add_all(self, name: str, lines: Callable[[], Iterable[Line]]) -> None:
-        """Add the rows of one table: first those that keep their ids, or a new one might be theirs."""
+        """Add the rows of one table: first those that keep their ids, or a new one might be theirs.
+
+        A row keeps its id where the highest id becomes no higher than by adding one row after another: SQLite gives
+        out no id below its highest any more, and the agent's own ids may be moments in milliseconds.
+        """
+        if name not in self._tables:
+            self.written.refused += [(name, line.id, f"SQLite has no table {name}") for line in lines()]
+            return
+        table, last, named = self._tables[name], self._highest(name), self._highest_named(name)
+        limit = last + sum(1 for _ in lines())
         waiting = set[int]()
         for number, line in enumerate(lines()):
-            if name not in self._tables:
-                self.written.refused.append((name, line.id, f"SQLite has no table {name}"))
-            elif line.id is not None and self._is_free(self._tables[name], line.id):
-                self._add(self._tables[name], line, line.id)
+            if line.id is not None and line.id <= limit and self._is_free(table, line.id):
+                self._add(table, line, line.id)
             else:
                 waiting.add(number)
+        key = max(last, named)
         for number, line in enumerate(lines() if waiting else ()):
             if number in waiting:
-                self._add(self._tables[name], line, self._new_key(name))
+                key = next(each for each in itertools.count(key + 1) if self._is_free(table, each))
+                self._add(table, line, key)
 
     def _is_free(self, table: Table, key: int) -> bool:
         """Whether a row may have its id in SQLite too: no row has it, and nothing that SQLite has hangs on it."""
@@ -141,20 +159,25 @@ class _Writer:
             for end in other.ends
         )
 
-    def _new_key(self, name: str) -> int:
-        """An id that no row has, and to which nothing points."""
-        columns = [(name, self._tables[name].key)]
-        if name == NODES:
-            columns += [(other.name, end) for other in self._tables.values() for end in other.ends]
-        queries = [
-            f"SELECT max({quoted(column)}) FROM {quoted(table)} "
-            f"WHERE typeof({quoted(column)}) = 'integer' AND {quoted(column)} < {_FREE_KEYS}"
-            for table, column in columns
-        ]
+    def _highest(self, name: str) -> int:
+        """The highest id that a row has or had, as far as SQLite knows."""
+        key = quoted(self._tables[name].key)
+        queries = [f"SELECT max({key}) FROM {quoted(name)} WHERE {key} < {_FREE_KEYS}"]
         if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
             queries.append(f"SELECT max(seq) FROM sqlite_sequence WHERE name = '{name}' AND seq < {_FREE_KEYS}")
-        highest = [self._connection.execute(query).fetchone()[0] or 0 for query in queries]
-        return max(0, *highest) + 1
+        return self._highest_of(queries)
+
+    def _highest_named(self, name: str) -> int:
+        """The highest id that rows of other tables name, whether a row has it or not."""
+        ends = [(other.name, end) for other in self._tables.values() for end in other.ends if name == NODES]
+        return self._highest_of(
+            f"SELECT max({quoted(end)}) FROM {quoted(table)} "
+            f"WHERE typeof({quoted(end)}) = 'integer' AND {quoted(end)} < {_FREE_KEYS}"
+            for table, end in ends
+        )
+
+    def _highest_of(self, queries: Iterable[str]) -> int:
+        return max([0, *(self._connection.execute(query).fetchone()[0] or 0 for query in queries)])
 
     def _add(self, table: Table, line: Line, key: int) -> None:
         try:
@@ -166,7 +189,7 @@ class _Writer:
                     f"INSERT INTO {quoted(table.name)} ({names}) VALUES ({marks})", tuple(values.values())
                 )
         except (sqlite3.IntegrityError, _UnknownNodeError) as error:
-            self.written.refused.append((table.name, line.id, str(error)))
+            self.written.refused.append((table.name, line.id, said(error)))
             return
         made = int(cursor.lastrowid or 0)
         self.written.added[table.name] = self.written.added.get(table.name, 0) + 1
@@ -183,7 +206,11 @@ class _Writer:
         }
         values = {column.name: line.row[column.target] for column in table.columns if column.target in line.row}
         values |= {end: self._key_of(reference) for end, reference in line.ends.items()}
-        return {name: value for name, value in values.items() if value is not None or name not in strict}
+        return {
+            name: value
+            for name, value in values.items()
+            if name not in self._computed[table.name] and (value is not None or name not in strict)
+        }
 
     def _key_of(self, reference: Reference) -> int:
         if reference.of == "key":
@@ -211,7 +238,14 @@ class _Writer:
         for line in lines:
             table = self._tables[line.table]
             try:
-                values = {**line.row, **{end: self._key_of(reference) for end, reference in line.ends.items()}}
+                ends = {end: self._key_of(reference) for end, reference in line.ends.items()}
+                values = {
+                    name: value
+                    for name, value in {**line.row, **ends}.items()
+                    if name not in self._computed[table.name]
+                }
+                if not values:
+                    continue
                 if table.name == NODES and line.key is not None:
                     self._take_from_index(line.key, values)
                 changes = ", ".join(f"{quoted(name)} = ?" for name in values)
@@ -221,7 +255,7 @@ class _Writer:
                         (*values.values(), line.key),
                     )
             except (sqlite3.IntegrityError, _UnknownNodeError) as error:
-                self.written.refused.append((table.name, line.key, str(error)))
+                self.written.refused.append((table.name, line.key, said(error)))
                 continue
             self.written.changed[table.name] = self.written.changed.get(table.name, 0) + 1
 
@@ -247,7 +281,7 @@ class _Writer:
         except sqlite3.Error as error:
             if not self._connection.in_transaction:
                 raise  # nothing of it is written any more, and what followed would be by itself
-            self.written.unindexed = str(error)
+            self.written.unindexed = said(error)
 
     def _indexed(self) -> list[str]:
         """The columns of the index, where there is one that nobody keeps up to date by itself."""
