@@ -86,6 +86,7 @@ class Account:
     moved: Sequence[Moved]
     layers: Mapping[str, int] = field(default_factory=dict)
     left_out: Sequence[Sequence[Any]] = ()
+    defaults: Sequence[Sequence[Any]] = ()  # column, default, memories without a value
     processes: Sequence[Process] = ()
     spans: Sequence[Span] = ()
     failures: Sequence[Failure] = ()

@@ -29,11 +29,11 @@ _HEADINGS: Mapping[str, str] = {
 
 def lines(found: Comparison) -> Iterator[str]:
     """A comparison as it is printed."""
-    handed = f"; the agent's own since {found.handed_over}" if found.handed_over else ""
     yield f"SQLite:    {found.source}"
-    yield f"LadybugDB: {found.target} (read with {found.engine}{handed})"
+    yield f"LadybugDB: {found.target} (read with {found.engine})"
     if found.holder:
         yield f"           It is open in another program (PID {found.holder}), which may have more to write"
+    yield from (f"           {remark[:1].upper()}{remark[1:]}" for remark in found.names)
     if found.maker:
         yield f"           It was made from another source: {found.maker}"
     yield ""
@@ -51,6 +51,8 @@ def lines(found: Comparison) -> Iterator[str]:
 
 
 def _parts(found: Comparison) -> Iterator[list[str]]:
+    if found.unread:
+        yield list(found.unread)
     if found.remarks:
         yield ["Columns of the target that are not as SQLite's values need them:", *(f"  {r}" for r in found.remarks)]
     for kind, heading in _HEADINGS.items():
@@ -84,7 +86,9 @@ def _verdict(found: Comparison) -> Iterator[str]:
     if found.exit_code is ExitCode.COMPLETE:
         yield f"The same: {what}"
         return
-    if found.exit_code is ExitCode.QUARANTINED:
+    if found.exit_code is ExitCode.QUARANTINED and found.unread:
+        yield f"Not known to be the same, {what}: what is named above was not read"
+    elif found.exit_code is ExitCode.QUARANTINED:
         yield f"The same, {what}, but for what is named above"
     else:
         yield "They are not the same"
@@ -94,13 +98,16 @@ def _verdict(found: Comparison) -> Iterator[str]:
 def _next(found: Comparison) -> Iterator[str]:
     """What to type next."""
     where = ("--source", found.source, "--target", found.target)
-    own = found.total("extra") + found.total("since_there") > 0
-    if own or found.handed_over:
+    by_target, by_source = found.count("by_target"), found.count("by_source")
+    unknown = found.total("lacking") + found.total("differing") - by_target - by_source
+    if by_target:
+        yield "What was written to the target alone since, as the agent does, stays as it is: nothing is to be done"
+    if by_target or found.total("extra") or found.total("since_there"):
         yield f"What would go back to SQLite: {command.line('rollback', *where)}"
-    elif found.exit_code is ExitCode.DIFFERENCE:
+    if found.remarks or unknown > 0:
         yield f"A new target, with this one kept as a dated backup: {command.line('migrate', *where, '--replace')}"
-    if found.total("late") and not found.handed_over:
-        yield f"Bring late arrivals, and go on until the agent reads the target: {command.line('run', *where)}"
+    if found.total("late") or by_source:
+        yield f"Bring what SQLite has since: {command.line('migrate', *where)}"
     if found.total("aside"):
         yield f"Look at what was set aside: {command.line('quarantine', 'list', '--target', found.target)}"
     if found.level == "counts" and found.exit_code is ExitCode.DIFFERENCE:

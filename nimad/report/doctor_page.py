@@ -1,4 +1,4 @@
-"""The doctor's page: one line for each finding, and under it the command that mends it."""
+"""The doctor's page: one line for each finding, and under it the command, or the lines, that mend it."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -38,8 +38,8 @@ def _finding(finding: Finding, name: str, signs: Signs) -> Iterator[Line]:
     yield Line(f"{sign} {name:<{_NAME - 2}}{wrapped[0]}", style)
     for text in wrapped[1:]:
         yield Line(f"{'':<{_NAME}}{text}", style)
-    if finding.mend:
-        yield Line(f"{'':<{_NAME - 3}}{signs.arrow} {finding.mend}", Style.HEAD)
+    for number, text in enumerate(finding.mend.splitlines()):
+        yield Line(f"{'':<{_NAME - 3}}{signs.arrow if number == 0 else ' '} {text}", Style.HEAD)
 
 
 def _summary(report: Report, signs: Signs) -> tuple[str, Style]:

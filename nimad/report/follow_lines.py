@@ -28,12 +28,13 @@ def _left_alone(event: e.LeftAlone) -> Lines:
     yield Level.WARN, f"Late arrivals wait: {event.why}"
 
 
-def _handed_over(event: e.HandedOver) -> Lines:
-    yield Level.INFO, f"Handed over: {event.target} is the agent's alone from now on"
+def _columns_left_out(event: e.ColumnsLeftOut) -> Lines:
+    columns = ", ".join(event.columns)
+    yield Level.WARN, f"Columns that the target cannot hold stay in SQLite: {columns}; everything else is brought"
 
 
 WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
     e.CaughtUp: _caught_up,
     e.LeftAlone: _left_alone,
-    e.HandedOver: _handed_over,
+    e.ColumnsLeftOut: _columns_left_out,
 }

@@ -38,6 +38,7 @@ def _verdict(health: Health, signs: Signs) -> Iterator[Line]:
     for file in health.files:
         if file.problem:
             yield Line(f"{signs.bad} Not healthy: {file.problem}", Style.BAD)
+    yield from (Line(f"{signs.bad} Not healthy: {log}", Style.BAD) for log in health.unread)
     unexplained = [found for found in health.differences if not found.expected]
     if unexplained:
         count = number_of(len(unexplained), "figure differs", "figures differ")
@@ -150,6 +151,7 @@ def to_json(health: Health, *, verbose: bool) -> dict[str, Any]:
             for found in health.differences
         ],
         "notes": list(health.notes),
+        "unread": list(health.unread),
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from nimad.printable import one_line
 from nimad.report.level import Level
 
 SOCKET = Path("/run/systemd/journal/socket")
@@ -49,7 +50,7 @@ class Journal:
             "MESSAGE": text,
             "PRIORITY": str(PRIORITIES[level]),
             "SYSLOG_IDENTIFIER": IDENTIFIER,
-            **fields,
+            **{name: one_line(value) for name, value in fields.items()},
         }
         try:
             self._send(b"".join(_encoded(name, value) for name, value in entry.items()))

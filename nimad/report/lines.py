@@ -5,10 +5,10 @@ from typing import Any
 
 from nimad.migration import events as e
 from nimad.migration.result import Result
-from nimad.report import follow_lines, service_lines
+from nimad.report import bring_along_lines, follow_lines, service_lines
 from nimad.report.level import Level, Lines
 from nimad.source.ranges import shown
-from nimad.words import set_aside
+from nimad.words import number_of, set_aside
 
 RULE = "=" * 60
 TITLE = "NIMA Memory Migration: SQLite → LadybugDB"
@@ -50,6 +50,17 @@ def _analyzed(event: e.Analyzed) -> Lines:
 def _planned(event: e.Planned) -> Lines:
     yield Level.INFO, f"Batch size: {event.batch_size} nodes"
     yield Level.INFO, f"Total batches: {event.total_batches}"
+    for column, default, count in event.defaults:
+        had = number_of(count, "memory had", "memories had")
+        yield Level.INFO, f"{had} no {column}: {str(default).lower()}, as the agent reads it"
+    for stored, count in event.embeddings.items():
+        yield (
+            Level.INFO,
+            f"{number_of(count, 'embedding is', 'embeddings are')} {stored}: converted to floats of 32 bits",
+        )
+    if event.unknown:
+        unknown = number_of(event.unknown, "embedding makes", "embeddings make")
+        yield Level.WARN, f"{unknown} no sense as floats of 16, 32 or 64 bits, and will be set aside"
 
 
 def _engine_chosen(event: e.EngineChosen) -> Lines:
@@ -57,6 +68,8 @@ def _engine_chosen(event: e.EngineChosen) -> Lines:
         yield Level.INFO, f"Reader: {reader}"
     for problem in event.unusable:
         yield Level.WARN, f"Not taken for a reader: {problem}"
+    for warning in event.warnings:
+        yield Level.WARN, warning
     yield Level.INFO, f"Writing with {event.engine} (storage version {event.storage_version}): {event.why}"
 
 
@@ -127,7 +140,8 @@ def _isolating(event: e.Isolating) -> Lines:
 def _isolated(event: e.Isolated) -> Lines:
     yield (
         Level.WARN,
-        f"{event.table} id {event.id} goes to quarantine: {event.attempts} workers failed on it ({event.reason})",
+        f"{event.table} id {event.id}{'' if event.part == 'row' else f' ({event.part})'} goes to quarantine: "
+        f"{event.attempts} workers failed on it ({event.reason})",
     )
 
 
@@ -193,6 +207,15 @@ def _verifying(event: e.Verifying) -> Lines:
     yield Level.INFO, f"Verifying {what} against the source..."
 
 
+def _written_again(event: e.WrittenAgain) -> Lines:
+    values = number_of(event.values, "value is another", "values are others")
+    yield Level.WARN, f"{values} in the target than was written ({'; '.join(event.examples)}); writing again"
+
+
+def _refused(event: e.Refused) -> Lines:
+    yield Level.WARN, f"{event.table} id {event.id} ({event.part}) goes to quarantine: {event.reason}"
+
+
 def _verified(event: e.Verified) -> Lines:
     counts = ", ".join(f"{rows} {_NOUNS[table].lower()}" for table, rows in event.compared.items())
     yield Level.INFO, f"Verified: {counts} ({event.seconds:.1f}s)"
@@ -210,6 +233,9 @@ def _quarantined(event: e.Quarantined) -> Lines:
         Level.WARN,
         f"Quarantined: {set_aside(event.rows, event.parts, event.ranges)}, listed in {event.file}",
     )
+    for what, count in event.converted.items():
+        converted = number_of(count, "value is", "values are")
+        yield Level.WARN, f"Converted: {converted} not as in SQLite, the originals are in quarantine: {what}"
     for example in event.examples:
         yield Level.WARN, f"Quarantined: {example}"
     more = event.rows + event.parts + event.ranges - len(event.examples)
@@ -221,7 +247,7 @@ def _late_arrivals(event: e.LateArrivals) -> Lines:
     yield (
         Level.WARN,
         f"{event.rows} memories reached the source after this run began and are not in the target; "
-        "make a new target later with --replace",
+        "the same command, typed again, brings them",
     )
 
 
@@ -269,7 +295,9 @@ def _dry_run(event: e.DryRun) -> Lines:
     yield Level.INFO, f"Expected time: about {facts['seconds_expected']:.0f}s"
     for obstacle in facts["obstacles"]:
         yield Level.WARN, f"A real run would not begin: {obstacle}"
-    advice = "" if facts["obstacles"] else " Migrate with the same command without --dry-run"
+    if facts["unpublished"]:
+        yield Level.WARN, f"A real run would publish nothing: {facts['unpublished']}"
+    advice = "" if facts["obstacles"] or facts["unpublished"] else " Migrate with the same command without --dry-run"
     yield Level.INFO, f"Nothing was written.{advice}"
 
 
@@ -280,8 +308,25 @@ def _would_be_quarantined(facts: Mapping[str, Any]) -> Lines:
         yield Level.WARN, f"Would be quarantined: {example}"
 
 
+def _named(event: e.Named) -> Lines:
+    for name in event.names:
+        yield Level.INFO, f"The name {name} leads to {event.target} now"
+
+
+def _not_named(event: e.NotNamed) -> Lines:
+    yield Level.WARN, f"The name {event.name} cannot be made ({event.why}); {event.target} is complete without it"
+
+
+def _gave_way(event: e.GaveWay) -> Lines:
+    yield Level.INFO, f"{event.path} {event.why}, and is kept as {event.backup}"
+
+
+def _put_back(event: e.PutBack) -> Lines:
+    yield Level.INFO, f"{event.target} was moved to {event.found}, and has its name again"
+
+
 def _nothing_to_do(event: e.NothingToDo) -> Lines:
-    late = f"; {event.late} more reached the source since, make a new target with --replace" if event.late else ""
+    late = f"; {event.late} more reached the source since" if event.late else ""
     yield Level.INFO, f"Nothing to do: {event.why}{late}"
 
 
@@ -293,6 +338,9 @@ def _finished(event: e.Finished) -> Lines:
     yield Level.INFO, f"Retries: {result.retries}"
     yield Level.INFO, f"Elapsed: {result.elapsed_s:.1f}s"
     yield Level.INFO, f"Avg batch time: {_average(result):.2f}s"
+    if result.exit_code:
+        aside = set_aside(result.quarantined, result.quarantined_parts, result.unread_ranges)
+        yield Level.WARN, f"{result.migrated} of {result.total_nodes} memories, {aside} set aside"
     for what, ids in result.quarantined_ids.items():
         more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
         yield Level.WARN, f"{_aside(what, len(ids))}: {', '.join(ids[:NAMED_IDS])}{more}"
@@ -357,14 +405,21 @@ _WORDS: dict[type[e.Event], Callable[[Any], Lines]] = {
     e.Indexed: _indexed,
     e.NotIndexed: _not_indexed,
     e.Verifying: _verifying,
+    e.WrittenAgain: _written_again,
+    e.Refused: _refused,
     e.Verified: _verified,
     e.Quarantined: _quarantined,
     e.LateArrivals: _late_arrivals,
     e.Published: _published,
+    e.Named: _named,
+    e.NotNamed: _not_named,
+    e.GaveWay: _gave_way,
+    e.PutBack: _put_back,
     e.DryRun: _dry_run,
     e.HookRan: _hook_ran,
     e.NothingToDo: _nothing_to_do,
     e.Finished: _finished,
+    **bring_along_lines.WORDS,
     **follow_lines.WORDS,
     **service_lines.WORDS,
 }

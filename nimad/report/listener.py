@@ -1,10 +1,10 @@
 """Listeners: what turns a run's events into lines, or into JSON."""
 
-import json
 from pathlib import Path
 
 from nimad.migration import events as e
 from nimad.migration import follow_events as f
+from nimad.printable import as_json
 from nimad.report.console import Console, write
 from nimad.report.level import Level
 from nimad.report.lines import heading, lines
@@ -36,7 +36,7 @@ class JsonListener:
 
     def __call__(self, event: e.Event) -> None:
         _keep_log(self._log, event)
-        write(json.dumps(event.to_json(), ensure_ascii=False, default=str))
+        write(as_json(event.to_json(), default=str))
         _log_lines(self._log, event)
 
 
@@ -45,13 +45,10 @@ class ServiceListener:
 
     def __init__(self, log: Log) -> None:
         self._log, self._position = log, Position()
-        self._file: Path | None = None  # while a target is followed
 
     def __call__(self, event: e.Event) -> None:
         if isinstance(event, s.Followed):
             self._follow(event)
-        elif isinstance(event, f.CaughtUp) and self._file is not None:
-            self._log.open(self._file)  # tried again where it was lost
         position = self._position.after(event)
         self._log.fields = position.fields()
         _keep_log(self._log, event)
@@ -64,21 +61,20 @@ class ServiceListener:
     def _follow(self, event: s.Followed) -> None:
         """What comes now is of no run, and the log file goes on from the one before, if there was one."""
         self._position = Position(phase="following")
-        self._file = Path(event.log_file)
         self._log.begin(Path(event.source))
-        self._log.open(self._file)
+        self._log.open(Path(event.log_file))
 
 
 def _log_lines(log: Log, event: e.Event) -> None:
     for level, text in lines(event):
         log.write(level, text)
     if isinstance(event, e.BatchFailed) and event.stack:  # for whoever looks into it later, not for the console
-        log.keep(Level.WARN, f"What the worker said last:\n{event.stack}")
+        log.keep(Level.WARN, "What the worker said last:", event.stack)
 
 
 def _keep_log(log: Log, event: e.Event) -> None:
     """The log file goes on from run to run, under the name that each one gives it."""
     if isinstance(event, e.Analyzing):
         log.begin(Path(event.source))
-    elif isinstance(event, e.Started):
+    elif isinstance(event, (e.Started, f.CaughtUp)) and event.log_file:  # tried again where it was lost
         log.open(Path(event.log_file))

@@ -2,17 +2,17 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loguru import logger
 
+from nimad import printable
 from nimad.errors import NimadError
 from nimad.report.journal import STDERR, Journal
 from nimad.report.level import Level
 from nimad.report.logfile import LogFile
-from nimad.report.signs import CONTROLS
 
 if TYPE_CHECKING:
     from loguru import Message, Record
@@ -25,8 +25,6 @@ _TIME = "[%Y-%m-%d %H:%M:%S]"
 _BUFFERED = 1_000
 
 _FILE, _CONSOLE, _JOURNAL = "file", "console", "journal"
-#: Names in a memory, what a hook says, a path: whoever wrote them commands nobody's terminal.
-_OBEYED = {sign: "?" for sign in CONTROLS if chr(sign) not in "\n\t"}
 
 
 class Log:
@@ -60,9 +58,12 @@ class Log:
         """One line, stamped with the time and its level."""
         self._say(level, text, _CONSOLE, _JOURNAL, _FILE)
 
-    def keep(self, level: Level, text: str) -> None:
-        """For whoever looks into it later, in file and journal; the console had it in another form, or need not."""
-        self._say(level, text, _JOURNAL, _FILE)
+    def keep(self, level: Level, text: str, *more: str) -> None:
+        """For whoever looks into it later, in file and journal; the console had it in another form, or need not.
+
+        `more`: what has lines of its own, as a stack.
+        """
+        self._say(level, text, _JOURNAL, _FILE, lines=more)
 
     def error(self, text: str) -> None:
         """An error, in one entry."""
@@ -78,7 +79,8 @@ class Log:
 
     def exception(self, traceback: str) -> None:
         """A traceback, in one entry."""
-        self.write(Level.ERROR, traceback.rstrip("\n"))
+        first, *more = traceback.rstrip("\n").split("\n")
+        self._say(Level.ERROR, first, _CONSOLE, _JOURNAL, _FILE, lines=more)
 
     def begin(self, source: Path) -> None:
         """A run of this memory begins. What was said before a file could be opened is not of this run."""
@@ -93,12 +95,13 @@ class Log:
         self._close_file()
         waiting, self._waiting = self._waiting or [], None
         try:
-            self._file = LogFile(path, self._source, _format, _for(_FILE))
+            self._file = LogFile(path, _format, _for(_FILE))
         except (OSError, NimadError) as error:
             self._refuse(f"No log file {path} ({_reason(error)}); going on without")
             return
         for stamp, level, text in waiting:
-            self._say(level, text, _FILE, stamp=stamp)
+            first, *more = text.split("\n")
+            self._say(level, first, _FILE, lines=more, stamp=stamp)
         if self._file is not None:
             self._refused = ""
 
@@ -112,11 +115,14 @@ class Log:
             self._file.close()
             self._file = None
 
-    def _say(self, level: Level, text: str, *sinks: str, stamp: str = "") -> None:
-        """Pass a line on. `stamp`: when it was said, where that is not now."""
+    def _say(self, level: Level, text: str, *sinks: str, lines: Sequence[str] = (), stamp: str = "") -> None:
+        """Pass a line on, with those that follow it. `stamp`: when it was said, where that is not now.
+
+        Names in a memory, what a hook says, a path: whoever wrote them begins no entry, and commands no terminal.
+        """
         if _LEVELS.index(level) < _LEVELS.index(self._level):
             return
-        stamp, text = stamp or time.strftime(_TIME), text.translate(_OBEYED)
+        stamp, text = stamp or time.strftime(_TIME), _entry(text, lines)
         if _FILE in sinks and self._waiting is not None and self._file is None and len(self._waiting) < _BUFFERED:
             self._waiting.append((stamp, level, text))
         try:
@@ -138,6 +144,10 @@ class Log:
         if why != self._refused:
             self._refused = why
             self._say(Level.WARN, why, _CONSOLE, _JOURNAL)
+
+
+def _entry(text: str, lines: Sequence[str]) -> str:
+    return printable.lines([text, *(line for more in lines for line in more.split("\n"))])
 
 
 def _reason(error: OSError | NimadError) -> str:
@@ -166,15 +176,25 @@ def _entries(journal: Journal) -> Callable[["Message"], None]:
 
 def say_error(text: str) -> None:
     """One line on stderr, in the log's format; the last word of a process, where that is the journal."""
-    text = text.translate(_OBEYED)
+    text = printable.one_line(text, tabs=True)
     if journal := Journal.of_streams((STDERR,)):
         journal.send_last(Level.ERROR, text)
     else:
         sys.stderr.write(f"{time.strftime(_TIME)} [{Level.ERROR}] {text}\n")
 
 
+def say_warning(text: str) -> None:
+    """The same for what is only to be known."""
+    text = printable.one_line(text, tabs=True)
+    if journal := Journal.of_streams((STDERR,)):
+        journal.send(Level.WARN, text)
+    else:
+        sys.stderr.write(f"{time.strftime(_TIME)} [{Level.WARN}] {text}\n")
+
+
 def say_traceback(text: str) -> None:
     """A traceback on stderr, as it is; one entry, where that is the journal."""
+    text = printable.lines(text.rstrip("\n").split("\n")) + "\n"
     if journal := Journal.of_streams((STDERR,)):
         journal.send(Level.ERROR, text.rstrip("\n"))
     else:

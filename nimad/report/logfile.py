@@ -1,4 +1,4 @@
-"""The log file: loguru writes it; here is whose it is, and that it is made anew when it was moved away."""
+"""The log file: loguru writes it; here is how it is opened, and that it is made anew when it was moved away."""
 
 import os
 from collections.abc import Callable
@@ -8,24 +8,21 @@ from typing import TYPE_CHECKING
 
 from loguru import logger
 
-from nimad import rights
+from nimad import root_helper
 
 if TYPE_CHECKING:
     from loguru import Record
 
 
 class LogFile:
-    """A sink of loguru's on a file that belongs to the owner of `source`.
+    """A sink of loguru's on a file; in a folder of root's, opened by root's helper.
 
-    loguru's own `watch` is not used: as root it would make a folder that is gone anew, with root's rights, and that
-    even when it closes.
+    loguru's own `watch` is not used: it would make a folder that is gone anew, and that even when it closes.
     """
 
-    def __init__(
-        self, path: Path, source: Path, line: Callable[["Record"], str], wanted: Callable[["Record"], bool]
-    ) -> None:
+    def __init__(self, path: Path, line: Callable[["Record"], str], wanted: Callable[["Record"], bool]) -> None:
         self.path = path
-        self._source, self._line, self._wanted = source, line, wanted
+        self._line, self._wanted = line, wanted
         self._sink: int | None = None
         self._made: tuple[int, int] | None = None  # device and inode
         self._open()
@@ -45,20 +42,22 @@ class LogFile:
                 logger.remove(sink)
 
     def _open(self) -> None:
-        with rights.working_for(self._source, self.path):
-            self._sink = logger.add(
-                str(self.path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
-                level=0,
-                format=self._line,
-                filter=self._wanted,
-                encoding="utf-8",
-                errors="backslashreplace",  # halves of characters, as in the name of a file
-                opener=self._opened,
-                catch=False,
-            )
+        self._sink = logger.add(
+            str(self.path).replace("{", "{{").replace("}", "}}"),  # loguru takes a path for a template
+            level=0,
+            format=self._line,
+            filter=self._wanted,
+            encoding="utf-8",
+            errors="backslashreplace",  # halves of characters, as in the name of a file
+            opener=self._opened,
+            catch=False,
+        )
 
     def _opened(self, path: str, flags: int) -> int:
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)  # a FIFO would hold us up
+        if root_helper.holds(self.path):
+            descriptor = root_helper.open_for_appending(self.path)
+        else:
+            descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)  # a FIFO would hold us up
         self._made = _identity(os.fstat(descriptor))
         return descriptor
 

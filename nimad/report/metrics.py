@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nimad import rights
+from nimad import printable, root_helper
 from nimad._version import VERSION
 from nimad.config import Settings
 from nimad.errors import ExitCode, NimadError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 #: node_exporter runs as a user of its own.
+_MOST: Final = 2**63
 _MODE: Final = 0o644
 #: What goes on, by the event that begins it.
 _PHASES: Final[Mapping[type[e.Event], str]] = {
@@ -41,7 +42,6 @@ _PHASES: Final[Mapping[type[e.Event], str]] = {
     e.NothingToDo: "complete",
     s.Followed: "following",
     s.Looked: "following",
-    f.HandedOver: "handed_over",
     s.Waiting: "waiting",
     s.TargetGone: "waiting",
     s.Postponed: "postponed",
@@ -122,9 +122,9 @@ class Metrics:
         made = state.of_target(Files(self._settings.target)) if self._settings.metrics_file else {}
         with suppress(TypeError, ValueError, AttributeError, OSError):  # somebody wrote in it
             published = made.get("published", {})
-            figures.migrated_rows = {name: int(published[table]) for name, table in _counted(published)}
-            figures.quarantined = int(made.get("quarantined", 0))
-            figures.engine = dict(made.get("versions", {}).get("engine", {}))
+            figures.migrated_rows = {name: _whole(published[table]) for name, table in _counted(published)}
+            figures.quarantined = _whole(made.get("quarantined", 0))
+            figures.engine = {name: _text(value) for name, value in made.get("versions", {}).get("engine", {}).items()}
             if made:
                 figures.last_success = state.moment(made["updated"])
                 figures.target_bytes = self._settings.target.stat().st_size
@@ -202,8 +202,9 @@ class Metrics:
     def _put(self, path: Path) -> None:
         """Write the file. What stands against it is said once."""
         try:
-            source = self._settings.source  # or the folder that it, or its folder, is to come into
-            with rights.working_for(next(each for each in (source, *source.parents) if each.exists()), path):
+            if root_helper.holds(path):
+                root_helper.replace(path, self._text(), _MODE)
+            else:
                 replace_bytes(path, [self._text()], _MODE)
             self._refused = False
         except (OSError, NimadError) as error:
@@ -252,6 +253,17 @@ class Metrics:
         for change, memories in figures.late.items():
             late.add_metric([change], memories)
         yield late
+
+
+def _whole(number: Any) -> int:
+    """A count of the state file's. Raises `ValueError` for what is none."""
+    if type(number) is not int or not 0 <= number < _MOST:
+        raise ValueError
+    return number
+
+
+def _text(value: Any) -> str:
+    return printable.one_line(str(value).encode(errors="replace").decode())
 
 
 def _counted(rows: Mapping[str, Any]) -> list[tuple[str, str]]:

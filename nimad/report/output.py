@@ -1,13 +1,12 @@
-"""Where a report is put: whole, with the rights of the memory's owner, and never in a memory's own place."""
+"""Where a report is put: whole, and never in a memory's own place."""
 
 import os
 import stat
 from pathlib import Path
 
-from nimad import rights
 from nimad.disk import kind_of
 from nimad.errors import CannotWriteError
-from nimad.migration.files import Files, replace_bytes
+from nimad.migration.files import replace_bytes
 
 #: Beside the target, unless the report is to be elsewhere.
 SUFFIX = ".report.html"
@@ -19,8 +18,7 @@ def save(content: str, place: Path, target: Path, source: Path | None) -> None:
     """Put a report on this target in place. Raises `CannotWriteError`, and has changed nothing then."""
     try:
         _check(place, target, source)
-        with rights.working_for(_whose(target), place):
-            replace_bytes(place, [content.encode(errors="replace")])
+        replace_bytes(place, [content.encode(errors="replace")])
     except OSError as error:
         raise CannotWriteError(
             f"{place} cannot be written ({error.strerror}); name another file with --output"
@@ -48,9 +46,3 @@ def _belongs_to(file: Path, signs: tuple[str, ...], place: Path) -> bool:
         return False
     rest = place.name.removeprefix(file.name)
     return not rest or (rest.startswith(signs) and not rest.startswith(_REPORTS))
-
-
-def _whose(target: Path) -> Path:
-    """A file whose owner the memory is."""
-    files = Files(target)
-    return next((path for path in (target, files.staging, files.runs, files.state) if path.exists()), target.parent)

@@ -1,11 +1,11 @@
 """The words for a rollback, for people and for programs."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from nimad import command
+from nimad.config.openclaw import SQLITE_AGAIN, back_to_sqlite
 from nimad.migration.rollback import By, Rollback
 from nimad.words import number_of
 
@@ -16,8 +16,6 @@ _NOUNS = {
     "memory_edges": ("edge", "edges"),
     "memory_turns": ("turn", "turns"),
 }
-#: What OpenClaw's file is to say. Its other keys stay: one that it does not know stops the gateway.
-_DATABASE = {"backend": "sqlite", "auto_migrate": False}
 
 
 def lines(found: Rollback) -> Iterator[str]:
@@ -28,7 +26,7 @@ def lines(found: Rollback) -> Iterator[str]:
     if found.before:
         yield f"It was rolled back on {found.before}; the target is {found.set_aside} now"
     elif found.applied:
-        yield from _done(found)
+        yield from done(found)
     else:
         yield from _would(found)
     yield ""
@@ -51,7 +49,8 @@ def _would(found: Rollback) -> Iterator[str]:
     yield "Nothing was changed"
 
 
-def _done(found: Rollback) -> Iterator[str]:
+def done(found: Rollback) -> Iterator[str]:
+    """What was done; no text of a memory."""
     if found.sqlite_backup:
         yield f"SQLite as it was before is in {found.sqlite_backup}"
     if found.added:
@@ -74,13 +73,16 @@ def _done(found: Rollback) -> Iterator[str]:
 
 def _way_on(found: Rollback) -> Iterator[str]:
     where = ("--source", found.source, "--target", found.target)
+    if found.obstacle:
+        yield f"SQLite would take none of it: {found.obstacle}"
+        return
     if not found.applied:
         holder = f" (PID {found.holder} has the target open)" if found.holder else ""
         yield f"To go back to SQLite, stop the agent{holder}, as with: openclaw gateway stop"
         yield f"and then: {command.line('rollback', *where, '--apply')}"
         return
-    yield f'In {_short(found.openclaw_file)}, at plugins.entries["nima-memory"].database, change these alone:'
-    yield from (f"  {json.dumps(key)}: {json.dumps(value)}," for key, value in _DATABASE.items())
+    for change in back_to_sqlite(old_place=found.old_place):
+        yield from change.text(_short(found.openclaw_file))
     yield "and then: openclaw gateway restart"
     yield f"No migration begins by itself before: {command.line('resume', '--target', found.target)}"
 
@@ -117,4 +119,4 @@ def to_json(found: Rollback) -> dict[str, Any]:
         name: {table: {"count": each.count, "first": each.first} for table, each in getattr(found, name).items()}
         for name in ("added", "changed", "kept")
     }
-    return {**plain, **lists, "openclaw": _DATABASE, "exit_code": int(found.exit_code)}
+    return {**plain, **lists, "openclaw": SQLITE_AGAIN, "exit_code": int(found.exit_code)}

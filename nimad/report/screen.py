@@ -1,16 +1,16 @@
 """A page on the screen: coloured lines on a terminal that has colours, plain ones in a pipe."""
 
-import json
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from nimad.printable import as_json
 from nimad.report.console import write
-from nimad.report.signs import Signs
+from nimad.report.signs import Signs, signs_of_stdout
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -49,10 +49,15 @@ def show(lines: Iterable[Line], signs: Signs) -> None:
         console.print(text_of([each]), soft_wrap=True)
 
 
-def show_json(data: Mapping[str, Any], *, indent: int | None = 2) -> None:
+def say_line(line: str) -> None:
+    """Print one line of ours, whoever wrote what is in it."""
+    print(signs_of_stdout().text(line), flush=True)  # noqa: T201 - who asked reads it
+
+
+def show_json(data: object, *, indent: int | None = 2) -> None:
     """Print an object for programs; what the encoding, or any encoding, lacks is escaped as JSON has it."""
     utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(data, indent=indent, ensure_ascii=not utf8)
+    text = as_json(data, indent=indent, ascii_only=not utf8)
     print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - who asked reads it
 
 

@@ -17,6 +17,10 @@ def _target_gone(event: s.TargetGone) -> Lines:
     yield Level.WARN, f"{event.target} is gone: somebody took it away. Migrate again by starting the service anew"
 
 
+def _name_missing(event: s.NameMissing) -> Lines:
+    yield Level.WARN, f"the name {event.name} is missing; nimad migrate makes it again: {event.command}"
+
+
 def _watching(event: s.Watching) -> Lines:
     how = "looking now and then" if event.polls else "watching"
     yield Level.DEBUG, f"{number_of(event.memories, 'memory', 'memories')} are in the target; {how} for late ones"
@@ -42,6 +46,7 @@ def _stopping(_: s.Stopping) -> Lines:
 WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
     s.Waiting: _waiting,
     s.TargetGone: _target_gone,
+    s.NameMissing: _name_missing,
     s.Watching: _watching,
     s.Postponed: _postponed,
     s.Reloaded: _reloaded,

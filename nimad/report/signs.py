@@ -3,6 +3,8 @@
 import sys
 from dataclasses import dataclass
 
+from nimad.printable import one_line
+
 
 @dataclass(frozen=True)
 class Signs:
@@ -20,13 +22,11 @@ class Signs:
 
     def text(self, line: str) -> str:
         """A line that can be shown, whoever wrote what is in it: nothing in it that a terminal would obey."""
-        plain = line.translate(CONTROLS).encode("utf-8", "backslashreplace").decode()  # halves of characters
+        plain = one_line(line).encode("utf-8", "backslashreplace").decode()  # halves of characters
         return plain if self is not PLAIN else plain.translate(_IN_PLAIN).encode("ascii", "replace").decode()
 
 
 PLAIN = Signs("#", ".", "!=", "+", "!", "x", "->", "...", "-")
-#: What begins a terminal's commands, and what would end the line.
-CONTROLS = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)], "?")
 _IN_PLAIN = str.maketrans({"«": '"', "»": '"', "→": "->", "…": "...", "–": "-", "✅": "OK:", "·": "-"})
 
 

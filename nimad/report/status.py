@@ -57,7 +57,6 @@ _WORDS: Mapping[type[e.Event], Callable[[Any], str]] = {
     e.Finished: lambda event: f"Complete: {_memories(event.result.migrated)}",
     e.NothingToDo: lambda event: event.why,
     f.LeftAlone: lambda event: f"Complete; late arrivals wait: {event.why}",
-    f.HandedOver: lambda event: f"Handed over: {event.target} is the agent's",
     s.Waiting: lambda event: f"Waiting for {event.what}",
     s.TargetGone: lambda event: f"{event.target} is gone",
     s.Watching: _watching,

@@ -24,7 +24,6 @@ NOUNS: Mapping[str, str] = {"memory_nodes": "Memories", "memory_edges": "Edges",
 _STYLES: Mapping[Stand, Style] = {
     Stand.COMPLETE: Style.GOOD,
     Stand.FOLLOWING: Style.GOOD,
-    Stand.HANDED_OVER: Style.GOOD,
     Stand.RUNNING: Style.HEAD,
     Stand.WAITING: Style.WARNING,
     Stand.PAUSED: Style.WARNING,
@@ -40,10 +39,11 @@ def lines(status: Status, signs: Signs, width: int = WIDTH) -> Iterator[Line]:
     yield Line(f"{signs.arrow} {status.target}", Style.FAINT)
     yield Line("")
     yield Line(headline(status), _style(status))
-    if status.why and status.stand is not Stand.HANDED_OVER:
+    if status.why:
         yield Line(f"  {status.why}")
     if status.made_from:
         yield Line(f"  made from another source: {status.made_from}", Style.WARNING)
+    yield from (Line(f"  {remark}", Style.WARNING) for remark in status.names)
     if status.counts:
         yield Line("")
         yield from (Line(f"  {_bar(count, signs)}") for count in status.counts)
@@ -59,7 +59,7 @@ def lines(status: Status, signs: Signs, width: int = WIDTH) -> Iterator[Line]:
 
 
 def _style(status: Status) -> Style:
-    whole = status.stand in (Stand.COMPLETE, Stand.FOLLOWING, Stand.HANDED_OVER)
+    whole = status.stand in (Stand.COMPLETE, Stand.FOLLOWING)
     return Style.WARNING if whole and status.exit_code else _STYLES.get(status.stand, Style.PLAIN)
 
 
@@ -104,7 +104,6 @@ _HEADLINES: Mapping[Stand, Callable[[Status], str]] = {
     Stand.FAILED: lambda status: f"Failed while {shown_phase(status.phase)}; what was counted is kept",
     Stand.COMPLETE: _complete,
     Stand.FOLLOWING: lambda status: f"{_complete(status)}; what comes late is added",
-    Stand.HANDED_OVER: lambda status: f"{_complete(status)}; handed over on {status.why}, and the agent's since",
     Stand.GONE: lambda _: "It was complete, and the target is gone: somebody took it away",
     Stand.UNTOLD: lambda _: "A target is here, and no run tells of it",
 }

@@ -37,7 +37,14 @@ def moved(told: Account) -> Table:
         for each in told.moved
     ]
     left = [f"{name} ({figures.count(rows)} rows; {why})" for name, rows, why in told.left_out if _is_count(rows)]
-    note = f"Left in SQLite: {', '.join(left)}." if left else ""
+    filled = [
+        f"{figures.count(count)} memories had no {name} ({str(default).lower()})"
+        for name, default, count in told.defaults
+        if _is_count(count)
+    ]
+    notes = [f"Left in SQLite: {', '.join(left)}."] if left else []
+    notes += [f"As the agent reads it: {', '.join(filled)}."] if filled else []
+    note = " ".join(notes)
     return Table("What was moved", ["", "In SQLite\t", "In LadybugDB\t", "Set aside\t"], rows, note)
 
 
@@ -220,7 +227,7 @@ def words(told: Account) -> Table:
 def facts(told: Account) -> Table:
     rows = [["From", told.source], ["To", told.target]]
     rows += [["Began", figures.moment(told.began)]] if told.began else []
-    names = {"caught_up": "Last late arrivals", "memories": "Memories since then", "handed_over": "Handed over"}
+    names = {"caught_up": "Last late arrivals", "memories": "Memories since then"}
     for name, value in told.later.items():
         rows.append([names[name], f"{value:,}" if isinstance(value, int) else str(value)])
     rows += [[name, version] for name, version in told.versions.items() if version]

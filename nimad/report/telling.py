@@ -40,7 +40,8 @@ def of_record(migration: Migration) -> dict[str, Any]:
         "seconds": at,
         "counts": {table: (of.get(table), done.get(table, 0)) for table in rows if table in of or table in done},
         "layers": {str(name): _number(count) for name, count in _mapping(analyzed.get("layers")).items()},
-        "left_out": [each for each in _list(analyzed.get("left_out")) if isinstance(each, list) and len(each) == 3],  # noqa: PLR2004
+        "left_out": _triples(analyzed.get("left_out")),
+        "defaults": _triples(planned.get("defaults")),
         "processes": processes,
         "spans": spans,
         "failures": failures[:LISTED],
@@ -156,9 +157,9 @@ def of_state(made: Mapping[str, Any]) -> dict[str, Any]:
 
 def later(made: Mapping[str, Any]) -> dict[str, Any]:
     """What happened to the target since it was published."""
-    followed, handed_over = _mapping(made.get("followed")).get("at"), made.get("handed_over")
+    followed = _mapping(made.get("followed")).get("at")
     memories = _mapping(made.get("published")).get(TARGET_TABLES[NODES])
-    facts = {"caught_up": followed, "memories": memories if followed else None, "handed_over": handed_over}
+    facts = {"caught_up": followed, "memories": memories if followed else None}
     return {name: value for name, value in facts.items() if value}
 
 
@@ -176,6 +177,10 @@ def _mapping(value: object) -> Mapping[str, Any]:
 
 def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, list) else ()
+
+
+def _triples(value: object) -> list[Any]:
+    return [each for each in _list(value) if isinstance(each, list) and len(each) == 3]  # noqa: PLR2004
 
 
 def _number(value: object, *, fraction: bool = False) -> Any:
