@@ -53,7 +53,8 @@ def _commands() -> Iterator[str]:
     yield from (".SH NAME", "nimad \\- " + _plain("move an AI agent's memory from SQLite into LadybugDB"))
     yield from (".SH SYNOPSIS", ".B nimad", ".I command", ".RI [ option ...]")
     yield from (".SH DESCRIPTION", _paragraphs(described.program()))
-    yield _plain("Without options it reads ~/.nima/memory/graph.sqlite, and makes graph.ladybug beside it.")
+    yield _plain("Without options it reads ~/.nima/memory/graph.sqlite, and makes ladybug.lbug beside it,")
+    yield _plain("which nima-core opens, with a link graph.ladybug to it.")
     yield ".SH COMMANDS"
     for command in described.commands():
         yield f".SS {_plain(command.usage)}"

@@ -21,6 +21,7 @@ _DATA_HOME = {
     "NIMA_DATA_DIR": "the same, or the folder `memory` itself",
 }
 _OUTRIGHT = {"source": "the SQLite memory", "target": "the LadybugDB file", "openclaw_file": "OpenClaw's file"}
+_OF_EITHER_KIND = {"NIMA_DB_PATH": "the SQLite memory; the LadybugDB file, where it names one"}
 #: Fields of the journal's entries.
 _JOURNAL = {
     "NIMA_RUN": "which run it is, a number of its own",
@@ -73,7 +74,7 @@ def _settings() -> Iterator[str]:
             rows.append((f"`{setting}`", f"`{option}`" if option else "", _plain(" ".join(text))))
         yield _table(("setting", "option", "meaning"), rows)
     yield "## Environment"
-    named = {variable: _OUTRIGHT[field] for variable, field in VARIABLES.items()}
+    named = {variable: _OUTRIGHT[field] for variable, field in VARIABLES.items()} | _OF_EITHER_KIND
     yield _table(("variable", "meaning"), [(f"`{name}`", text) for name, text in {**_DATA_HOME, **named}.items()])
 
 

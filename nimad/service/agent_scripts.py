@@ -1,14 +1,14 @@
 """The scripts of nima-core's guide, in the folder of the agent's plugin, where its start-up hook calls them.
 
-They take the place of nima-core's own, which are kept with a date and put back by `take_back`. Everything is done with
-the rights of the home's owner (`rights.working_for`), so that no link in her home leads root to another's file.
+They take the place of nima-core's own, which are kept with a date and put back by `take_back`. Everything in the home
+is done by a process that has become its owner (`as_user`), so that no link there leads root to another user's file.
 """
 
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +16,10 @@ from typing import Final
 
 import nimad
 from nimad import rights
+from nimad.as_user import as_user
 from nimad.errors import CannotWriteError, NotAllowedError
 from nimad.migration.files import free_name
-from nimad.rights import Account
+from nimad.rights import Account, account_of
 
 #: In a home, where OpenClaw has nima-core's plugin.
 FOLDER: Final = Path(".openclaw/extensions/nima-memory")
@@ -75,14 +76,16 @@ def place_of(account: Account) -> Place | None:
     Raises a `NimadError` when something stands there that is not to be replaced.
     """
     place = Place(account.uid, Path(account.home) / FOLDER)
-    if not _is_hers(place):
-        return None
-    with rights.working_for(place.home):
-        if not place.folder.is_dir():
-            return None
-        for name in NAMES:
-            _check(place.folder / name, account)
-    return place
+    return place if _is_the_owners(place) and as_user(account, lambda: _is_free(place, account)) else None
+
+
+def _is_free(place: Place, account: Account) -> bool:
+    """Whether the folder is there. Raises when something stands in it that is not to be replaced."""
+    if not os.path.isdir(place.folder):  # noqa: PTH112 - one behind a folder that is closed to its user is none
+        return False
+    for name in NAMES:
+        _check(place.folder / name, account)
+    return True
 
 
 def recorded(text: str) -> Place | None:
@@ -93,41 +96,52 @@ def recorded(text: str) -> Place | None:
 
 def install(place: Place, program: Sequence[str]) -> Changes:
     """Put the scripts there, to call nimad by these words. Raises `CannotWriteError`, and has changed nothing then."""
-    with rights.working_for(place.home):
-        try:
-            steps = list(_steps(place.folder, program))
-            _take(steps)
-        except OSError as error:
-            for name in NAMES:
-                with suppress(OSError):
-                    (place.folder / f".{name}.part").unlink(missing_ok=True)
-            raise CannotWriteError(
-                f"{error.filename or place.folder} cannot be written by its owner ({error.strerror}); make that "
-                f"possible, {_LEAVE_OUT}"
-            ) from error
-    return Changes([step.path for step in steps], [step.kept for step in steps if step.kept is not None])
+    texts = {name: (Path(nimad.__file__).parent / "compat" / name).read_text(encoding="utf-8") for name in NAMES}
+    done = as_user(account_of(str(place.uid)), lambda: _install(place, program, texts))
+    return Changes(written=[Path(path) for path in done["written"]], kept=[Path(path) for path in done["kept"]])
+
+
+def _install(place: Place, program: Sequence[str], texts: Mapping[str, str]) -> dict[str, list[str]]:
+    try:
+        steps = list(_steps(place.folder, program, texts))
+        _take(steps)
+    except OSError as error:
+        for name in NAMES:
+            with suppress(OSError):
+                (place.folder / f".{name}.part").unlink(missing_ok=True)
+        raise CannotWriteError(
+            f"{error.filename or place.folder} cannot be written by its owner ({error.strerror}); make that "
+            f"possible, {_LEAVE_OUT}"
+        ) from error
+    kept = [str(step.kept) for step in steps if step.kept is not None]
+    return {"written": [str(step.path) for step in steps], "kept": kept}
 
 
 def take_back(place: Place) -> Changes:
     """Remove the scripts that are ours, and put back what they took the place of."""
+    if not _is_the_owners(place):
+        return Changes()
+    done = as_user(account_of(str(place.uid)), lambda: _take_back(place))
+    return Changes(removed=[Path(path) for path in done["removed"]], put_back=[Path(path) for path in done["put_back"]])
+
+
+def _take_back(place: Place) -> dict[str, list[str]]:
     removed, put_back = [], []
-    if _is_hers(place):
-        with rights.working_for(place.home):
-            for path in (place.folder / name for name in reversed(NAMES)):
-                if (text := _read(path)) is None or not _is_ours(text):
-                    continue
-                before = _named_in(text, path)
-                if before is None:
-                    path.unlink()
-                    removed.append(path)
-                else:
-                    before.replace(path)
-                    put_back.append(path)
-    return Changes(removed=removed, put_back=put_back)
+    for path in (place.folder / name for name in reversed(NAMES)):
+        if (text := _read(path)) is None or not _is_ours(text):
+            continue
+        before = _named_in(text, path)
+        if before is None:
+            path.unlink()
+            removed.append(str(path))
+        else:
+            before.replace(path)
+            put_back.append(str(path))
+    return {"removed": removed, "put_back": put_back}
 
 
-def _is_hers(place: Place) -> bool:
-    """Whether the home belongs to her: in one of root's, nothing would stop us from following her links."""
+def _is_the_owners(place: Place) -> bool:
+    """Whether the home belongs to its user."""
     try:
         return place.home.stat().st_uid == place.uid
     except OSError:
@@ -149,7 +163,7 @@ def _check(path: Path, account: Account) -> None:
         raise NotAllowedError(f"{path} belongs to {holder}, and not to {account.name}; move it away, {_LEAVE_OUT}")
 
 
-def _steps(folder: Path, program: Sequence[str]) -> Iterator[_Step]:
+def _steps(folder: Path, program: Sequence[str], texts: Mapping[str, str]) -> Iterator[_Step]:
     """Write each script that is not there yet, beside its name."""
     for name in NAMES:
         path = folder / name
@@ -157,8 +171,7 @@ def _steps(folder: Path, program: Sequence[str]) -> Iterator[_Step]:
         is_ours = there is not None and _is_ours(there)
         before = _named_in(there, path) if there is not None and is_ours else None
         kept = _backup(path) if os.path.lexists(path) and not is_ours else None
-        text = (Path(nimad.__file__).parent / "compat" / name).read_text(encoding="utf-8")
-        text = _completed(text, program, before or kept)
+        text = _completed(texts[name], program, before or kept)
         if text != there:
             yield _Step(path, _write(path.with_name(f".{name}.part"), text), kept, is_new=there is None)
 

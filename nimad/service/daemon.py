@@ -1,10 +1,9 @@
-"""The daemon: waits until it is asked, migrates, keeps the target in step until the agent has been handed over."""
+"""The daemon: waits until it is asked, migrates, and brings what reaches SQLite afterwards."""
 
 import os
 from collections.abc import Callable
 from dataclasses import fields, replace
 
-from nimad import rights
 from nimad.config import Settings
 from nimad.config.openclaw import LADYBUG
 from nimad.config.places import DEFAULT
@@ -18,8 +17,9 @@ from nimad.errors import (
     SourceError,
     StoppedError,
 )
+from nimad.migration import state
 from nimad.migration.events import Event, LateArrivals, Listener, NothingToDo, Paused, Started
-from nimad.migration.follow_events import HandedOver
+from nimad.migration.files import Files
 from nimad.migration.following import Follower
 from nimad.migration.memory import check_memory
 from nimad.migration.result import Result
@@ -37,7 +37,7 @@ POSTPONED_S = (60.0, 300.0, 900.0, 3_600.0)
 _AT_ONCE = {"log_level", "metrics_file"}
 
 #: What shows that the start is over: the lock is taken, or there is nothing to take it for.
-_READY = (Started, NothingToDo, Paused, HandedOver, events.Waiting, events.Watching, events.Postponed)
+_READY = (Started, NothingToDo, Paused, events.Waiting, events.Watching, events.Postponed)
 
 
 class Daemon:
@@ -81,33 +81,18 @@ class Daemon:
 
     def _once(self, settings: Settings) -> ExitCode | None:
         """Migrate when it is time, and follow; the exit code once nothing is left to do."""
-        follower = Follower(settings, self._heart, self._heard)
-        if settings.target.exists() and follower.handed_over:  # whatever it holds by now is the agent's
-            self._heard(HandedOver(str(settings.target)))
-            return self._rest(settings, ExitCode.COMPLETE)
         _check_set_up(settings)
-        asked = settings if settings.trigger == "start" else self._wait_until_asked(settings)
+        asked = settings if _is_due(settings) else self._wait_until_asked(settings)
         result = None if asked is None else self._migrate(asked)
         if asked is None or result is None:
             return None
         if settings.after == "exit":
             return result.exit_code
-        end = Following(asked, follower, self._heart, self._heard).until_handed_over()
-        if end is End.INTERRUPTED:
+        follower = Follower(asked, self._heart, self._heard)
+        if Following(asked, follower, self._heart, self._heard).run() is End.INTERRUPTED:
             return None
-        if end is End.GONE:
-            self._heard(events.TargetGone(str(asked.target)))
-            return ExitCode.COMPLETE if settings.trigger == "start" else None
-        return self._rest(settings, result.exit_code)
-
-    def _rest(self, settings: Settings, code: ExitCode) -> ExitCode | None:
-        """What is left once the target is the agent's: under OpenClaw's trigger, that somebody takes it away."""
-        if settings.trigger == "start":
-            return code
-        with Watch([], [settings.target], self._heart.ring) as watch:
-            while not self._heart.is_set() and settings.target.exists():
-                wait_for_more(self._heart, watch)
-        return None
+        self._heard(events.TargetGone(str(asked.target)))
+        return ExitCode.COMPLETE if settings.trigger == "start" else None
 
     # Before a run
 
@@ -174,8 +159,7 @@ class Daemon:
             if not self._told_stopping:
                 self._told_stopping = True
                 self._manager.stopping("Stopping: everything counted is kept")
-                with rights.own():
-                    self._listener(events.Stopping())
+                self._listener(events.Stopping())
         elif self._reload_asked:
             self._reload_asked = False
             self._reload()
@@ -183,7 +167,7 @@ class Daemon:
         return self._begin_again
 
     def _reload(self) -> None:
-        with self._manager.reload(), rights.own():
+        with self._manager.reload():
             try:
                 fresh = self._load()
             except NimadError as error:
@@ -197,6 +181,11 @@ class Daemon:
 
 def _differing(one: Settings, other: Settings) -> set[str]:
     return {each.name for each in fields(one) if each.compare and getattr(one, each.name) != getattr(other, each.name)}
+
+
+def _is_due(settings: Settings) -> bool:
+    """Whether there is no trigger to wait for: none is set, or the target was published, which is what it asks for."""
+    return settings.trigger == "start" or bool(settings.target.exists() and state.of_target(Files(settings.target)))
 
 
 def _may_pass(error: NimadError) -> bool:

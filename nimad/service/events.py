@@ -15,7 +15,7 @@ class Waiting(Event):
 
 @dataclass(frozen=True)
 class Followed(Event):
-    """From now on the complete target is kept in step with the source."""
+    """From now on what reaches the source is brought to the complete target."""
 
     source: str
     log_file: str
@@ -26,6 +26,14 @@ class TargetGone(Event):
     """Somebody took the target away."""
 
     target: str
+
+
+@dataclass(frozen=True)
+class NameMissing(Event):
+    """A further name of the target is missing; the target itself is there. `command`: what makes it again."""
+
+    name: str
+    command: str
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,17 @@
-"""Following: the published target is kept in step with SQLite until OpenClaw reads it, and left alone from then on."""
+"""Following: what reaches SQLite after publishing is brought to the target, for as long as the service runs."""
 
 import time
+from collections.abc import Callable
 from enum import Enum, auto
 
 from nimad.config import Settings
-from nimad.errors import DifferenceError, NimadError, RefusedError
-from nimad.migration import pausing
+from nimad.errors import DifferenceError, NimadError
+from nimad.migration import names, pausing
 from nimad.migration.events import Event, Listener
 from nimad.migration.files import Files
 from nimad.migration.following import Follower
-from nimad.service.events import Followed, Looked, Postponed, Watching
+from nimad.service.events import Followed, Looked, NameMissing, Postponed, Watching
 from nimad.service.heart import Heart
-from nimad.service.openclaw import Watched
 from nimad.service.watching import Watch
 
 #: A burst of writes is over when so many seconds were quiet, and is not waited for any longer than the second.
@@ -25,7 +25,6 @@ AGAIN_S, SOON_S = 60.0, 5.0
 class End(Enum):
     """Why following is over."""
 
-    HANDED_OVER = auto()
     GONE = auto()  # somebody took the target away
     INTERRUPTED = auto()  # the service stops, or its settings are others now
 
@@ -35,22 +34,22 @@ class Following:
 
     def __init__(self, settings: Settings, follower: Follower, heart: Heart, listener: Listener) -> None:
         self._settings, self._follower, self._heart, self._listener = settings, follower, heart, listener
-        self._files, self._openclaw = Files(settings.target), Watched(settings)
+        self._files = Files.of(settings)
         self._due: float | None = 0.0  # when every row is to be looked at: nobody knows what came while none ran
         self._told: Event | None = None
+        self._missing: frozenset[str] = frozenset()  # names of the target, as they were told of
 
-    def until_handed_over(self) -> End:
-        """Follow for as long as the target is ours."""
+    def run(self) -> End:
+        """Follow for as long as there is a target."""
         settings = self._settings
         log = settings.source.resolve().with_name(f"{settings.source.resolve().name}-wal")
-        sources = [settings.source, log, settings.openclaw_file]
         self._listener(Followed(str(settings.source), str(settings.log_file)))
-        with Watch(sources, [settings.target, self._files.paused], self._heart.ring) as watch:
+        coming = [settings.target, *self._files.links, self._files.paused]
+        with Watch([settings.source, log], coming, self._heart.ring) as watch:
             while not self._heart.is_set():
                 if not settings.target.exists():
                     return End.GONE
-                if self._follower.handed_over:
-                    return End.HANDED_OVER
+                self._look_at_names()
                 if pausing.is_paused(self._files):
                     self._tell(pausing.paused(self._files))
                     wait_for_more(self._heart, watch)
@@ -58,17 +57,22 @@ class Following:
                     self._wait(watch, self._step(watch))
         return End.INTERRUPTED
 
+    def _look_at_names(self) -> None:
+        """Say once of each name of the target that it is missing."""
+        missing = names.missing(self._files)
+        for name in missing:
+            if str(name) not in self._missing:
+                self._listener(NameMissing(str(name), names.said_missing(self._settings, name).mend))
+        self._missing = frozenset(map(str, missing))
+
     def _step(self, watch: Watch) -> float | None:
         """Catch up once; return for how many seconds to wait at most, None for as long as nothing is written."""
         try:
-            last = self._openclaw.agent_reads_target()
-            thorough = last or (self._due is not None and time.monotonic() >= self._due)
-            done = self._follower.catch_up(thorough=thorough, last=last)
+            thorough = self._due is not None and time.monotonic() >= self._due
+            done = self._follower.catch_up(thorough=thorough)
             if done.left_alone:  # the follower says so itself, once
                 self._told = None
                 return self._later()
-            if last:
-                return self._hand_over()
         except DifferenceError:
             raise
         except (NimadError, OSError) as error:
@@ -79,15 +83,9 @@ class Following:
             self._due = None
         self._listener(Looked(done.nodes))
         self._tell(Watching(done.nodes, watch.polls))
-        return None if self._due is None else max(0.0, self._due - time.monotonic())
-
-    def _hand_over(self) -> float:
-        """Hand over, or take one more round when something came in the meantime."""
-        try:
-            self._follower.hand_over()
-        except RefusedError:
-            return SOON_S
-        return 0.0
+        due = None if self._due is None else max(0.0, self._due - time.monotonic())
+        waits = [seconds for seconds in (due, self._follower.compaction_due_s) if seconds is not None]
+        return min(waits, default=None)
 
     def _later(self) -> float:
         """Not at each write, because every try takes a worker; but what is written meanwhile is not forgotten."""
@@ -99,7 +97,7 @@ class Following:
         return AGAIN_S
 
     def _wait(self, watch: Watch, delay: float | None) -> None:
-        if wait_for_more(self._heart, watch, delay) and self._due is None:
+        if wait_for_more(self._heart, watch, delay, self._follower.source_stamps) and self._due is None:
             self._due = time.monotonic() + THOROUGH_S
 
     def _tell(self, event: Event) -> None:
@@ -108,12 +106,20 @@ class Following:
             self._listener(event)
 
 
-def wait_for_more(heart: Heart, watch: Watch, delay: float | None = None) -> bool:
-    """Wait until a burst of changes is over, at most so many seconds without one; whether there was one."""
+def wait_for_more(
+    heart: Heart, watch: Watch, delay: float | None = None, written: Callable[[], object] = object
+) -> bool:
+    """Wait until a burst of changes is over, at most so many seconds without one; whether there was one.
+
+    `written`: what differs once something was written, each ring if it is left out. Who only reads SQLite rings too,
+    because it makes a log for each reader and takes that away: one that reads often is not to hold up a turn.
+    """
     if not heart.listen(delay, watch.rearm):
         return False
-    began = time.monotonic()
-    while heart.listen(QUIET_S) and time.monotonic() - began < BURST_S:
-        pass
+    began, before = time.monotonic(), written()
+    quiet_at = began + QUIET_S
+    while (left := min(quiet_at, began + BURST_S) - time.monotonic()) > 0 and heart.listen(left):
+        if (now := written()) != before:
+            before, quiet_at = now, time.monotonic() + QUIET_S
     watch.rearm()
     return True

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from sdnotify import SystemdNotifier
 
+from nimad.printable import one_line
+
 #: Seconds by which a start or a stop may go on after each sign of life.
 _EXTENSION_S = 30
 #: Signs of life in the time after which systemd would miss one.
@@ -40,7 +42,7 @@ class Manager:
 
     def status(self, text: str) -> None:
         """One line for `systemctl status`."""
-        text = " ".join(text.split())
+        text = one_line(" ".join(text.split()))
         if text != self._status and not self._is_ending:
             self._status = text
             self._tell(f"STATUS={text}")
@@ -66,12 +68,12 @@ class Manager:
     def stopping(self, text: str) -> None:
         """The service is about to end; it may take as long as a worker takes to end well."""
         self._is_ready, self._is_ending = False, True
-        self._status = " ".join(text.split())
+        self._status = one_line(" ".join(text.split()))
         self._tell(f"STOPPING=1\nSTATUS={self._status}\nEXTEND_TIMEOUT_USEC={_EXTENSION_S * 1_000_000}")
 
     def failed(self, text: str, number: int) -> None:
         """The service ends in an error; `number` is of errno(3)."""
-        self._status = " ".join(text.split())
+        self._status = one_line(" ".join(text.split()))
         self._tell(f"ERRNO={number}\nSTATUS={self._status}")
 
     def _tell(self, state: str) -> None:

@@ -4,7 +4,6 @@ import os
 from dataclasses import replace
 
 from nimad.config import OpenClaw, Settings, read_openclaw
-from nimad.config.openclaw import LADYBUG
 from nimad.config.places import COMMAND_LINE
 from nimad.errors import NimadError
 
@@ -28,16 +27,13 @@ class Watched:
             raise found
         return found
 
-    def agent_reads_target(self) -> bool:
-        """Whether the agent's memory is the target. Raises as `content`: then nobody knows."""
-        return self.content().backend == LADYBUG
-
     def asked(self) -> Settings:
         """The settings of a run that it asks for, or would ask for. Raises as `content`."""
         content, settings = self.content(), self._settings
         size, origins = settings.batch_size, settings.origins
         if content.batch_size is not None and settings.origin("batch_size") != COMMAND_LINE:
-            size, origins = content.batch_size, {**origins, "batch_size": str(content.path)}
+            origin = f"{content.path} {content.origin('migration_batch_size')}"
+            size, origins = content.batch_size, {**origins, "batch_size": origin}
         return replace(settings, auto=True, openclaw=content, batch_size=size, origins=origins)
 
     def _content(self) -> OpenClaw | NimadError:

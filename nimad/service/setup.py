@@ -12,12 +12,16 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import nimad
+from nimad.as_user import as_user
 from nimad.config import Settings, file, load
 from nimad.errors import CannotWriteError, ConfigurationError, NotAllowedError, UsageError
+from nimad.folders import name_of
+from nimad.printable import is_one_line
 from nimad.rights import Account
 from nimad.service import agent_scripts
 from nimad.service.agent_scripts import Place
@@ -38,8 +42,19 @@ _UNITS: Final = {
 _PACKAGED_PROGRAM: Final = "/usr/bin/nimad"
 #: Folders that the service finds empty, but for what is opened to it (ProtectHome=tmpfs, PrivateTmp=yes).
 HIDDEN: Final = ("/home", "/root", "/run/user", "/tmp", "/var/tmp")  # noqa: S108 - named to be avoided
-#: In a home, what no migration needs.
-_SECRETS: Final = (".ssh", ".gnupg")
+#: In a home, what no migration needs, and the service does not see: keys, settings of other programs, histories,
+#: browsers, what agents keep of accounts and sessions, documents.
+NOT_NEEDED: Final = (
+    *(".ssh", ".gnupg", ".pki", ".password-store", ".local/share/keyrings", ".netrc", ".git-credentials"),
+    *(".pgpass", ".my.cnf", ".npmrc", ".pypirc"),
+    *(".aws", ".azure", ".kube", ".docker", ".cargo", ".config"),
+    *(".bash_history", ".zsh_history", ".python_history", ".sqlite_history", ".lesshst", ".viminfo"),
+    ".local/state",
+    *(".mozilla", ".thunderbird", ".var", "snap"),
+    *(".claude", ".codex", ".gemini", ".openclaw/credentials", ".openclaw/agents", ".openclaw/identity"),
+    *(".openclaw/devices", ".openclaw/logs", ".openclaw/media"),
+    *("Desktop", "Documents", "Downloads", "Music", "Pictures", "Videos"),
+)
 #: The first systemd whose delay between restarts can grow.
 _GROWING_DELAY: Final = 254
 _SYSTEM: Final = Path("/")
@@ -71,15 +86,11 @@ class _Plan:
     program: Sequence[str]
     source_typed: bool
     scripts: Place | None  # where the agent's scripts are to be ours
+    folders: Sequence[Path]  # that are written to, without symbolic links in their names
 
     @property
     def home(self) -> Path:
         return Path(self.account.home)
-
-    def folders(self) -> list[Path]:
-        """The folders that are written to; the source's too, because readers of SQLite share a file beside it."""
-        files = (self.settings.source, self.settings.target, self.settings.log_file, self.settings.metrics_file)
-        return sorted({Path(os.path.realpath(each.parent)) for each in files if each is not None})
 
 
 def set_up(
@@ -95,7 +106,9 @@ def set_up(
     if not account.known:
         raise UsageError(f"--user: the system knows no name and no home of user {account.name}; name another")
     scripts = agent_scripts.place_of(account) if drop_ins else None
-    plan = _Plan(account, _settings(account, source, root), program, source is not None, scripts)
+    settings = _settings(account, source, root)
+    folders = [Path(folder) for folder in as_user(account, lambda: _folders(settings))]
+    plan = _Plan(account, settings, program, source is not None, scripts, folders)
     _check_memory(plan)
     _check_program(plan)
     wanted = _wanted(plan, root)
@@ -161,48 +174,62 @@ def _check_machine(root: Path) -> None:
         raise UsageError("this machine is not run by systemd, so it has no services of that kind; use: nimad migrate")
 
 
+def _folders(settings: Settings) -> list[str]:
+    """The folders that are written to; the source's too, because readers of SQLite share a file beside it."""
+    files = (settings.source, settings.target, settings.log_file, settings.metrics_file)
+    return sorted({os.path.realpath(each.parent) for each in files if each is not None})
+
+
 def _check_memory(plan: _Plan) -> None:
+    """Raise unless the service's user may do what the service will; asked as that user."""
+    try:
+        owner = name_of(plan.settings.source.lstat().st_uid)  # for the message alone
+    except OSError:
+        owner = "unknown"
+    as_user(plan.account, lambda: _check_as_user(plan, owner))
+
+
+def _check_as_user(plan: _Plan, owner: str) -> None:
     source, name = plan.settings.source, plan.account.name
-    if not source.exists():
-        raise UsageError(f"{source}: {name} has no memory there; name it with --source FILE, or its owner with --user")
-    if not _may(plan.account, "-r", source):
-        raise NotAllowedError(f"{name} may not read {source}; name its owner with --user, who is {source.owner()}")
-    for folder in plan.folders():
+    try:
+        source.stat()
+    except PermissionError:
+        pass
+    except OSError:
+        raise UsageError(
+            f"{source}: {name} has no memory there; name it with --source FILE, or its owner with --user"
+        ) from None
+    if not os.access(source, os.R_OK):
+        raise NotAllowedError(f"{name} may not read {source}; name its owner with --user, who is {owner}")
+    for folder in plan.folders:
         if not folder.is_dir():
             raise CannotWriteError(
                 f"there is no folder {folder}; make it, as {name}, with: mkdir -p {shlex.quote(str(folder))}"
             )
-        if not _may(plan.account, "-w", folder) or not _may(plan.account, "-x", folder):
+        if not os.access(folder, os.W_OK | os.X_OK):
             raise NotAllowedError(f"{name} may not write in {folder}; allow it, or name its owner with --user")
         if _hidden_in_tmp(folder):
             raise UsageError(f"{folder} is emptied at times, and closed to the service; keep the memory elsewhere")
     config = file.DEFAULT_FILE
-    if config.exists() and not _may(plan.account, "-r", config):
+    if config.exists() and not os.access(config, os.R_OK):
         raise NotAllowedError(f"{name} may not read {config}; allow it with: chmod a+r {config}")
 
 
 def _check_program(plan: _Plan) -> None:
     """Raise when she cannot run our program: its starter, the interpreter, its library and our own code."""
-    parts = [Path(plan.program[0]), Path(sys.executable), Path(os.__file__), Path(nimad.__file__)]
-    for part in (each for path in parts for each in (path, path.resolve())):
+    for part in _parts(plan):
         in_her_home = part.is_relative_to(plan.home) or part.is_relative_to(plan.home.resolve())
-        if not _may(plan.account, "-r", part) or (_is_hidden(part) and not in_her_home):
+        if not as_user(plan.account, partial(os.access, part, os.R_OK)) or (_is_hidden(part) and not in_her_home):
             raise NotAllowedError(
                 f"{plan.account.name}'s service cannot reach {part}, a part of this program; install nimad where every "
                 "user may read it, such as /opt/nimad, and run setup from there"
             )
 
 
-def _may(account: Account, access: str, path: Path) -> bool:
-    """Whether she may do to a file what test(1) calls `access`. Asked as her, in a process of its own."""
-    switch = {} if os.geteuid() == account.uid else _as_her(account)
-    done = subprocess.run(["test", access, str(path)], check=False, cwd="/", **switch)  # type: ignore[call-overload]
-    return bool(done.returncode == 0)
-
-
-def _as_her(account: Account) -> dict[str, object]:
-    groups = os.getgrouplist(account.name, account.gid)
-    return {"user": account.uid, "group": account.gid, "extra_groups": groups}
+def _parts(plan: _Plan) -> list[Path]:
+    """Parts of our program, each also as what it leads to."""
+    parts = [Path(plan.program[0]), Path(sys.executable), Path(os.__file__), Path(nimad.__file__)]
+    return [each for path in parts for each in (path, path.resolve())]
 
 
 def _is_hidden(path: Path) -> bool:
@@ -222,7 +249,7 @@ def _wanted(plan: _Plan, root: Path) -> dict[Path, str]:
     texts = {root / _DROP_IN: _MARK + _drop_in(plan, root, with_program=packaged)}
     if not packaged:
         folder = Path(nimad.__file__).parent / "units"
-        start = f"ExecStart={_words(plan.program)} run"
+        start = _unit_text([f"ExecStart={_words(plan.program)} run"]).rstrip()
         for name, place in _UNITS.items():
             unit = (folder / name).read_text(encoding="utf-8")
             texts[root / place] = _MARK + unit.replace(f"ExecStart={_PACKAGED_PROGRAM} run", start)
@@ -231,7 +258,7 @@ def _wanted(plan: _Plan, root: Path) -> dict[Path, str]:
 
 def _drop_in(plan: _Plan, root: Path, *, with_program: bool) -> str:
     account = plan.account
-    lines = ["[Unit]", *(f"RequiresMountsFor={_word(folder)}" for folder in plan.folders()), "", "[Service]"]
+    lines = ["[Unit]", *(f"RequiresMountsFor={_word(folder)}" for folder in plan.folders), "", "[Service]"]
     lines += ["DynamicUser=no", f"User={account.name}", f"Group={_group(account.gid)}"]
     lines += ["Environment=", f"Environment={_word(f'HOME={account.home}')}"]
     if plan.source_typed:
@@ -240,13 +267,30 @@ def _drop_in(plan: _Plan, root: Path, *, with_program: bool) -> str:
         lines += ["ExecStart=", f"ExecStart={_words(plan.program)} run"]
     lines += ["", "# The home, to be read, and the folder of the memory, to be written to; all other homes are empty."]
     lines += ["ProtectHome=tmpfs", f"BindReadOnlyPaths={_bind(plan.home)}"]
-    lines += [f"InaccessiblePaths=-{_word(plan.home / name)}" for name in _SECRETS]
-    lines += [_opened(folder, plan) for folder in plan.folders()]
+    lines += [f"InaccessiblePaths=-{_word(plan.home / name)}" for name in _not_needed(plan)]
+    lines += [_opened(folder, plan) for folder in plan.folders]
     if _systemd_version(root) >= _GROWING_DELAY:
         lines += ["", "# From 5 s on, each restart comes later than the one before.", "RestartSteps=6"]
         lines += ["RestartMaxDelaySec=10min"]
     if plan.scripts is not None:
         lines += ["", plan.scripts.record()]
+    return _unit_text(lines)
+
+
+def _not_needed(plan: _Plan) -> list[str]:
+    """What the service does not see of the home, unless a part of the program or a file of the settings lies in it."""
+    asked = plan.settings
+    named = (asked.openclaw_file, asked.engine_python, asked.reader_python, asked.vector_extension)
+    needed = [*_parts(plan), *plan.folders, *(path for path in named if path is not None)]
+    homes = {plan.home, plan.home.resolve()}
+    return [name for name in NOT_NEEDED if not any(p.is_relative_to(h / name) for p in needed for h in homes)]
+
+
+def _unit_text(lines: Sequence[str]) -> str:
+    """Lines of a unit. Raises where one of them would be more than one: a name that a user chose could end it."""
+    for line in lines:
+        if not is_one_line(line):
+            raise UsageError(f"{line!r} has control characters, so it cannot stand in a unit; rename that folder")
     return "\n".join(lines) + "\n"
 
 
