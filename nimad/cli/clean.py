@@ -5,12 +5,12 @@ from pathlib import Path
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.migration import cleaning
 from nimad.report import cleaning_lines
-from nimad.report.screen import show_json
-from nimad.rights import become
+from nimad.report.screen import say_line, show_json
 
 
 @click.command()
@@ -26,7 +26,7 @@ from nimad.rights import become
 @click.option("--apply", "applies", is_flag=True, help="Remove it.")
 @click.option("--newest", is_flag=True, help="The newest backup may go, too.")
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object of what goes and what stays.")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--user", metavar="NAME", help="As root: run as this user, before any file is opened.")
@@ -46,12 +46,11 @@ def clean(
     Without --apply nothing is removed. Never to go are the target, its source, what a program has open, and whatever
     may be the last copy of a memory: a backup is held against SQLite, row by row, before it goes.
     """
-    if user is not None:
-        become(user)
-    settings = load({"source": source, "target": target}, os.environ, config)
+    options = begin({"source": source, "target": target}, config, user)
+    settings = load(options, os.environ, config)
     found = (cleaning.apply if applies else cleaning.look)(settings, days, newest=newest)
     if as_json:
         show_json(cleaning_lines.to_json(found))
         return
     for line in cleaning_lines.lines(found):
-        click.echo(line)
+        say_line(line)

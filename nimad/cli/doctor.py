@@ -6,9 +6,12 @@ from pathlib import Path
 
 import click
 
+from nimad.cli.identity import begin
 from nimad.cli.options import file_option
 from nimad.config import Settings, load
 from nimad.desk.doctor import examine
+from nimad.errors import ConfigurationError, NimadError, UsageError
+from nimad.folders import ROOT
 from nimad.report.doctor_page import lines, to_json
 from nimad.report.screen import show, show_json
 from nimad.report.signs import signs_of_stdout
@@ -16,7 +19,7 @@ from nimad.report.signs import signs_of_stdout
 
 @click.command()
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @file_option("--reader-python", "Interpreter of the agent, or 'none'.  [default: looked for]")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -27,9 +30,16 @@ def doctor(
 
     Changes nothing. Exit code 0: all is well. 1: warnings. 2: problems.
     """
+    options = {"source": source, "target": target, "reader_python": reader_python}
+    failed: NimadError | None = None
+    try:
+        options = begin(options, config)
+    except (UsageError, ConfigurationError) as error:  # a line of the doctor's own
+        failed = error
 
     def settings() -> Settings:
-        options = {"source": source, "target": target, "reader_python": reader_python}
+        if failed is not None and os.geteuid() == ROOT:  # who became nobody reads no settings of another's
+            raise failed
         return load(options, os.environ, config)
 
     report = examine(settings)

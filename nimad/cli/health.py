@@ -6,19 +6,21 @@ from pathlib import Path
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.config.places import expand
 from nimad.desk.health import of_file, of_memory
 from nimad.report.health_page import lines, to_json
 from nimad.report.screen import show, show_json
 from nimad.report.signs import signs_of_stdout
+from nimad.rights import become_owner
 
 
 @click.command()
 @file_option("--db", "One file, SQLite or LadybugDB.  [default: source and target side by side]")
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--verbose", is_flag=True, help="Also who contributed most, and the mean free energy.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
@@ -32,7 +34,12 @@ def health(
     """
     if db is not None and (source or target):
         raise click.UsageError("Name one file with --db, or two with --source and --target.")
-    found = of_file(expand(db)) if db else of_memory(load({"source": source, "target": target}, os.environ, config))
+    if db:
+        become_owner(expand(db))
+        found = of_file(expand(db))
+    else:
+        options = begin({"source": source, "target": target}, config)
+        found = of_memory(load(options, os.environ, config))
     if as_json:
         show_json(to_json(found, verbose=verbose))
     else:

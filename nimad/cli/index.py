@@ -6,14 +6,16 @@ from typing import Any
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.config.settings import ENGINES
 from nimad.migration.indexing import index as make
+from nimad.report.screen import say_line
 
 
 @click.command()
-@file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
+@file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
 @file_option("--extension", "The engine's VECTOR extension.  [default: where the engine installs it]")
 @click.option("--engine", type=click.Choice(ENGINES), help="Package that writes.  [default: what every reader opens]")
 @file_option("--engine-python", "Interpreter whose engine writes.  [default: this one, or a reader's]")
@@ -24,7 +26,8 @@ def index(target: Path | None, extension: Path | None, config: Path | None, **op
 
     No other program may have the target open meanwhile. The file without the index is kept as a dated backup.
     """
-    settings = load({"target": target, "vector_extension": extension, **options}, os.environ, config)
+    options = begin({"target": target, "vector_extension": extension, **options}, config, by="target")
+    settings = load(options, os.environ, config)
     backup = make(settings)
-    click.echo(f"Vector index: embedding_idx is made in {settings.target}, and answers")
-    click.echo(f"Kept what was there before as {backup}")
+    say_line(f"Vector index: embedding_idx is made in {settings.target}, and answers")
+    say_line(f"Kept what was there before as {backup}")

@@ -3,12 +3,13 @@
 import sys
 import traceback
 from importlib import import_module
+from typing import Any
 
 import click
 
 from nimad import __version__
 from nimad.disk import DISK_ERRORS
-from nimad.errors import ExitCode, NimadError, NotAllowedError
+from nimad.errors import ExitCode, NimadError, NotAllowedError, limit_reached
 from nimad.report.console import forget_stdout
 from nimad.report.log import say_error, say_traceback
 
@@ -46,6 +47,13 @@ class Commands(click.Group):
         command: click.Command = getattr(import_module(f"nimad.cli.{COMMANDS[name]}"), name)
         return command
 
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except NimadError as error:
+            import_module("nimad.cli.loading").explain(error, context)
+            raise
+
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="nimad")
@@ -81,4 +89,6 @@ def _explained(error: OSError) -> NimadError:
         return NimadError(f"the output cannot be written ({error.strerror}); see where it goes")
     if error.filename is not None and isinstance(error, PermissionError):
         return NotAllowedError(f"{error.filename} may not be opened by this user; run it as its owner")
-    return NimadError(f"{error.filename or 'the system refuses'}: {error.strerror or error}")
+    message = f"{error.filename or 'the system refuses'}: {error.strerror or error}"
+    limit = limit_reached(message)
+    return NimadError(f"{message}; {limit}" if limit else message)

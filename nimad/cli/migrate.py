@@ -1,6 +1,5 @@
 """`nimad migrate`."""
 
-import json
 import os
 import signal
 import sys
@@ -14,19 +13,22 @@ from typing import Any, NoReturn
 import click
 
 from nimad import command
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option, run_options
-from nimad.config import Settings, load
+from nimad.config import Settings
+from nimad.config.variables import explained
 from nimad.errors import NimadError, RefusedError, StoppedError
 from nimad.migration import events as e
 from nimad.migration.result import Outcome, Result
 from nimad.migration.run import migrate as run
+from nimad.printable import as_json as as_json_line
 from nimad.report.console import Console, write
 from nimad.report.journal import STDOUT, Journal
 from nimad.report.level import Level
 from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
 from nimad.report.log import Log
 from nimad.report.metrics import Metrics
-from nimad.rights import become
 from nimad.service.heart import Heart
 
 
@@ -38,7 +40,7 @@ from nimad.service.heart import Heart
 @click.option("--start-offset", type=int, help="Resume from this offset; what the target holds is counted in any case.")
 @click.option("--auto", is_flag=True, default=None, help="Do what OpenClaw's file asks for, or nothing.")
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file to make.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file to make.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @click.option("--max-batch-size", type=int, help="Largest batch that a healthy run may grow to.")
 @click.option(
     "--fixed-batch",
@@ -62,17 +64,16 @@ def migrate(*, as_json: bool, config: Path | None, fixed_batch: str | None, user
         options["fixed_batch"] = True
         if fixed_batch:
             options["batch_size"] = _whole_number(fixed_batch)
-    with beginning(user, as_json=as_json):
+    with beginning(as_json=as_json):
+        options = begin(options, config, user, writes=True)
         settings = load(options, os.environ, config)
     run_to_the_end(settings, as_json=as_json)
 
 
 @contextmanager
-def beginning(user: str | None, *, as_json: bool) -> Iterator[None]:
-    """Become the user before any file is opened; a failure before the run is an event, too."""
+def beginning(*, as_json: bool) -> Iterator[None]:
+    """A failure before the run is an event, too."""
     try:
-        if user is not None:
-            become(user)
         yield
     except NimadError as error:
         if as_json:
@@ -91,7 +92,7 @@ def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
             result = run(settings, _both(_listener(console, log, as_json=as_json), metrics), stop)
         except NimadError as error:
             metrics.failed(error)
-            _say_failure(error, log, as_json=as_json)
+            _say_failure(error, settings, log, as_json=as_json)
             sys.exit(int(error.exit_code))
         else:
             _say_where_to_look(result, settings, log, as_json=as_json)
@@ -147,8 +148,8 @@ def _stop_on_signal() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _say_failure(error: NimadError, log: Log, *, as_json: bool) -> None:
-    text = str(error)
+def _say_failure(error: NimadError, settings: Settings, log: Log, *, as_json: bool) -> None:
+    text = explained(str(error), settings)
     if isinstance(error, StoppedError) and not isinstance(error, RefusedError):
         text = f"{text}. Go on with: {_again()}"
     if as_json:
@@ -166,7 +167,7 @@ def _say_where_to_look(result: Result, settings: Settings, log: Log, *, as_json:
 
 
 def _say_failed(error: NimadError, text: str) -> None:
-    write(json.dumps({"event": "Failed", "message": text, "exit_code": int(error.exit_code)}, ensure_ascii=False))
+    write(as_json_line({"event": "Failed", "message": text, "exit_code": int(error.exit_code)}))
 
 
 def _again() -> str:

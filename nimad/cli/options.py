@@ -24,6 +24,11 @@ def run_options(command: Any) -> Any:
 
 
 _RUN_OPTIONS: Sequence[_Decorator] = (
+    click.option(
+        "--max-set-aside",
+        metavar="N|P%",
+        help="Publish nothing where more memories than these would be set aside whole.  [default: 50%]",
+    ),
     click.option("--max-memory", metavar="SIZE", help="Memory to plan with, as 512M.  [default: what is free]"),
     click.option(
         "--priority", type=click.Choice(PRIORITIES), help="low: what other programs leave.  [default: normal]"
@@ -39,7 +44,7 @@ _RUN_OPTIONS: Sequence[_Decorator] = (
         multiple=True,
         metavar="NAME",
         callback=lambda _, __, names: names or None,
-        help="A further name of the target, as a symbolic link.",
+        help="A further name of the target, as a link, besides the usual two.",
     ),
     click.option("--vector-index", type=click.Choice(VECTOR_INDEXES), help="Make one where possible.  [default: auto]"),
     file_option("--vector-extension", "The engine's VECTOR extension.  [default: where the engine installs it]"),

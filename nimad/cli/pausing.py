@@ -6,13 +6,15 @@ from pathlib import Path
 import click
 
 from nimad import command
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.migration import pausing
 from nimad.migration.files import Files
+from nimad.report.screen import say_line
 
 _source_option = file_option("--source", "The SQLite memory, where its target is beside it.")
-_target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
+_target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
 _config_option = file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 
 
@@ -24,10 +26,10 @@ def pause(source: Path | None, target: Path | None, config: Path | None) -> None
     """Hold a migration, the service's too, until `nimad resume`. It outlasts a restart."""
     files = _files(source, target, config)
     new = pausing.pause(files)
-    click.echo(f"{'Paused' if new else 'Paused already'}: {files.target}. A batch under way ends, nothing more begins.")
+    say_line(f"{'Paused' if new else 'Paused already'}: {files.target}. A batch under way ends, nothing more begins.")
     if not any(os.path.lexists(path) for path in (files.target, files.staging, files.state)):
-        click.echo("No migration has begun there. If another one was meant, name it with --source or --target.")
-    click.echo(f"Go on with: {command.line('resume', '--target', files.target)}")
+        say_line("No migration has begun there. If another one was meant, name it with --source or --target.")
+    say_line(f"Go on with: {command.line('resume', '--target', files.target)}")
 
 
 @click.command()
@@ -38,8 +40,9 @@ def resume(source: Path | None, target: Path | None, config: Path | None) -> Non
     """End what `nimad pause` began."""
     files = _files(source, target, config)
     was_paused = pausing.resume(files)
-    click.echo(f"{'Going on' if was_paused else 'It was not paused'}: {files.target}")
+    say_line(f"{'Going on' if was_paused else 'It was not paused'}: {files.target}")
 
 
 def _files(source: Path | None, target: Path | None, config: Path | None) -> Files:
-    return Files(load({"source": source, "target": target}, os.environ, config).target)
+    options = begin({"source": source, "target": target}, config, by="target")
+    return Files(load(options, os.environ, config).target)

@@ -1,6 +1,5 @@
 """`nimad quarantine`."""
 
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -10,19 +9,26 @@ from typing import Any
 import click
 
 from nimad import command
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.migrate import beginning, run_to_the_end
 from nimad.cli.options import file_option, run_options
-from nimad.config import load
+from nimad.cli.unread import say_unread
+from nimad.config import Settings
 from nimad.errors import ExitCode
 from nimad.migration.origin import source_to_retry
 from nimad.migration.quarantined import Quarantined, matching, quarantined
 from nimad.report.log import say_error
+from nimad.report.screen import say_line, show_json
 from nimad.words import number_of
 
 #: Tables that a memory's rows come from.
 _TABLES = ("memory_nodes", "memory_edges", "memory_turns")
 
-target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
+#: What a list tells of an entry. Its values are the text of a memory, which `show` shows.
+_LISTED = ("table", "id", "part", "reason", "attempts", "engine")
+
+target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
 json_option = click.option("--json", "as_json", is_flag=True, help="Entries as JSON lines.")
 
 
@@ -39,9 +45,13 @@ def quarantine(context: click.Context) -> None:
 @json_option
 def list_(target: Path | None = None, *, as_json: bool = False) -> None:
     """List what was set aside, and why."""
-    found = _find(target)
+    settings = _settings(target)
+    found = quarantined(settings.target)
     for entry in found.entries:
-        click.echo(json.dumps(entry, ensure_ascii=False) if as_json else _line(entry))
+        if as_json:
+            show_json({name: entry.get(name) for name in _LISTED}, indent=None)
+        else:
+            say_line(_line(entry))
     if found.entries and not as_json:
         _say_next_steps(found)
     if found.lacking:
@@ -49,14 +59,15 @@ def list_(target: Path | None = None, *, as_json: bool = False) -> None:
         sys.exit(int(ExitCode.QUARANTINED))
     if not found.entries and not as_json:
         click.echo("Nothing is in quarantine.")
+    say_unread(settings)
 
 
 def _say_next_steps(found: Quarantined) -> None:
     key = str(found.entries[0]["id"])
     words = ["--", key] if key.startswith("-") else [key]
-    click.echo(f"{number_of(len(found.entries), 'entry', 'entries')} in {found.file}")
-    click.echo(f"Look at one whole: {command.line('quarantine', 'show', '--target', found.target, *words)}")
-    click.echo(f"Once their cause is mended: {command.line('quarantine', 'retry', '--target', found.target)}")
+    say_line(f"{number_of(len(found.entries), 'entry', 'entries')} in {found.file}")
+    say_line(f"Look at one whole: {command.line('quarantine', 'show', '--target', found.target, *words)}")
+    say_line(f"Once their cause is mended: {command.line('quarantine', 'retry', '--target', found.target)}")
 
 
 @quarantine.command()
@@ -66,8 +77,10 @@ def _say_next_steps(found: Quarantined) -> None:
 @json_option
 def show(key: str, table: str | None, target: Path | None, *, as_json: bool) -> None:
     """Show everything that is known of one row."""
-    for entry in matching(_find(target), key, table):
-        click.echo(json.dumps(entry, ensure_ascii=False, indent=None if as_json else 2))
+    settings = _settings(target)
+    for entry in matching(quarantined(settings.target), key, table):
+        show_json(entry, indent=None if as_json else 2)
+    say_unread(settings)
 
 
 @quarantine.command()
@@ -78,10 +91,11 @@ def retry(*, as_json: bool, config: Path | None, user: str | None, **options: An
     """Try everything that was set aside again.
 
     An unfinished migration goes on and tries them too. For a finished one, a new target is made beside it; the old
-    one is kept as a dated backup. Refused once another program has written to the target.
+    one is kept as a dated backup. What the agent wrote to that one is brought along.
     """
     options["retry"] = True
-    with beginning(user, as_json=as_json):
+    with beginning(as_json=as_json):
+        options = begin(options, config, user, by="target" if options["source"] is None else "source", writes=True)
         settings = load(options, os.environ, config)
         if options["source"] is None:
             options |= {"source": source_to_retry(settings), "target": settings.target}
@@ -89,8 +103,8 @@ def retry(*, as_json: bool, config: Path | None, user: str | None, **options: An
     run_to_the_end(settings, as_json=as_json)
 
 
-def _find(target: Path | None) -> Quarantined:
-    return quarantined(load({"target": target}, os.environ).target)
+def _settings(target: Path | None) -> Settings:
+    return load(begin({"target": target}, by="target"), os.environ)
 
 
 def _line(entry: Mapping[str, Any]) -> str:

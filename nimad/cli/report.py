@@ -1,18 +1,19 @@
 """`nimad report`."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.errors import UsageError
 from nimad.migration.files import Files
 from nimad.migration.origin import source_of
 from nimad.migration.recorded import choose, read
+from nimad.report.screen import say_line
 
 if TYPE_CHECKING:
     from nimad.migration.timing import Compared
@@ -25,7 +26,7 @@ _STDOUT = "-"
 @file_option("--output", "Where the page is to be; - for stdout.  [default: beside the target]")
 @click.option("--text", "as_text", is_flag=True, help="As plain text, on stdout unless --output is given.")
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout unless --output is given.")
-@file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
+@file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
 @click.option("--run", metavar="ID", help="An earlier run, by the beginning of its name.  [default: the last one]")
 @click.option("--no-search", is_flag=True, help="Do not measure how long searching takes before and after.")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
@@ -45,25 +46,24 @@ def report(
     """
     if as_text and as_json:
         raise UsageError("--text and --json cannot be had at once; run it twice")
+    from nimad.printable import as_json as json_of
     from nimad.report.account import headline  # late, like all that makes a report: the service has no use for it
     from nimad.report.output import SUFFIX, save
     from nimad.report.page import page
     from nimad.report.text import text
 
-    target = load({"target": target}, os.environ, config).target
+    target = load(begin({"target": target}, config, by="target"), os.environ, config).target
     told = _told(target, run, search=not no_search)
-    if as_json:
-        content = json.dumps(told.to_json(), indent=2, ensure_ascii=False) + "\n"
-    else:
-        content = text(told) if as_text else page(told)
+    write = (lambda told: json_of(told.to_json(), indent=2) + "\n") if as_json else text if as_text else page
+    content = write(told)
     in_file = not (as_text or as_json)
     place = output or (target.with_name(target.name + SUFFIX) if in_file else Path(_STDOUT))
     if str(place) == _STDOUT:
         click.echo(content, nl=False)
         return
     save(content, place, target, Path(told.source) if told.source else None)
-    click.echo(f"{headline(told)}.")
-    click.echo(f"Report: {place.absolute()}")
+    say_line(f"{headline(told)}.")
+    say_line(f"Report: {place.absolute()}")
 
 
 def _told(target: Path, run: str | None, *, search: bool) -> "Account":

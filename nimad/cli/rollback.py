@@ -2,23 +2,27 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
+from nimad.config import Settings
 from nimad.config.settings import ENGINES
 from nimad.migration import rollback as going_back
 from nimad.report import rollback_lines
-from nimad.report.screen import show_json
-from nimad.rights import become
+from nimad.report.level import Level
+from nimad.report.log import Log
+from nimad.report.screen import say_line, show_json
 
 
 @click.command()
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @click.option(
     "--apply", "applies", is_flag=True, help="Do it: write to SQLite, after a backup, and set the target aside."
 )
@@ -35,13 +39,22 @@ def rollback(config: Path | None, user: str | None, *, applies: bool, as_json: b
     change: what to write is printed. Exit code 1: SQLite has no place for some of it, which is kept in a file beside
     the target.
     """
-    if user is not None:
-        become(user)
-    settings = load(options, os.environ, config)
+    settings = load(begin(options, config, user), os.environ, config)
     found = going_back.apply(settings) if applies else going_back.look(settings)
+    if found.applied and not found.before:
+        _note(settings, rollback_lines.done(found))
     if as_json:
         show_json(rollback_lines.to_json(found))
     else:
         for line in rollback_lines.lines(found):
-            click.echo(line)
+            say_line(line)
     sys.exit(int(found.exit_code))
+
+
+def _note(settings: Settings, lines: Iterable[str]) -> None:
+    """What was written to SQLite stands in the log file, too."""
+    log = Log(settings.log_level, None, settings.source)
+    log.open(settings.log_file)
+    for line in lines:
+        log.keep(Level.INFO, line)
+    log.close()

@@ -11,8 +11,10 @@ from typing import Any, Final
 import click
 
 from nimad import __version__
+from nimad.cli.identity import begin
+from nimad.cli.loading import explain, load
 from nimad.cli.options import file_option
-from nimad.config import Settings, load
+from nimad.config import Settings
 from nimad.config.settings import AFTERS, TRIGGERS
 from nimad.errors import ExitCode, NimadError
 from nimad.migration.events import Event
@@ -22,7 +24,6 @@ from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
 from nimad.report.metrics import Metrics
 from nimad.report.status import status
-from nimad.rights import become
 from nimad.service.daemon import Daemon
 from nimad.service.manager import Manager
 
@@ -43,23 +44,22 @@ _ERRNO: Final[Mapping[ExitCode, int]] = {
 @click.option("--trigger", type=click.Choice(TRIGGERS), help="When to migrate.  [default: start]")
 @click.option("--after", type=click.Choice(AFTERS), help="What to do then.  [default: follow]")
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file to make.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file to make.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--log-level", help="DEBUG, INFO, WARN or ERROR.  [default: INFO]")
 @click.option("--user", metavar="NAME", help="As root: run as this user, before any file is opened.")
 def run(config: Path | None, user: str | None, **options: Any) -> None:
-    """Migrate as a service: what systemd starts, and what goes on until the agent reads the target.
+    """Migrate as a service: what systemd starts, and what brings late arrivals for as long as it runs.
 
     SIGTERM stops it, and everything counted is kept. SIGHUP has it read its configuration again.
     """
-    manager = Manager()
+    manager, given = Manager(), options
 
     def settings() -> Settings:
-        return load(options, os.environ, config)
+        return load(given, os.environ, config)
 
     try:
-        if user is not None:
-            become(user)
+        given = begin(options, config, user, writes=True)
         first = settings()
     except NimadError as error:
         manager.failed(str(error), _ERRNO[error.exit_code])
@@ -89,6 +89,7 @@ def _serve(settings: Callable[[], Settings], manager: Manager, log: Log, metrics
     try:
         return Daemon(settings, manager, listener, on_reload).run()
     except NimadError as error:
+        explain(error, click.get_current_context().find_root())
         metrics.failed(error)
         manager.failed(str(error), _ERRNO[error.exit_code])
         log.last(str(error))

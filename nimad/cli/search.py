@@ -1,6 +1,5 @@
 """`nimad search`."""
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,10 +7,12 @@ from typing import Any
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
+from nimad.cli.unread import say_unread
 from nimad.migration.asking import search as ask
-from nimad.report.signs import signs_of_stdout
+from nimad.report.screen import say_line, show_json
 
 #: Characters of a memory that a line shows.
 SHOWN_CHARS = 100
@@ -19,7 +20,7 @@ SHOWN_CHARS = 100
 
 @click.command()
 @click.argument("text", required=False, default="")
-@file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/graph.ladybug]")
+@file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
 @click.option(
     "--like", type=click.IntRange(-(2**63), 2**63 - 1), metavar="ID", help="Memories nearest in meaning to this one."
 )
@@ -31,17 +32,18 @@ def search(text: str, target: Path | None, like: int | None, limit: int, *, as_j
         raise click.UsageError("Name some TEXT, or a memory with --like ID.")
     if text and like is not None:
         raise click.UsageError("Name some TEXT or --like ID, not both.")
-    settings, signs = load({"target": target}, os.environ), signs_of_stdout()
+    settings = load(begin({"target": target}, by="target"), os.environ)
     hits = ask(settings.target, text, like, limit)
     if not hits and not as_json:
         click.echo("Nothing found.")
     for hit in hits:
         if as_json:
-            click.echo(json.dumps(hit, ensure_ascii=False))
+            show_json(hit, indent=None)
             continue
         nearness = f"{hit['nearness']:.3f}  " if "nearness" in hit else ""
         line = f"{nearness}{hit['id']:>7}  {hit['layer'] or '-':<14} {hit['who'] or '-':<10} {_window(hit, text)}"
-        click.echo(signs.text(line))  # whoever wrote to the agent commands no terminal
+        say_line(line)  # whoever wrote to the agent commands no terminal
+    say_unread(settings)
 
 
 def _window(hit: Mapping[str, Any], question: str) -> str:

@@ -7,6 +7,7 @@ import click
 from nimad import command
 from nimad.cli.options import file_option
 from nimad.errors import UsageError
+from nimad.report.screen import say_line
 from nimad.rights import account_of
 from nimad.service.agent_scripts import FOLDER
 from nimad.service.setup import NAME, Written, set_up
@@ -34,36 +35,36 @@ def setup(*, user: str | None, source: Path | None, no_drop_ins: bool, undo: boo
     written = set_up(account, source, command.program(), root, drop_ins=not no_drop_ins)
     _say_done(written)
     if not written.scripts and not no_drop_ins:
-        click.echo(f"No drop-ins: there is no {Path(account.home) / FOLDER} of {account.name}'s")
+        say_line(f"No drop-ins: there is no {Path(account.home) / FOLDER} of {account.name}'s")
 
 
 def _say_done(written: Written) -> None:
     for path in written.changed:
-        click.echo(f"Wrote {path}")
+        say_line(f"Wrote {path}")
     for path in written.removed:
-        click.echo(f"Removed {path}")
+        say_line(f"Removed {path}")
     for path in written.kept:
-        click.echo(f"Kept what was there as {path}")
+        say_line(f"Kept what was there as {path}")
     _say_put_back(written)
     if not written.changed and not written.removed and not written.put_back:
-        click.echo("Set up already; nothing was changed")
+        say_line("Set up already; nothing was changed")
     verb = "restart" if written.running else "enable --now"
-    click.echo(f"Go on with: sudo systemctl {verb} {NAME}")
-    click.echo(f"Watch it with: journalctl -fu {NAME}")
+    say_line(f"Go on with: sudo systemctl {verb} {NAME}")
+    say_line(f"Watch it with: journalctl -fu {NAME}")
 
 
 def _say_undone(written: Written) -> None:
     for path in written.removed:
-        click.echo(f"Removed {path}")
+        say_line(f"Removed {path}")
     _say_put_back(written)
     if not written.removed and not written.put_back:
-        click.echo("Nothing that setup wrote is here; nothing was changed")
+        say_line("Nothing that setup wrote is here; nothing was changed")
     if written.running:
-        click.echo(f"{NAME} still runs, as it was set up; stop it with: sudo systemctl disable --now {NAME}")
+        say_line(f"{NAME} still runs, as it was set up; stop it with: sudo systemctl disable --now {NAME}")
     elif written.enabled:
-        click.echo(f"{NAME} is still enabled; leave it out of the next start with: sudo systemctl disable {NAME}")
+        say_line(f"{NAME} is still enabled; leave it out of the next start with: sudo systemctl disable {NAME}")
 
 
 def _say_put_back(written: Written) -> None:
     for path in written.put_back:
-        click.echo(f"Put back {path}")
+        say_line(f"Put back {path}")

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.desk.status import Status
 from nimad.desk.status import status as ask
 from nimad.report.console import forget_stdout
@@ -24,7 +25,7 @@ _EVERY_S = 1.0
 
 @click.command()
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 @click.option("--watch", is_flag=True, help="Go on looking, until Ctrl-C. In a pipe: a line whenever it changes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch, one in a line at each change.")
@@ -34,9 +35,10 @@ def status(source: Path | None, target: Path | None, config: Path | None, *, wat
     Exit code 0: complete. 1: complete, with rows in quarantine. 3: somebody is at it. 4: nothing is there. 75: it was
     interrupted or has failed, and nobody is at it.
     """
+    options = begin({"source": source, "target": target}, config)
 
     def look() -> Status:
-        return ask(load({"source": source, "target": target}, os.environ, config))
+        return ask(load(options, os.environ, config))
 
     if watch:
         _watch(look, as_json=as_json)

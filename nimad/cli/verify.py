@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
+from nimad.cli.identity import begin
+from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config import load
 from nimad.config.settings import ENGINES
 from nimad.migration.comparing import compare
 from nimad.report import comparison_lines
-from nimad.report.screen import show_json
+from nimad.report.screen import say_line, show_json
 
 #: What is compared: every row and column, or just the number of rows.
 LEVELS = ("full", "counts")
@@ -20,7 +21,7 @@ LEVELS = ("full", "counts")
 
 @click.command()
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
-@file_option("--target", "The LadybugDB file.  [default: graph.ladybug beside the source]")
+@file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @click.option("--level", type=click.Choice(LEVELS), default="full", show_default=True, help="What to compare.")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object of all that was found.")
 @click.option("--engine", type=click.Choice(ENGINES), help="Package that reads.  [default: ladybug]")
@@ -30,13 +31,14 @@ def verify(config: Path | None, level: str, *, as_json: bool, **options: Any) ->
     """Compare a LadybugDB file with an SQLite memory, every row and column, at any time.
 
     Only reads, on both sides, and leaves nothing behind. Exit code 0: the same; 1: the same but for rows in quarantine,
-    late arrivals and what the agent wrote to the target itself; 76: there is a difference.
+    late arrivals, recalls, marks and what the agent added to the target; 76: there is a difference. What the agent
+    merged or removed in the target is one, and said to be written there.
     """
-    settings = load(options, os.environ, config)
+    settings = load(begin(options, config), os.environ, config)
     found = compare(settings, level)
     if as_json:
         show_json(comparison_lines.to_json(found))
     else:
         for line in comparison_lines.lines(found):
-            click.echo(line)
+            say_line(line)
     sys.exit(int(found.exit_code))

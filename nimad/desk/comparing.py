@@ -29,15 +29,13 @@ class Difference:
 class Pair:
     """Both sides, and what is known of why they may differ.
 
-    `quarantine`: entries of what was set aside; `tables`: of the source, which the run took, None where nothing tells;
-    `handed_over`: since when the target is the agent's alone, empty while it is not.
+    `quarantine`: entries of what was set aside; `tables`: of the source, which the run took, None where nothing tells.
     """
 
     source: Vitals
     target: Vitals
     quarantine: Sequence[Mapping[str, Any]] = ()
     tables: Sequence[str] | None = None
-    handed_over: str = ""
 
 
 def differences(pair: Pair) -> list[Difference]:
@@ -66,16 +64,36 @@ def _explained(pair: Pair, what: str, source: Any, target: Any) -> Difference:
 
 
 def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
+    """What accounts for a difference: that which was migrated has to agree, and what came later may differ."""
     table = {"turns": TURNS, "edges": EDGES}.get(what, NODES)
-    if pair.handed_over:
-        return "handed over"
     if pair.tables is not None and table not in pair.tables:
         return "left out"
+    values = False
+    if (column := _COLUMN_OF.get(what)) is not None:  # of which rows follows from how many
+        values = any(entry["table"] == NODES and entry["part"] == column for entry in pair.quarantine)
+        what, source, target = "nodes", pair.source.nodes, pair.target.nodes
     aside = sum(_takes(entry, table, what) for entry in pair.quarantine)
-    if what in ("first_ms", "last_ms", "recent", "mean_fe_score"):  # of which rows follows from how many
-        rows = sum(_takes(entry, NODES, "nodes") for entry in pair.quarantine)
-        return "quarantine" if rows and pair.source.nodes - rows == pair.target.nodes else ""
-    return "quarantine" if aside and source - aside == target else ""
+    late, own = _above(pair.source, what), _above(pair.target, what)
+    if (source - late) - aside != target - own:
+        return ""
+    if late > own:
+        return "late"
+    return "agent" if own else "quarantine" if aside or values else ""
+
+
+def _above(vitals: Vitals, what: str) -> int:
+    """That figure of the rows which came later."""
+    above = vitals.above
+    if what.startswith("layer "):
+        return above.layers.get(what.removeprefix("layer "), 0)
+    return {"nodes": above.nodes, "turns": above.turns, "edges": above.edges, "embeddings": above.embeddings}[what]
+
+
+#: Figures that come from a column of some rows, whichever these are.
+_COLUMN_OF: Mapping[str, str] = {
+    **dict.fromkeys(("first_ms", "last_ms", "recent"), "timestamp"),
+    "mean_fe_score": "fe_score",
+}
 
 
 def _takes(entry: Mapping[str, Any], table: str, what: str) -> bool:
@@ -84,7 +102,7 @@ def _takes(entry: Mapping[str, Any], table: str, what: str) -> bool:
     if entry["table"] != table or not isinstance(row, Mapping):
         return False
     if what == "embeddings":
-        return entry["part"] == "embedding" or (entry["part"] == "row" and isinstance(row.get("embedding"), Mapping))
+        return entry["part"] == "embedding" or (entry["part"] == "row" and row.get("embedding") is not None)
     if entry["part"] != "row":
         return False
     return what.removeprefix("layer ") == _name(row.get("layer")) if what.startswith("layer ") else True

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from nimad.config import Settings
-from nimad.desk.checks import engines, files, machine, units
+from nimad.config.variables import explained
+from nimad.desk.checks import agent, engines, files, machine, units
 from nimad.desk.checks.finding import Examined, Finding, Verdict, problem, warning
 from nimad.errors import NimadError, StoppedError
 
@@ -23,9 +24,11 @@ CHECKS: Sequence[tuple[str, _Check]] = (
     ("storage version", engines.storage),
     ("readers", engines.readers),
     ("settings", files.settings),
-    ("OpenClaw", files.openclaw),
+    ("OpenClaw", agent.openclaw),
+    ("backend", agent.python_side),
     ("source", files.source),
     ("permissions", files.permissions),
+    ("names", files.names),
     ("locks", files.locks),
     ("migration", files.migration),
     ("leftovers", files.left_over),
@@ -72,7 +75,7 @@ def _contained(name: str, check: _Check, examined: Examined | None) -> list[Find
     except StoppedError:
         return [warning(name, "it takes too long to find out; ask again when the machine has less to do")]
     except NimadError as error:
-        return [problem(name, str(error))]
+        return [problem(name, explained(str(error), examined.settings) if examined else str(error))]
     except OSError as error:
         return [warning(name, f"cannot be told: {error.filename or ''} {error.strerror or error}".strip())]
     except subprocess.SubprocessError as error:

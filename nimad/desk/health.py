@@ -3,32 +3,40 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from nimad import command
+from nimad import command, rights
 from nimad.config import Settings
+from nimad.config.places import SOURCE_NAME
+from nimad.config.target_names import Surroundings, choose
+from nimad.config.variables import explained
 from nimad.desk import processes
 from nimad.desk.comparing import Difference, Pair, differences
+from nimad.desk.stand import was_taken_away
 from nimad.disk import FileKind, has_log, kind_of, pieces, sqlite_pieces
 from nimad.errors import NimadError
-from nimad.migration import machine, retry, state
+from nimad.migration import machine, names, retry, state
 from nimad.migration.child import Workers
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.files import Files, not_for_us
 from nimad.migration.plan import POOL_FLOOR, limits_for
 from nimad.source import quick_check
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.schema import NODES, TARGET_TABLES
 from nimad.source.survey import read_schema
-from nimad.source.vitals import Vitals, read_vitals
+from nimad.source.vitals import Above, Vitals, read_vitals
+from nimad.words import number_of
 from nimad.worker.job import Job, Task
 from nimad.worker.quarantine import entries
 
 #: How long a memory counts as recent, in milliseconds.
 RECENT_MS = 24 * 3_600 * 1_000
+#: An id below all that a memory has, and still a number that each engine reads.
+_BELOW_ALL = -(2**62)
 #: Times that a target is asked which another program has open, and the seconds in between: a service opens it for a
 #: moment, whenever something comes late.
 _TRIES, _PAUSE_S = 4, 1.0
@@ -57,41 +65,88 @@ class Health:
     differences: Sequence[Difference] = ()
     notes: Sequence[str] = ()  # what is to be known, and no fault
     advice: str = ""  # what to do about a difference
+    unread: Sequence[str] = ()  # what a program left by another name of the target, and is not in its figures
 
     @property
     def ok(self) -> bool:
-        return all(file.ok for file in self.files) and all(found.expected for found in self.differences)
+        files = all(file.ok for file in self.files)
+        return files and not self.unread and all(found.expected for found in self.differences)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of each file: from when on a memory is recent, and above which ids one came later."""
+
+    since_ms: int
+    bounds: Mapping[str, int] = field(default_factory=dict)
 
 
 def of_file(path: Path) -> Health:
     """The health of one file of either kind, told apart by what is in it."""
-    found = _look(path, _moment())
-    return Health([found], notes=[*_emptiness([found]), *_open_elsewhere([found])])
+    found = _look(path, _Asked(_moment()))
+    unread = _unread_with(path) if found.kind is FileKind.LADYBUG else []
+    return Health([found], notes=[*_emptiness([found]), *_open_elsewhere([found])], unread=unread)
+
+
+def _unread_with(path: Path) -> list[str]:
+    """What lies beside another name of the file than the one that it is read by."""
+    chosen = choose(path.with_name(SOURCE_NAME), path, Surroundings())
+    if path != chosen.file and has_log(path):
+        return []
+    return names.unread(Files(chosen.file, () if chosen.link is None else (chosen.link.name,)))
 
 
 def of_memory(settings: Settings) -> Health:
     """The health of a memory: of its source, of its target, or of both beside each other."""
-    since, files = _moment(), Files(settings.target)
+    files = Files.of(settings)
+    asked = _Asked(_moment(), _bounds(files))
     there = [path for path in (settings.source, settings.target) if _exists(path)]
-    found = [_look(path, since) for path in there or [settings.source]]
-    notes = [*_emptiness(found), *_open_elsewhere(found), *_missing(settings, files, there)]
+    found = [_explained(_look(path, asked), settings) for path in there or [settings.source]]
+    if settings.source in there and settings.target not in there and was_taken_away(files):
+        found.append(Checkup(settings.target, problem=_taken_away(settings)))
+    notes = [*_emptiness(found), *_open_elsewhere(found), *_missing(settings, files, [file.path for file in found])]
+    notes += [*map(str, names.remarks(settings, files)), *_hidden(found, settings)]
+    unread = names.unread(files)
     if len(found) < 2 or not all(file.vitals for file in found):  # noqa: PLR2004 - a pair
-        return Health(found, notes=notes)
-    return _compared(settings, files, found, notes)
+        return Health(found, notes=notes, unread=unread)
+    return replace(_compared(settings, files, found, notes), unread=unread)
 
 
 def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes: Sequence[str]) -> Health:
     source, target = found[0].vitals or Vitals(), found[1].vitals or Vitals()
     made = state.of_target(files)
-    handed_over = str(made.get("handed_over") or "")
-    pair = Pair(source, target, list(_entries(files)), made.get("tables"), handed_over)
+    pair = Pair(source, target, list(_entries(files)), made.get("tables"))
     differing = differences(pair)
     advice = ""
     if not all(difference.expected for difference in differing):
         advice = f"See what differs, row by row, with: {_two_files('verify', settings)}"
-    if handed_over and differing:
-        notes = [*notes, f"The target was handed over on {handed_over}: the agent writes to it by itself"]
+    if late := _late(source, target, differing):
+        notes = [*notes, f"{late} came late and SQLite alone has them; bring them with: {command.migrate(settings)}"]
     return Health(found, differing, notes, advice)
+
+
+def _bounds(files: Files) -> Mapping[str, int]:
+    """By table, the highest id that the target was made with or got since; of one that was empty, below all ids."""
+    made = state.of_target(files)
+    bounds = made.get("bounds", {})
+    known = {table: bounds.get(table, _BELOW_ALL) for table in (*made.get("tables", ()), *bounds)}
+    return {table: bound for table, bound in known.items() if type(bound) is int and abs(bound) <= -_BELOW_ALL}
+
+
+def _explained(found: Checkup, settings: Settings) -> Checkup:
+    return replace(found, problem=explained(found.problem, settings)) if found.problem else found
+
+
+def _late(source: Vitals, target: Vitals, differing: Sequence[Difference]) -> str:
+    """How much came late; empty where nothing did."""
+    what = {found.what for found in differing if found.why == "late"}
+    one, other = source.above, target.above
+    counts = {
+        "nodes": number_of(one.nodes - other.nodes, "memory", "memories"),
+        "edges": number_of(one.edges - other.edges, "edge"),
+        "turns": number_of(one.turns - other.turns, "turn"),
+    }
+    return ", ".join(words for name, words in counts.items() if name in what)
 
 
 def _two_files(name: str, settings: Settings) -> str:
@@ -119,6 +174,13 @@ def _missing(settings: Settings, files: Files, there: Sequence[Path]) -> list[st
     return [f"There is no LadybugDB file yet; make it with: {command.migrate(settings)}"]
 
 
+def _taken_away(settings: Settings) -> str:
+    return (
+        f"{settings.target} is gone: it was published, and somebody took it away; put it back, or make it anew with: "
+        f"{command.migrate(settings, '--replace')}"
+    )
+
+
 def _open_elsewhere(found: Sequence[Checkup]) -> list[str]:
     """What to say of a target that another program has open for writing: it is read as of its last transaction."""
     notes = []
@@ -127,6 +189,17 @@ def _open_elsewhere(found: Sequence[Checkup]) -> list[str]:
         if holder and (process := processes.process(holder)):
             notes.append(f"{file.path} is open in another program: {process.shown}, PID {holder}")
     return notes
+
+
+def _hidden(found: Sequence[Checkup], settings: Settings) -> list[str]:
+    """What to say of memories that the agent cannot find: earlier releases of nimad made targets without defaults."""
+    counts = [(file.path, file.vitals.hidden) for file in found if file.vitals and file.vitals.hidden]
+    mend = f"make the target anew, which keeps what it alone holds, with: {command.migrate(settings, '--replace')}"
+    return [
+        f"{path} hides {number_of(count, 'memory', 'memories')} from the agent: is_ghost is NULL, and its readers ask "
+        f"for false; {mend}"
+        for path, count in counts
+    ]
 
 
 def _exists(path: Path) -> bool:
@@ -146,7 +219,8 @@ def _moment() -> int:
 # One file
 
 
-def _look(path: Path, since_ms: int) -> Checkup:
+def _look(path: Path, asked: _Asked) -> Checkup:
+    rights.check_own(path)
     try:
         str(path).encode()
         kind = kind_of(path)
@@ -165,7 +239,7 @@ def _look(path: Path, since_ms: int) -> Checkup:
     look = _sqlite if kind is FileKind.SQLITE else _ladybug
     size = _bytes(sqlite_pieces(path) if kind is FileKind.SQLITE else pieces(path))
     try:
-        vitals = look(path, since_ms)
+        vitals = look(path, asked)
     except NimadError as error:
         return Checkup(path, kind, size, problem=str(error))
     if isinstance(vitals, str):
@@ -187,9 +261,9 @@ def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _sqlite(path: Path, since_ms: int) -> Vitals | None:
+def _sqlite(path: Path, asked: _Asked) -> Vitals | None:
     check_source(path)
-    return SourceFile(path).read(partial(read_vitals, since_ms=since_ms))
+    return SourceFile(path).read(partial(read_vitals, since_ms=asked.since_ms, bounds=asked.bounds))
 
 
 def _damage(path: Path) -> str:
@@ -203,7 +277,7 @@ def _damage(path: Path) -> str:
     return f"{path} is damaged ({found[0]}); restore a backup of it, or see what of it can be read with: {look}"
 
 
-def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
+def _ladybug(path: Path, asked: _Asked) -> Vitals | str | None:
     """The figures of an engine's file, by a worker; or why it cannot be asked."""
     path = path if has_log(path) else path.resolve()  # a log stands by the name that the file was opened by
     limits = limits_for(machine.space_taken(path))
@@ -213,7 +287,8 @@ def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
         pool_bytes=POOL_FLOOR,
         address_space_bytes=limits.address_space_bytes,
         threads=limits.threads,
-        since_ms=since_ms,
+        since_ms=asked.since_ms,
+        bounds=asked.bounds,
     )
     with Workers(threading.Event()) as workers:
         workers.early = False
@@ -225,7 +300,7 @@ def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
             workers.pause(_PAUSE_S)
     if answer.ok:
         found = answer.facts["vitals"]
-        return None if found is None else Vitals(**found)
+        return None if found is None else Vitals(**{**found, "above": Above(**found["above"])})
     return _why_not(path, answer)
 
 

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Final
 
+from nimad import bounded
 from nimad.config import Settings, load
 from nimad.errors import NimadError
 from nimad.migration import machine
@@ -17,6 +18,8 @@ _PROC: Final = Path("/proc")
 #: Fields of /proc/PID/stat behind the name, counted from 0 (proc(5)): the parent, and the start in ticks.
 _PARENT, _STARTED = 1, 19
 _PROGRAM: Final = "nimad"
+#: Bytes of a lock file.
+_PID_BYTES: Final = 32
 #: Options of the service that say which memory it is about, and what it waits for.
 _PATHS: Final = {"--source": "source", "--target": "target", "--config": "config"}
 _WORDS: Final = {"--trigger": "trigger"}
@@ -103,7 +106,7 @@ def _signed_holder(lock: Path) -> int | None:
     """
     inode = f":{lock.stat().st_ino}"
     try:
-        signed = lock.read_text(encoding="ascii").strip()
+        signed = bounded.read(lock, _PID_BYTES).decode("ascii").strip()
         listed = [line.split() for line in (_PROC / "locks").read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):
         return None

@@ -26,14 +26,13 @@ class Stand(StrEnum):
     FAILED = "failed"  # the same, and the run said why
     COMPLETE = "complete"
     FOLLOWING = "following"  # complete, and a service adds what comes late
-    HANDED_OVER = "handed over"
     GONE = "gone"  # it was complete, and somebody took the target away
     UNTOLD = "untold"  # a target is there, and no run tells of it
 
 
 OF_SERVICE = (Stand.WAITING, Stand.FOLLOWING, Stand.PAUSED)
 UNFINISHED = (Stand.RUNNING, Stand.INTERRUPTED, Stand.FAILED, Stand.PAUSED)
-FINISHED = (Stand.COMPLETE, Stand.FOLLOWING, Stand.HANDED_OVER)
+FINISHED = (Stand.COMPLETE, Stand.FOLLOWING)
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,7 @@ class Scene:
     service: Process | None
     target: bool
     staging: bool
+    replaced: bool = False  # the target which is there is another file than the one that the state file tells of
 
     @property
     def is_of_holder(self) -> bool:
@@ -59,7 +59,7 @@ class Scene:
 
 def look(settings: Settings) -> Scene:
     """What tells of the migration to `settings.target`. Raises `NotAllowedError` where that is closed to us."""
-    files = Files(settings.target)
+    files = Files.of(settings)
     try:
         if files.state.exists() and not os.access(files.state, os.R_OK):
             raise not_for_us(files.state, "Permission denied")
@@ -70,31 +70,42 @@ def look(settings: Settings) -> Scene:
         return look(settings)
     except PermissionError as error:
         raise not_for_us(files.target, str(error.strerror)) from None
+    made = state.of_target(files) if target else {}
     running = processes.service_of(settings.target)
     service = running[0] if running else None
     return Scene(
         settings=running[1] if running else settings,
         files=files,
         told=state.read(files),
-        made=state.of_target(files) if target else {},
+        made=made,
         holder=holder,
         holder_since=since,
         service=service,
         target=target,
         staging=staging,
+        replaced=_is_replaced(files, made),
     )
+
+
+def _is_replaced(files: Files, made: Mapping[str, Any]) -> bool:
+    """Whether a target is neither the file that was published nor as old as that, as in a folder that was copied."""
+    noted = made.get("file")
+    try:
+        if not isinstance(noted, dict) or not noted or state.is_of(files, made):
+            return False
+        return files.target.stat().st_mtime_ns != noted.get("modified_ns")
+    except OSError:  # it went since
+        return False
 
 
 def stand_of(scene: Scene) -> Stand:
     """How a migration stands, by what was found."""
     done_with = is_complete(scene) and not (scene.holder or scene.service)
-    if is_paused(scene.files) and not done_with and not scene.made.get("handed_over"):
+    if is_paused(scene.files) and not done_with:
         return Stand.PAUSED
     if scene.holder:
         looks = scene.holder.is_service and not scene.is_of_holder and is_complete(scene)
         return Stand.FOLLOWING if looks else Stand.RUNNING
-    if scene.target and not scene.staging and scene.made.get("handed_over"):
-        return Stand.HANDED_OVER
     if is_complete(scene):
         return Stand.FOLLOWING if scene.service else Stand.COMPLETE
     if scene.service:
@@ -107,11 +118,18 @@ def _stand_of_nobody(scene: Scene) -> Stand:
         return Stand.FAILED if scene.told.get("phase") == "failed" else Stand.INTERRUPTED
     if scene.target:
         return Stand.UNTOLD
-    if scene.told.get("phase") == "complete":
+    if was_taken_away(scene.files):
         return Stand.GONE
     if scene.told:  # it ended before it had written anything
         return Stand.FAILED if scene.told.get("phase") == "failed" else Stand.INTERRUPTED
     return Stand.NOTHING
+
+
+def was_taken_away(files: Files) -> bool:
+    """Whether a run had published the target, and neither it nor another in the making is there."""
+    if os.path.lexists(files.target) or os.path.lexists(files.staging):
+        return False
+    return state.read(files).get("phase") == "complete"
 
 
 def is_complete(scene: Scene) -> bool:

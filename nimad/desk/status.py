@@ -17,7 +17,7 @@ from nimad.desk.processes import Process
 from nimad.desk.stand import FINISHED, OF_SERVICE, UNFINISHED, Scene, Stand, look, stand_of, tally_of
 from nimad.desk.steps import steps
 from nimad.errors import ExitCode, NimadError
-from nimad.migration import state
+from nimad.migration import names, state
 from nimad.migration.plan import BATCH_FACTOR, WORKER_BASE
 from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
 
@@ -80,6 +80,7 @@ class Status:
     lacking: int = 0  # entries of the quarantine that were lost since
     memory: Memory | None = None
     updated: str = ""
+    names: Sequence[str] = ()  # what is to be known of the target's names, and of logs beside them
     previous_target: bool = False  # one that was there before is to be seen until this run is through
     log_file: Path
     log: Sequence[str] = ()
@@ -109,8 +110,18 @@ def status(settings: Settings) -> Status:
         why=_why(scene, stand),
         made_from=_another_source(scene, stand),
         steps=steps(scene, stand),
+        names=[*map(str, names.remarks(scene.settings, scene.files)), *names.unread(scene.files), *_of_another(scene)],
         **_progress(scene, stand),
     )
+
+
+def _of_another(scene: Scene) -> list[str]:
+    if not scene.replaced:
+        return []
+    return [
+        f"{scene.files.target} is another file than the one that was published: a copy that was put back, or one that "
+        "the agent made anew; what the run counted says nothing of it"
+    ]
 
 
 def _another_source(scene: Scene, stand: Stand) -> str:
@@ -126,7 +137,7 @@ def _why(scene: Scene, stand: Stand) -> str:
         return _what_is_waited_for(scene)
     if stand in (Stand.INTERRUPTED, Stand.FAILED):
         return str(scene.told.get("message") or "")
-    return str(scene.made.get("handed_over") or "") if stand is Stand.HANDED_OVER else ""
+    return ""
 
 
 def _what_is_waited_for(scene: Scene) -> str:
@@ -157,7 +168,7 @@ def _progress(scene: Scene, stand: Stand) -> dict[str, Any]:
     loading = stand is Stand.RUNNING and str(told.get("phase")).startswith("loading")
     return {
         "phase": _phase(told, stand),
-        "counts": _counts(told, finished=stand in FINISHED),
+        "counts": [] if scene.replaced and stand in FINISHED else _counts(told, finished=stand in FINISHED),
         "batch": _number(told, "batch"),
         "batches": _number(told, "total_batches"),
         "rows_per_s": float(_number(told, "rows_per_s")),
@@ -231,7 +242,7 @@ def _last_lines(path: Path) -> list[str]:
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             end = file.seek(0, os.SEEK_END)
             file.seek(max(0, end - _LOG_BYTES))
-            text = file.read().decode(errors="replace")
+            text = file.read(_LOG_BYTES).decode(errors="replace")
     except OSError:
         return []
     return [line for line in text.splitlines()[-LOG_LINES:] if line.strip()]

@@ -2,13 +2,14 @@
 
 from nimad import command
 from nimad.config import Settings
-from nimad.desk.stand import FINISHED, Scene, Stand, tally_of
+from nimad.desk.stand import FINISHED, UNFINISHED, Scene, Stand, tally_of
 
 
 def steps(scene: Scene, stand: Stand) -> list[tuple[str, str]]:
     """What to do next, as words and the command that does it."""
     settings, target = scene.settings, scene.files.target
-    migrate = command.migrate(settings)
+    replaces = stand in UNFINISHED and scene.told.get("replaces")  # else the target that is there counts as complete
+    migrate = command.migrate(settings, *(["--replace"] if replaces else []))
     resume = command.line("resume", "--target", target)
     go_on = ("Go on with:", migrate)
     if stand is Stand.PAUSED:

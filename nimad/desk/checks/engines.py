@@ -15,7 +15,7 @@ from nimad.desk.checks.finding import ASKING_S, Examined, Finding, ok, problem, 
 from nimad.disk import FileKind, kind_of, storage_version
 from nimad.errors import NimadError
 from nimad.guest import NAMESAKE
-from nimad.migration import engines, remembered
+from nimad.migration import engines, large_pages, remembered
 from nimad.migration.interpreter import Interpreter
 from nimad.packages import MODULE, REQUIREMENTS, in_range, install, install_newest, missing, uninstall, unloadable
 from nimad.stopwatch import within
@@ -91,6 +91,8 @@ def readers(examined: Examined) -> Iterator[Finding]:
             yield problem(_READERS, what, command.migrate(settings, "--replace"))
         else:
             yield ok(_READERS, f"{reader}{' opens the target' if there is not None else ''}")
+    for failing in large_pages.warnings(choice):
+        yield problem(_READERS, failing)
     for unusable in choice.unusable:
         yield warning(_READERS, unusable, _mend_reader(unusable))
     if choice.refusal:

@@ -1,4 +1,4 @@
-"""The files: settings, OpenClaw's, the memory itself, what may be written, who holds what, and what was left."""
+"""The files: settings, the memory itself, what may be written, who holds what, and what was left."""
 
 import os
 import shlex
@@ -7,13 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nimad import command, rights
-from nimad.config import read_openclaw
 from nimad.config.file import DEFAULT_FILE
-from nimad.config.openclaw import LADYBUG
 from nimad.desk import processes
 from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem, warning
 from nimad.desk.stand import Stand
 from nimad.desk.status import status
+from nimad.migration import names as target_names
 from nimad.migration.files import check_folder, check_names
 from nimad.migration.leftovers import leftovers, open_files
 from nimad.source import quick_check
@@ -31,20 +30,8 @@ def settings(examined: Examined) -> Iterator[Finding]:
     mine = examined.settings
     file = mine.config_file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
     yield ok("settings", f"source by: {mine.origin('source')}; " + (f"{file} is read" if file else "no settings file"))
-
-
-def openclaw(examined: Examined) -> Iterator[Finding]:
-    """OpenClaw's file: whether it can be read, and asks for what is there."""
-    path, target = examined.settings.openclaw_file, examined.settings.target
-    found = read_openclaw(path)  # raises with line and column
-    if not found.exists:
-        yield ok("OpenClaw", f"{path} is not there; only --auto and the service read it")
-    elif found.enabled and found.backend == LADYBUG and not target.exists():
-        what = f'{path} has the agent read LadybugDB (backend "{LADYBUG}"), and there is no {target}'
-        yield warning("OpenClaw", what, command.migrate(examined.settings))
-    else:
-        wants = "asks for a migration" if found.asks_for_migration else f"asks for none: {found.why_not}"
-        yield ok("OpenClaw", f"{path} {wants}")
+    for note in mine.notes:
+        yield ok("settings", note)
 
 
 def source(examined: Examined) -> Iterator[Finding]:
@@ -68,7 +55,7 @@ def permissions(examined: Examined) -> Iterator[Finding]:
     check_folder(mine.target)  # each raises with what is wrong, and the way out
     if mine.source.exists():
         check_names(examined.files, mine.source, mine.log_file)
-        rights.refuse_foreign_folders(mine.source, mine.target, mine.log_file)
+        rights.check_own(mine.source, mine.target, mine.log_file)
     closed = [path for path in (examined.files.state, mine.log_file) if path.exists() and not os.access(path, os.W_OK)]
     if closed:
         owner = rights.name_of(closed[0].stat().st_uid)
@@ -76,6 +63,19 @@ def permissions(examined: Examined) -> Iterator[Finding]:
         yield problem("permissions", what, f"ls -l {shlex.quote(str(closed[0]))}")
     else:
         yield ok("permissions", f"{rights.name_of(os.geteuid())} may write in {mine.target.parent}")
+
+
+def names(examined: Examined) -> Iterator[Finding]:
+    """Whether every name leads to the target, and nothing lies beside one that is not read with it."""
+    mine, files = examined.settings, examined.files
+    remarks = target_names.remarks(mine, files)
+    for remark in remarks:
+        yield warning("names", remark.text, remark.mend)
+    for log in target_names.unread(files):
+        yield warning("names", log)
+    if not remarks and files.target.exists():
+        links = [str(name) for name in files.links if files.is_link(name)]
+        yield ok("names", f"{files.target}" + (f"; to it leads {', '.join(links)}" if links else ""))
 
 
 def locks(examined: Examined) -> Iterator[Finding]:

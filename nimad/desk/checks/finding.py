@@ -5,11 +5,13 @@ from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
 
+from nimad import rights
 from nimad.config import Settings
 from nimad.errors import NimadError
 from nimad.migration.files import Files
 from nimad.migration.plan import Plan, make_plan
-from nimad.source.file import SourceFile, check_source
+from nimad.source.file import SourceFile
+from nimad.source.header import check_source
 from nimad.source.survey import Survey, survey
 from nimad.stopwatch import within
 
@@ -27,7 +29,7 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's: what was looked at, what was found, and the command that mends it."""
+    """One line of the doctor's: what was looked at, what was found, and the command, or the lines, that mend it."""
 
     check: str
     verdict: Verdict
@@ -52,7 +54,7 @@ class Examined:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.files = Files(settings.target)
+        self.files = Files.of(settings)
 
     @property
     def owned(self) -> Path:
@@ -70,6 +72,7 @@ class Examined:
     @cached_property
     def _surveyed(self) -> Survey | NimadError:
         try:
+            rights.check_own(self.settings.source)
             check_source(self.settings.source)
             with within(READING_S) as stop:
                 return survey(SourceFile(self.settings.source, stop))
