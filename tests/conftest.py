@@ -5,10 +5,17 @@ would be taken for one of those. The longest files are dealt out first and the s
 left with a long one when the others have ended.
 """
 
+import os
+import shutil
 import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from environments import Index, MakeEnvironment
+from users import BOB, REACH, as_alice, folder_of, words_that_open
 
 #: Files whose tests run one after the other in one process.
 TOGETHER = {"test_ends.py", "test_memory.py", "test_poison.py"}
@@ -25,17 +32,62 @@ LAST = (
 RANK = {name: rank for rank, name in enumerate([*FIRST, "", *LAST])}
 
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it for what it starts in the background
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # or our programs would leave it ignored, as they should
+# What a shell passes on to what it starts, and our programs leave as it is, as they should.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+os.umask(0o022)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what was not asked for
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    _sample(items)
     items.sort(key=lambda item: RANK.get(item.path.name, RANK[""]))
     for item in items:
         name = item.path.name
         item.add_marker(pytest.mark.xdist_group("memory" if name in TOGETHER else name))
 
 
+def _sample(items: list[pytest.Item]) -> None:
+    """Of what is to be sampled, every set of parameters but the first is for the long run."""
+    seen = set()
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            name = item.nodeid.partition("[")[0]
+            if name in seen:
+                item.add_marker(pytest.mark.long)
+            seen.add(name)
+
+
 @pytest.fixture(scope="session")
 def make_environment(tmp_path_factory: pytest.TempPathFactory) -> MakeEnvironment:
     return Index(tmp_path_factory.mktemp).make
+
+
+@pytest.fixture
+def ground() -> Iterator[Path]:
+    """A folder of root's that everybody may enter; pytest's own are closed to others."""
+    path = Path(tempfile.mkdtemp(prefix="nimad-rights-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def bobs(ground: Path) -> Path:
+    return folder_of(BOB, ground / "bob")
+
+
+@pytest.fixture(scope="session")
+def reaching(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Words before a command that let other users reach the interpreter, wherever root keeps it.
+
+    In a folder such as /root it is closed to them: then the command gets a view of the disk of its own, in which that
+    folder holds nothing but the interpreter and is open.
+    """
+    if not as_alice(sys.executable, "-c", REACH):
+        return []
+    prefix = words_that_open([tmp_path_factory.mktemp(f"aside{number}") for number in range(3)])
+    if why := as_alice(sys.executable, "-c", REACH, prefix=prefix):
+        pytest.skip(f"other users cannot reach {sys.executable}, and it cannot be opened to them here: {why}")
+    return prefix

@@ -82,7 +82,7 @@ def test_everything_arrived_and_only_what_belongs_is_left(ran: Run) -> None:
     assert_same(source, ran.target)
     # No log: lines are the command's business.
     beside = {f"graph.ladybug.{each}" for each in ("ledger", "runs.jsonl", "state.json")}
-    assert files_of(source.parent) == {"graph.sqlite", "graph.ladybug", *beside}
+    assert files_of(source.parent) == {"graph.sqlite", "graph.ladybug", "ladybug.lbug", *beside}
 
 
 def test_the_call_of_the_docstring(memory: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -144,6 +144,7 @@ class ListenerError(Exception):
     """What only a listener raises."""
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("kind", "error"),
     [
@@ -267,7 +268,7 @@ def test_a_complete_target_still_tells_of_its_quarantine(tmp_path: Path) -> None
     again = migrate(memory)
     assert again.result.outcome is Outcome.ALREADY_COMPLETE
     assert again.result.exit_code == ExitCode.QUARANTINED
-    assert "1 row and 0 parts of rows are in" in again.only(e.NothingToDo).why
+    assert "1 value set aside, listed in" in again.only(e.NothingToDo).why
 
 
 def test_a_dry_run_says_what_would_keep_a_real_one_from_beginning(tmp_path: Path) -> None:

@@ -17,10 +17,12 @@ ASKING = """// OpenClaw
     entries: {
       /* the memory */ 'nima-memory': {
         enabled: true,
-        database: {
-          backend: "ladybugdb",   // was "sqlite"
-          auto_migrate: true,
-          migration_batch_size: 7,
+        config: {
+          database: {
+            backend: "ladybugdb",   // was "sqlite"
+            auto_migrate: true,
+            migration_batch_size: 7,
+          },
         },
       },
     },
@@ -30,7 +32,7 @@ ASKING = """// OpenClaw
 
 
 def database(**values: object) -> str:
-    return entry(database=values)
+    return entry(config={"database": values})
 
 
 def entry(**values: object) -> str:
@@ -67,7 +69,7 @@ def assert_migrated(done: Ran, home: Path, batch_size: int) -> None:
     assert (done.code, done.err) == (0, "")
     assert f"[INFO] Batch size: {batch_size} nodes\n" in done.out
     assert done.out.endswith("✅ Migration completed successfully!\n")
-    assert (home / ".nima/memory/graph.ladybug").exists()
+    assert (home / ".nima/memory/ladybug.lbug").exists()
 
 
 @pytest.mark.parametrize(
@@ -80,8 +82,12 @@ def assert_migrated(done: Ran, home: Path, batch_size: int) -> None:
         (database(backend="ladybugdb", auto_migrate=False), r"database\.auto_migrate is not true"),
         (database(backend="ladybugdb"), r"database\.auto_migrate is not true"),
         (ASKING.replace("enabled: true", "enabled: false"), r"plugins\.entries\[\"nima-memory\"\]\.enabled is false"),
+        (
+            ASKING.replace("entries: {", "slots: {memory: 'memory-core'}, entries: {"),
+            r"plugins\.slots\.memory is \"memory-core\", not \"nima-memory\"",
+        ),
     ],
-    ids=["no file", "no plugins", "no database", "sqlite", "not automatic", "automatic not set", "plugin off"],
+    ids=["no file", "no plugins", "no database", "sqlite", "not automatic", "automatic not set", "plugin off", "slot"],
 )
 def test_unless_both_conditions_are_met_nothing_happens(home: Path, text: str | None, why: str) -> None:
     if text is not None:
@@ -109,9 +115,16 @@ def test_when_asked_it_migrates_once_with_the_batch_size_of_the_file(home: Path)
     second = nimad(home, "migrate", "--auto")
     assert second.code == 0
     assert "[INFO] Nothing to do: " in second.out
-    assert "graph.ladybug is complete: 30 memories" in second.out
+    assert "ladybug.lbug is complete: 30 memories" in second.out
     assert (path.stat().st_mtime_ns, path.read_text()) == (before[0].st_mtime_ns, ASKING)
     assert sorted(path.parent.iterdir()) == before[1]
+
+
+def test_a_file_as_the_old_guide_has_it_is_understood(home: Path) -> None:
+    """Releases of OpenClaw before 2026.9 take it so."""
+    configured(home, entry(database={"backend": "ladybugdb", "auto_migrate": True, "migration_batch_size": 7}))
+    done = nimad(home, "migrate", "--auto", "--nodes-only", "--verify", "none")
+    assert_migrated(done, home, batch_size=7)
 
 
 def test_without_a_batch_size_in_the_file_the_default_holds(home: Path) -> None:

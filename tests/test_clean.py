@@ -193,6 +193,22 @@ def test_a_quarantine_stays_with_what_is_in_no_target(tmp_path: Path) -> None:
     assert quarantine_file(run.target).name in named(look(source, 0).staying)
 
 
+def test_recorded_conflicts_stay_with_their_target_and_go_after_it(source: Path) -> None:
+    of_target, of_backup = left(
+        source.parent, "graph.ladybug.conflicts.jsonl", f"graph.ladybug.backup-{OLD}.conflicts.jsonl"
+    )
+    backup = of_backup.with_name(f"graph.ladybug.backup-{OLD}")
+    backup.write_bytes(target_of(source).read_bytes())
+    assert not {of_target.name, of_backup.name} & {each.path.name for each in leftovers(settings(source))}
+    cleaning.apply(settings(source), newest=True)
+    assert (backup.exists(), of_backup.exists(), of_target.exists()) == (False, False, True)
+    target_of(source).unlink()
+    assert named(look(source, 500).staying)[of_target.name] == "not older than 500 days"
+    assert named(look(source).going)[of_target.name] == "nothing needs it"
+    os.truncate(source, source.stat().st_size - 4096)
+    assert "this may be the last copy" in named(look(source).staying)[of_target.name]
+
+
 # What somebody uses
 
 

@@ -24,7 +24,8 @@ from test_console import environment, nimad
 
 COMPAT = Path(nimad_program.__file__).parent
 WAIT_S = 60.0
-OPENCLAW = '{"plugins": {"entries": {"nima-memory": {"database": {"backend": "ladybugdb", "auto_migrate": true}}}}}'
+DATABASE = '{"database": {"backend": "ladybugdb", "auto_migrate": true}}'
+OPENCLAW = f'{{"plugins": {{"entries": {{"nima-memory": {{"config": {DATABASE}}}}}}}}}'
 
 
 @dataclass
@@ -40,7 +41,7 @@ class Home:
 
     @property
     def target(self) -> Path:
-        return self.path / ".nima/memory/graph.ladybug"
+        return self.path / ".nima/memory/ladybug.lbug"
 
     def begin(self, script: str, *words: str, **more: str) -> "subprocess.Popen[str]":
         # -I: nothing of ours is on its path, not even its own folder. Not /usr/bin/python3, which CI may lack.
@@ -111,6 +112,7 @@ def test_the_guides_commands_migrate_with_the_guides_output(home: Home) -> None:
     assert "Nothing to do: " in again.stdout
 
 
+@pytest.mark.long
 def test_the_hook_migrates_when_openclaw_asks_and_not_before(home: Home) -> None:
     hook = ("migrate_to_ladybug.py", "--batch-size", "10", "--auto")
     before = home.run(*hook)
@@ -152,6 +154,7 @@ def at_work(home: Home) -> Iterator["subprocess.Popen[bytes]"]:
             process.terminate()
 
 
+@pytest.mark.long
 def test_who_works_already_is_waited_for_and_heard(home: Home) -> None:
     with at_work(home) as other, home.started("migrate_to_ladybug.py") as waiting:
         assert waiting.stdout is not None
@@ -177,15 +180,15 @@ def test_who_works_already_goes_on_when_the_waiting_ends(home: Home) -> None:
 
 
 def test_a_lock_file_that_nobody_holds_keeps_nobody_out(home: Home) -> None:
-    home.target.with_name("graph.ladybug.lock").write_text(f"{os.getpid()}\n")
+    home.target.with_name("ladybug.lbug.lock").write_text(f"{os.getpid()}\n")
     assert home.run("migrate_to_ladybug.py").returncode == 0
 
 
 def test_the_hook_is_answered_in_time(home: Home) -> None:
-    """Nine minutes are one second here; nimad is held, and would be for ever."""
+    """Nine minutes are some seconds here, enough to start in; nimad is held, and would be for ever."""
     home.ask_for_migration()
     home.pause_first()
-    hurry = "import sys, migrate_to_ladybug as m; m.LIMIT_S = 1.0; sys.exit(m.main(['--auto']))"
+    hurry = "import sys, migrate_to_ladybug as m; m.LIMIT_S = 8.0; sys.exit(m.main(['--auto']))"
     done = subprocess.run(
         [sys.executable, "-c", hurry],
         env=environment(home.path, NIMAD=str(home.program), PYTHONPATH=str(COMPAT)),
@@ -196,7 +199,7 @@ def test_the_hook_is_answered_in_time(home: Home) -> None:
     )
     assert done.returncode == 75
     assert "because the start-up hook gives no more than ten. Everything counted is kept" in done.stderr
-    assert not home.target.with_name("graph.ladybug.lock").exists()
+    assert not home.target.with_name("ladybug.lbug.lock").exists()
     home.program.write_text(f"#!/bin/sh\n{_called()}\n")
     paused = home.run("migrate_to_ladybug.py", "--auto")
     assert paused.returncode == 75
@@ -214,7 +217,7 @@ def test_sigterm_stops_nimad_at_a_checkpoint(home: Home) -> None:
             assert line, "it ended"
         run.send_signal(signal.SIGTERM)
         assert run.wait(WAIT_S) == 75
-    assert not home.target.with_name("graph.ladybug.lock").exists()
+    assert not home.target.with_name("ladybug.lbug.lock").exists()
 
 
 def test_a_nimad_that_is_killed_is_not_taken_for_complete(home: Home) -> None:
@@ -316,3 +319,15 @@ def test_what_the_old_guide_types_is_a_command_line_of_the_scripts(home: Home) -
     ):
         done = home.run("migrate_to_ladybug.py", *shlex.split(line))
         assert (done.returncode, sorted(done.stdout.split())) == (0, sorted(["migrate", *line.split()]))
+
+
+def test_the_hook_fails_where_most_memories_would_not_arrive(home: Home) -> None:
+    home.source.unlink()
+    schema = ["CREATE TABLE memory_nodes (id, text TEXT)"]
+    rows = [{"id": key, "text": "a"} for key in (1, "one", "two")]
+    make_memory(home.source, own_schema=True, schema=schema, nodes=rows, journal="DELETE")
+    home.ask_for_migration()
+    done = home.run("migrate_to_ladybug.py", "--auto")
+    assert done.returncode == 75
+    assert "2 of 3 memories would be set aside whole" in done.stderr
+    assert not home.target.exists()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from nimad import bounded
 from nimad.config import OpenClaw, Settings, Verify, file, load, read_openclaw
 from nimad.config.file import HOOKS
 from nimad.errors import ConfigurationError, NotAllowedError, UsageError
@@ -20,7 +21,7 @@ ASKING = """{
   // the memory
   "plugins": { entries: {
     'nima-memory': {
-      database: { backend: "ladybugdb", auto_migrate: true, migration_batch_size: 300, },
+      config: { database: { backend: "ladybugdb", auto_migrate: true, migration_batch_size: 300, }, },
     },
   }},
 }
@@ -64,12 +65,13 @@ def openclaw_at(home: Path, text: str) -> Path:
 def test_without_a_word_everything_stands_in_the_home_of_nima(home: Path, env: dict[str, str]) -> None:
     settings = load({}, env)
     assert settings.source == home / ".nima/memory/graph.sqlite"
-    assert settings.target == home / ".nima/memory/graph.ladybug"
+    assert settings.target == home / ".nima/memory/ladybug.lbug", "the name that nima-core opens"
     assert settings.log_file == home / ".nima/memory/migration.log"
     assert settings.openclaw_file == home / ".openclaw/openclaw.json"
     assert settings.openclaw is None
     names = {field.name for field in dataclasses.fields(Settings)}
-    assert settings.origins == dict.fromkeys(names, "default")
+    chosen = {"target": f"chosen: nima-core opens it ({home}/.nima is its home)"}
+    assert settings.origins == dict.fromkeys(names, "default") | chosen
 
 
 @pytest.mark.parametrize(
@@ -79,9 +81,10 @@ def test_without_a_word_everything_stands_in_the_home_of_nima(home: Path, env: d
 def test_a_moved_data_home_moves_all_three(home: Path, env: dict[str, str], name: str, value: str) -> None:
     settings = load({}, env | {name: value})
     assert settings.source == home / "n/memory/graph.sqlite"
-    assert settings.target == home / "n/memory/graph.ladybug"
+    assert settings.target == home / "n/memory/ladybug.lbug"
     assert settings.log_file == home / "n/memory/migration.log"
-    assert settings.origin("source") == settings.origin("target") == f"environment {name}"
+    assert settings.origin("source") == settings.origin("log_file") == f"environment {name}"
+    assert settings.origin("target") == f"chosen: nima-core opens it ({name} names its home)"
 
 
 def test_nima_home_wins_over_nima_data_dir(home: Path, env: dict[str, str]) -> None:
@@ -92,7 +95,8 @@ def test_nima_home_wins_over_nima_data_dir(home: Path, env: dict[str, str]) -> N
 def test_an_empty_variable_counts_as_not_set(home: Path, env: dict[str, str]) -> None:
     settings = load({}, env | {"NIMA_HOME": "", "NIMA_DB_PATH": "", "NIMA_LADYBUG_DB": ""})
     assert settings.source == home / ".nima/memory/graph.sqlite"
-    assert settings.origin("target") == "default"
+    assert settings.target == home / ".nima/memory/ladybug.lbug"
+    assert settings.origin("source") == "default"
 
 
 def test_a_target_stands_beside_a_source_that_was_named(home: Path, env: dict[str, str], toml: Toml) -> None:
@@ -130,7 +134,8 @@ def test_each_layer_wins_over_the_ones_below(home: Path, env: dict[str, str], to
     assert (settings.source, settings.origin("source")) == (Path("/t.sqlite"), f"{path} line 2")
 
     settings = load({"auto": True}, env, path)
-    assert (settings.batch_size, settings.origin("batch_size")) == (300, "~/.openclaw/openclaw.json")
+    place = '~/.openclaw/openclaw.json plugins.entries["nima-memory"].config.database.migration_batch_size'
+    assert (settings.batch_size, settings.origin("batch_size")) == (300, place)
     assert settings.origin("auto") == "command line"
 
     settings = load({"auto": True}, env | {"NIMA_DB_PATH": "/e.sqlite"}, path)
@@ -346,10 +351,10 @@ def test_a_file_that_may_not_be_read_is_not_allowed(
     path = toml("")
 
     # The tests may run as root, whom no file mode keeps out.
-    def refuse(self: Path) -> bytes:
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuse(path: Path, _: int, **__: bool) -> bytes:
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(bounded, "read", refuse)
     with pytest.raises(NotAllowedError, match=str(path)):
         load({}, env, path)
 
@@ -376,10 +381,17 @@ def test_comments_and_trailing_commas_are_understood(home: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "reason"),
     [
-        ("{}", 'database.backend is not set; it must be "ladybugdb"'),
-        ("{database: null}", 'database.backend is not set; it must be "ladybugdb"'),
+        ("{}", 'config.database.backend is not set; it must be "ladybugdb"'),
+        ("{config: {database: null}}", 'config.database.backend is not set; it must be "ladybugdb"'),
+        ("{config: {database: {backend: 'sqlite'}}}", 'config.database.backend is "sqlite", not "ladybugdb"'),
+        ("{config: {database: {backend: 'ladybugdb'}}}", "config.database.auto_migrate is not true"),
         ("{database: {backend: 'sqlite'}}", 'database.backend is "sqlite", not "ladybugdb"'),
-        ("{database: {backend: 'ladybugdb'}}", "database.auto_migrate is not true"),
+        ("{database: {backend: 'ladybugdb'}}", "config.database.auto_migrate is not true"),
+        ("{database: {backend: 'ladybugdb', auto_migrate: false}}", "database.auto_migrate is not true"),
+        (
+            "{database: {backend: 'ladybugdb', auto_migrate: true}, config: {database: {backend: 'sqlite'}}}",
+            'config.database.backend is "sqlite", not "ladybugdb"',
+        ),
         (
             "{enabled: false, database: {backend: 'ladybugdb', auto_migrate: true}}",
             'plugins.entries["nima-memory"].enabled is false',
@@ -390,6 +402,42 @@ def test_no_migration_without_a_reason(home: Path, entry: str, reason: str) -> N
     openclaw = read_openclaw(openclaw_at(home, f"{{plugins: {{entries: {{'nima-memory': {entry}}}}}}}"))
     assert not openclaw.asks_for_migration
     assert openclaw.why_not == reason
+
+
+def test_each_value_comes_from_the_first_place_that_has_it(home: Path) -> None:
+    old = "{backend: 'sqlite', auto_migrate: true, migration_batch_size: 7}"
+    new = "{backend: 'ladybugdb', migration_batch_size: null}"
+    entry = f"{{database: {old}, config: {{database: {new}}}}}"
+    found = read_openclaw(openclaw_at(home, f"{{plugins: {{entries: {{'nima-memory': {entry}}}}}}}"))
+    assert (found.backend, found.auto_migrate, found.batch_size) == ("ladybugdb", True, 7)
+    assert found.origin("backend") == 'plugins.entries["nima-memory"].config.database.backend'
+    assert found.origin("auto_migrate") == 'plugins.entries["nima-memory"].database.auto_migrate'
+    assert found.origin("migration_batch_size") == 'plugins.entries["nima-memory"].database.migration_batch_size'
+    assert found.asks_for_migration
+
+
+@pytest.mark.parametrize(
+    ("plugins", "reason"),
+    [
+        ("slots: {memory: 'memory-core'}", 'plugins.slots.memory is "memory-core", not "nima-memory"'),
+        ("slots: {memory: ' none '}", 'plugins.slots.memory is "none", not "nima-memory"'),
+        ("slots: {memory: ' nima-memory '}", None),
+        ("slots: {memory: ''}", None),
+        ("slots: {contextEngine: 'another'}", None),
+        ("enabled: false, slots: {memory: 'nima-memory'}", "plugins.enabled is false"),
+        ("deny: ['x', 'nima-memory']", 'plugins.deny has "nima-memory"'),
+        ("allow: ['x']", 'plugins.allow does not have "nima-memory"'),
+        ("allow: ['x', 'nima-memory']", None),
+        ("allow: []", None),
+        ("allow: ['x'], slots: {memory: 'nima-memory'}", None),
+        # What OpenClaw would refuse is for OpenClaw to judge, where it is not the plugin's.
+        ("allow: 'x', deny: {}, slots: 5, enabled: 'no'", None),
+    ],
+)
+def test_a_plugin_that_openclaw_does_not_run_is_not_asked_for(home: Path, plugins: str, reason: str | None) -> None:
+    entry = "{config: {database: {backend: 'ladybugdb', auto_migrate: true}}}"
+    found = read_openclaw(openclaw_at(home, f"{{plugins: {{{plugins}, entries: {{'nima-memory': {entry}}}}}}}"))
+    assert (found.why_not, found.enabled) == (reason, reason is None)
 
 
 def test_a_missing_file_asks_for_nothing(home: Path) -> None:
@@ -427,21 +475,22 @@ def test_a_file_nested_without_end_is_refused(home: Path) -> None:
         (
             "auto_migrate: true",
             'auto_migrate: "yes"',
-            '5, column 41: {}.database.auto_migrate must be true or false, not "yes"',
+            '5, column 51: {}.config.database.auto_migrate must be true or false, not "yes"',
         ),
-        (": 300", ": 0", "5, column 61: {}.database.migration_batch_size must be at least 1, not 0"),
+        (": 300", ": 0", "5, column 71: {}.config.database.migration_batch_size must be at least 1, not 0"),
         (
             ": 300",
             ": true",
-            "5, column 61: {}.database.migration_batch_size must be a whole number, not true",
+            "5, column 71: {}.config.database.migration_batch_size must be a whole number, not true",
         ),
-        ('"ladybugdb"', "[]", "5, column 19: {}.database.backend must be text in quotes, not a list"),
+        ('"ladybugdb"', "[]", "5, column 29: {}.config.database.backend must be text in quotes, not a list"),
         (
-            "database: {",
-            "/* database: */ enabled: 1, database: {",
+            "config: {",
+            "/* database: */ enabled: 1, config: {",
             "5, column 23: {}.enabled must be true or false, not 1",
         ),
-        ("database: {", "database: 'no', x: {", '5, column 7: {}.database must be an object, not "no"'),
+        ("database: {", "database: 'no', x: {", '5, column 17: {}.config.database must be an object, not "no"'),
+        ("config: {", "database: [], x: {", "5, column 7: {}.database must be an object, not a list"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_its_key(home: Path, old: str, new: str, message: str) -> None:
@@ -493,6 +542,25 @@ def test_the_command_prints_what_holds_and_why(env: dict[str, str], toml: Toml) 
     assert {"table": "batch", "key": "size", "value": 7, "origin": f"{path} line 2"} in facts
     # And what it prints is a settings file that says the same.
     assert tomllib.loads(said)["batch"]["size"] == 7
+
+
+def test_the_command_has_what_openclaw_says_with_the_keys_that_say_it(home: Path, env: dict[str, str]) -> None:
+    entry = "{database: {backend: 'sqlite', migration_batch_size: 7}, config: {database: {backend: 'ladybugdb'}}}"
+    path = openclaw_at(home, f"{{plugins: {{entries: {{'nima-memory': {entry}}}}}}}")
+    keys = f'{path} plugins.entries["nima-memory"]'
+    words = [sys.executable, "-m", "nimad", "config"]
+    said = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=True).stdout
+    lines = {line.split(" #")[0].rstrip(): line.rpartition("# ")[2] for line in said.splitlines()}
+    assert lines['#backend = "ladybugdb"'] == f"{keys}.config.database.backend"
+    assert lines["#migration_batch_size = 7"] == f"{keys}.database.migration_batch_size"
+    assert lines["#auto_migrate ="] == "default"
+    assert tomllib.loads(said)["batch"]["size"] == 500, "which is OpenClaw's for --auto alone"
+    done = subprocess.run([*words, "--json"], env=os.environ | env, capture_output=True, text=True, check=True)
+    wanted = {"table": "openclaw", "key": "backend", "value": "ladybugdb", "origin": f"{keys}.config.database.backend"}
+    assert wanted in json.loads(done.stdout)
+    path.write_text("{")
+    done = subprocess.run(words, env=os.environ | env, capture_output=True, text=True, check=True)
+    assert "line 1, column 2: unexpected end of input; correct it" in done.stdout
 
 
 def test_the_command_names_the_line_of_a_mistake(toml: Toml) -> None:

@@ -46,6 +46,7 @@ def lost(heard: list[Event]) -> list[BatchLost]:
     return [event for event in heard if isinstance(event, BatchLost)]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("verify", ["full", "none"])
 def test_a_batch_that_vanished_is_loaded_again(tmp_path: Path, verify: str) -> None:
     source = memory(tmp_path)
@@ -78,6 +79,7 @@ def last_lost(source: Path, table: str, batch_size: int) -> list[str]:
     return [event.table for event in lost(heard)]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("table", ["memory_nodes", "memory_edges", "memory_turns"])
 def test_the_last_batch_of_a_table_is_missed_too(tmp_path: Path, table: str) -> None:
     """So few nodes in a batch that edges and turns need two each, and none go along with the last nodes."""

@@ -196,9 +196,13 @@ def test_a_run_at_work_and_whoever_has_a_file_open_are_named(pair: Path) -> None
     ("content", "verdict", "said"),
     [
         ("{", Verdict.PROBLEM, "line 1"),
-        ('{"plugins": {"entries": {"nima-memory": {"database": {"backend": "sqlite"}}}}}', Verdict.OK, "asks for none"),
         (
-            '{"plugins": {"entries": {"nima-memory": {"database": {"backend": "ladybugdb"}}}}}',
+            '{"plugins": {"entries": {"nima-memory": {"config": {"database": {"backend": "sqlite"}}}}}}',
+            Verdict.OK,
+            "asks for none",
+        ),
+        (
+            '{"plugins": {"entries": {"nima-memory": {"config": {"database": {"backend": "ladybugdb"}}}}}}',
             Verdict.WARNING,
             "has the agent read LadybugDB",
         ),

@@ -118,12 +118,14 @@ def test_a_dry_run_says_it_too(make: Callable[..., Environment], folder: Path) -
     assert message.startswith("LadybugDB not available. Install: ")
 
 
+@pytest.mark.long
 def test_the_namesake_alone(make: Callable[..., Environment], folder: Path) -> None:
     engine = make(NAMESAKE)
     message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite"))
     assert_names(message, engine, "LadybugDB not available", "ladybug-core 0.44.62")
 
 
+@pytest.mark.long
 def test_the_namesake_over_the_engine_and_the_command_that_mends_it(
     make: Callable[..., Environment], folder: Path
 ) -> None:
@@ -143,6 +145,7 @@ def test_a_release_outside_the_range(make: Callable[..., Environment], folder: P
         assert word in message
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("source", "words"),
     [
@@ -187,6 +190,7 @@ print(json.dumps({"code": result.exit_code, "modules": sorted(sys.modules)}))
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["command", "call"])
 def test_the_supervisor_never_loads_the_engine_and_stays_small(
     tmp_path: Path, how: str, record_property: Callable[[str, object], None]

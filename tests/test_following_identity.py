@@ -20,15 +20,21 @@ from test_following import (
     source,  # noqa: F401
     written_by_agent,
 )
-from torture import beside
+from torture import beside, state_of
 
 import nimad.migration.catching_up as supervisor
 from nimad.migration.following import CaughtUp
+from nimad.source.schema import Column, Kind, Schema, Table
 from nimad.worker import ledger
 from nimad.worker.job import Late, Task
-from nimad.worker.ledger import Notes
+from nimad.worker.ledger import Entry, Left
 
+TABLE = Table("memory_nodes", "id", (Column("text", "text", Kind.STRING),))
 OWN = "MATCH (n:MemoryNode) WHERE n.turn_id = 'mine' RETURN n.id, n.text"
+
+
+def schema_of(target: Path) -> Schema:
+    return Schema.from_json(state_of(target)["schema"])
 
 
 def agent_takes(target: Path, key: int) -> None:
@@ -60,10 +66,12 @@ def test_a_memory_that_took_a_noted_id_is_not_overwritten(follow: Following) -> 
     assert ask(follow.target, "MATCH (n:MemoryNode) WHERE n.text = 'memory 60' RETURN n.id") == [[-1]]
 
 
-def test_a_thorough_look_brings_back_what_lost_its_id(follow: Following) -> None:  # noqa: F811
+def test_what_lost_its_id_to_the_agent_comes_back_once_sqlite_changes_it(follow: Following) -> None:  # noqa: F811
     agent_takes(follow.target, 60)
+    assert follow(thorough=True) == CaughtUp(nodes=NODES), "the agent took it out"
+    change(follow.source, "UPDATE memory_nodes SET summary = 'recalled' WHERE id = 60")
     assert follow(thorough=True).added == 1
-    assert ask(follow.target, "MATCH (:Turn {id: 20})-[:has_output]->(n) RETURN n.id") == [[-1]]
+    assert ask(follow.target, "MATCH (:Turn {id: 20})-[:has_output]->(n:MemoryNode) RETURN n.id") == [[-1]]
     assert follow(thorough=True) == CaughtUp(nodes=NODES + 1)
 
 
@@ -76,8 +84,11 @@ def test_a_memory_that_took_a_noted_id_outlives_the_one_that_had_it(follow: Foll
 
 def test_without_a_mark_nothing_is_removed(follow: Following) -> None:  # noqa: F811
     kept = beside(follow.target, ".ledger")
-    records = [kept.read_bytes()[at : at + 17] for at in range(0, kept.stat().st_size, 17)]
-    kept.write_bytes(b"".join(record for record in records if record[0] < 3))
+    notes = ledger.read_notes(kept)["memory_nodes"]
+    (table,) = [each for each in schema_of(follow.target).tables() if each.name == "memory_nodes"]
+    kept.unlink()
+    rows = {key: Entry(digest, notes.checks[key][1]) for key, digest in notes.digests.items()}
+    ledger.append(kept, ledger.packed(table, rows))
     forget(follow.source, [60], [20])
     assert follow(thorough=True).removed == 0
     assert len(read_target(follow.target).nodes) == NODES
@@ -176,9 +187,8 @@ def test_a_ledger_that_was_cut_overwrites_nothing(follow: Following) -> None:  #
     records = kept.read_bytes()
     for size in range(whole, len(records), 34):
         kept.write_bytes(records[: size + 5])
-        for table, notes in ledger.read_notes(kept).items():
-            noted = {key: notes.id_of(key) for key in notes.digests if key > NODES and table == "memory_nodes"}
-            assert all(at < 0 for at in noted.values()), "no digest without its alias"
+        notes = ledger.read_notes(kept)["memory_nodes"]
+        assert all(notes.id_of(key) < 0 for key in notes.digests if key > NODES), "no row without its id"
     change(follow.source, "UPDATE memory_nodes SET last_accessed = 99999 WHERE id = 61")
     follow()
     mine = "MATCH (n:MemoryNode) WHERE n.turn_id = 'turn_555' RETURN n.id ORDER BY n.id"
@@ -187,18 +197,21 @@ def test_a_ledger_that_was_cut_overwrites_nothing(follow: Following) -> None:  #
 
 def test_a_ledger_keeps_aliases_until_they_are_said_to_be_over(tmp_path: Path) -> None:
     path = tmp_path / "ledger"
-    ledger.note(path, "memory_nodes", Notes({5: b"12345678"}, {5: -1}, aside={6: b"a" * 8}, marks={5: b"m" * 8}))
-    ledger.note(path, "memory_nodes", Notes({5: b"22222222", 6: b"b" * 8}))
+    ledger.append(path, ledger.packed(TABLE, {5: Entry(b"12345678", b"abcd", b"m" * 8, -1)}))
+    ledger.append(path, ledger.packed_aside("memory_nodes", {6: b"a" * 8}))
+    ledger.append(path, ledger.packed(TABLE, {6: Entry(b"b" * 8, b"efgh")}))
     notes = ledger.read_notes(path)["memory_nodes"]
     assert (notes.aliases, notes.aside) == ({5: -1}, {})
-    ledger.note(path, "memory_nodes", Notes(), [5])
+    assert (notes.base(5), notes.base(6)) == ({"text": b"abcd"}, {"text": b"efgh"})
+    ledger.append(path, ledger.packed(TABLE, {}, [5]))
     notes = ledger.read_notes(path)["memory_nodes"]
-    assert (notes.digests, notes.aliases, notes.left) == ({6: b"b" * 8}, {}, {5: (-1, b"m" * 8)})
+    assert (notes.digests, notes.aliases) == ({6: b"b" * 8}, {})
+    assert notes.left == {5: Left(-1, b"m" * 8, (("text",), b"abcd"))}
 
 
 def test_half_of_what_a_full_disk_took_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "ledger"
-    ledger.note(path, "memory_nodes", Notes({5: b"12345678"}))
+    ledger.append(path, ledger.packed(TABLE, {5: Entry(b"12345678", b"abcd")}))
     before, write = path.read_bytes(), os.write
 
     def full(descriptor: int, data: memoryview) -> int:
@@ -209,16 +222,19 @@ def test_half_of_what_a_full_disk_took_is_not_believed(tmp_path: Path, monkeypat
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", full)
         with pytest.raises(OSError, match="No space left"):
-            ledger.note(path, "memory_nodes", Notes({6: b"12345678"}, {6: -1}, marks={6: b"m" * 8}))
+            ledger.append(path, ledger.packed(TABLE, {6: Entry(b"12345678", b"abcd", b"m" * 8, -1)}))
     assert path.read_bytes() == before
 
 
-def test_an_alias_whose_row_is_gone_is_not_kept(follow: Following) -> None:  # noqa: F811
+def test_an_alias_whose_row_the_agent_took_out_is_not_kept(follow: Following) -> None:  # noqa: F811
     ids = new_turn(follow.source, 100)
     written_by_agent(follow.target, 100, [key + 50 for key in ids])
     follow()
     with agent(follow.target) as connection:
         connection.execute("MATCH (n:MemoryNode) WHERE n.id = 111 DETACH DELETE n")
+    assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert ledger.read_notes(beside(follow.target, ".ledger"))["memory_nodes"].aliases.keys() == {62, 63} - {61}
+    change(follow.source, "UPDATE memory_nodes SET summary = 'again' WHERE id = 61")
     assert follow(thorough=True).added == 1
     assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
 
@@ -263,15 +279,14 @@ def test_two_memories_of_one_turn_and_layer_stay_two(follow: Following) -> None:
 
 
 def test_a_memory_without_a_turn_is_recognised_under_another_id(follow: Following) -> None:  # noqa: F811
+    whole = "the same " * 300
     with agent(follow.target) as connection:
-        connection.execute("CREATE (:MemoryNode {id: 70, layer: 'input', text: 'the same', timestamp: 5})")
-    change(
-        follow.source,
-        "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (61, 5, 'input', 'the same, whole')",
-    )
+        cut = f"{whole[:1997]}..."
+        connection.execute(f"CREATE (:MemoryNode {{id: 70, layer: 'input', text: '{cut}', timestamp: 5}})")
+    change(follow.source, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (61, 5, 'input', ?)", whole)
     follow(thorough=True)
     there = ask(follow.target, "MATCH (n:MemoryNode) WHERE n.text STARTS WITH 'the same' RETURN n.id, n.text")
-    assert there == [[70, "the same, whole"]]
+    assert there == [[70, whole]]
 
 
 def test_nothing_in_sqlite_erases_what_the_agent_put_into_the_target(follow: Following) -> None:  # noqa: F811
@@ -299,7 +314,7 @@ def test_links_to_the_agents_own_memories_stay(follow: Following) -> None:  # no
         )
     change(follow.source, "UPDATE memory_turns SET affect_json = '{}', contemplation_node_id = 58 WHERE id = 20")
     follow()
-    linked = "MATCH (t:Turn {id: 20})-[:has_contemplation]->(n) RETURN n.id ORDER BY n.id"
+    linked = "MATCH (t:Turn {id: 20})-[:has_contemplation]->(n:MemoryNode) RETURN n.id ORDER BY n.id"
     assert ask(follow.target, linked) == [[58], [500]]
 
 

@@ -21,6 +21,7 @@ import pytest
 from support import ENGINE_LIMITS, change, copied, edge, make_memory, migrate, node, turn, vector
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, environment, nimad
+from test_following import agent, ask
 
 from nimad.config import Settings
 from nimad.desk import health as desk
@@ -125,22 +126,123 @@ def test_of_two_files_the_sqlite_one_comes_first_and_is_what_scripts_read(made: 
 
 
 def test_every_difference_is_marked_and_makes_it_unhealthy(pair: Path) -> None:
-    change(
-        pair / "graph.sqlite",
-        "INSERT INTO memory_nodes (timestamp, layer, text, who) VALUES (?, 'new', 'late', 'Eve')",
-        NOW_MS,
-    )
+    change(pair / "graph.sqlite", "DELETE FROM memory_nodes WHERE id = 3")
     change(pair / "graph.sqlite", "DELETE FROM memory_edges")
     found = health(pair)
     assert not found.ok
-    assert differing(found) == dict.fromkeys(["nodes", "edges", "recent", "last_ms", "layer new"], "")
+    assert differing(found) == dict.fromkeys(["nodes", "edges", "last_ms", "layer output"], "")
     done = nimad(pair, "health", "--source", "graph.sqlite")
     assert done.code == 1
     assert [line.split()[0] for line in done.out.splitlines() if line.endswith(" ≠")] == [
-        *("Memories", "Edges", "In", "Last", "new"),
+        *("Memories", "Edges", "Last", "output"),
     ]
-    assert "5 figures differ" in done.out
+    assert "4 figures differ" in done.out
     assert f"verify --source {pair}/graph.sqlite --target {pair}/graph.ladybug" in done.out
+
+
+def store(pair: Path, key: int, *, on: str) -> None:
+    """A turn of one node, as the agent stores it: in SQLite, in the target by itself, or on both sides."""
+    if on != "target":
+        change(
+            pair / "graph.sqlite",
+            "INSERT INTO memory_nodes (id, timestamp, layer, text, who) VALUES (?, ?, 'new', 'late', 'Eve')",
+            *(key, NOW_MS),
+        )
+        change(pair / "graph.sqlite", "INSERT INTO memory_turns (turn_id, input_node_id) VALUES (?, ?)", f"t{key}", key)
+    if on != "sqlite":
+        with (
+            closing(ladybug.Database(str(pair / "graph.ladybug"), **ENGINE_LIMITS)) as database,
+            closing(ladybug.Connection(database)) as connection,
+        ):
+            node_ = f"id: {key}, timestamp: {NOW_MS}, layer: 'new', text: 'late', who: 'Eve'"
+            connection.execute(f"CREATE (:MemoryNode {{{node_}}})")
+            connection.execute(f"CREATE (:Turn {{id: {NOW_MS + key}, turn_id: 't{key}'}})")
+
+
+def test_what_came_late_alone_leaves_it_healthy_and_is_counted(pair: Path) -> None:
+    for key in (4, 5):
+        store(pair, key, on="sqlite")
+    done, found = asked(pair, "--source", "graph.sqlite")
+    assert (done.code, found["ok"]) == (0, True)
+    assert {each["what"]: each["why"] for each in found["differences"]} == dict.fromkeys(
+        ["nodes", "turns", "recent", "last_ms", "layer new"], "late"
+    )
+    (note,) = found["notes"]
+    assert note.startswith("2 memories, 2 turns came late and SQLite alone has them; bring them with: ")
+    assert note.endswith(f" migrate --source {pair}/graph.sqlite --target {pair}/graph.ladybug")
+
+
+def test_of_what_the_agent_stores_on_both_sides_one_turn_that_was_missed_is_late(pair: Path) -> None:
+    for key, on in ((4, "both"), (5, "sqlite"), (6, "both")):
+        store(pair, key, on=on)
+    found = health(pair)
+    assert found.ok
+    assert differing(found) == {"nodes": "late", "turns": "late", "recent": "late", "layer new": "late"}
+    assert any(note.startswith("1 memory, 1 turn came late") for note in found.notes)
+
+
+def test_what_the_agent_stored_in_the_target_alone_is_the_agents(pair: Path) -> None:
+    store(pair, 4, on="target")
+    found = health(pair)
+    assert found.ok
+    assert set(differing(found).values()) == {"agent"}
+    assert not any("late" in note for note in found.notes)
+
+
+def test_memories_that_no_reader_sees_are_told_and_seen_once_the_target_is_made_anew(tmp_path: Path) -> None:
+    """As in a target of the first release, which had no defaults: neither SQLite's memories nor the agent's own."""
+    source, target = make_memory(tmp_path / "graph.sqlite", nodes=NODES), tmp_path / "graph.ladybug"
+    migrate(source, reader_python=Path("none"))
+    with agent(target) as connection:
+        connection.execute("CREATE (:MemoryNode {id: 9, layer: 'input', turn_id: 'mine', text: 'own', timestamp: 5})")
+        connection.execute("MATCH (n:MemoryNode) WHERE n.id IN [1, 9] SET n.is_ghost = NULL")
+    (said,) = [note for note in health(tmp_path).notes if "hides" in note]
+    assert "hides 2 memories from the agent: is_ghost is NULL" in said
+    migrate(source, replace=True, reader_python=Path("none"))
+    assert not [note for note in health(tmp_path).notes if "hides" in note]
+    seen = ask(target, "MATCH (n:MemoryNode) WHERE n.is_ghost = false RETURN n.text ORDER BY n.id")
+    assert seen == [["memory 1"], ["memory 2"], ["memory 3"], ["own"]]
+
+
+def test_a_memory_that_the_target_lost_is_not_taken_for_a_late_one(pair: Path) -> None:
+    store(pair, 4, on="sqlite")
+    with (
+        closing(ladybug.Database(str(pair / "graph.ladybug"), **ENGINE_LIMITS)) as database,
+        closing(ladybug.Connection(database)) as connection,
+    ):
+        connection.execute("MATCH (n:MemoryNode {id: 2}) DETACH DELETE n")
+    found = health(pair)
+    assert not found.ok
+    assert differing(found)["nodes"] == ""
+    assert differing(found)["turns"] == "late"
+
+
+def test_what_comes_into_tables_that_were_empty_is_late(tmp_path: Path) -> None:
+    migrate(make_memory(tmp_path / "graph.sqlite", nodes=NODES, edges=[], turns=[]), reader_python=Path("none"))
+    store(tmp_path, 4, on="both")
+    change(tmp_path / "graph.sqlite", "INSERT INTO memory_edges (source_id, target_id, relation) VALUES (1, 4, 'r')")
+    change(tmp_path / "graph.sqlite", "INSERT INTO memory_turns (turn_id, input_node_id) VALUES ('t5', 4)")
+    found = health(tmp_path)
+    assert found.ok
+    assert differing(found) == {"edges": "late", "turns": "late"}
+    assert any(note.startswith("1 edge, 1 turn came late and SQLite alone has them") for note in found.notes)
+
+
+@pytest.mark.parametrize("bound", [2**70, -(2**70), "3", None, True])
+def test_a_bound_that_cannot_be_is_none(pair: Path, bound: object) -> None:
+    state = pair / "graph.ladybug.state.json"
+    told = json.loads(state.read_text())
+    state.write_text(json.dumps({**told, "bounds": {**told["bounds"], "memory_nodes": bound}}))
+    store(pair, 4, on="sqlite")
+    found = health(pair)
+    assert all(file.ok for file in found.files)
+    assert differing(found)["nodes"] == ""
+
+
+def test_without_a_word_of_the_run_nothing_is_late(pair: Path) -> None:
+    store(pair, 4, on="sqlite")
+    (pair / "graph.ladybug.state.json").unlink()
+    assert not health(pair).ok
 
 
 def test_what_is_in_quarantine_is_accounted_for(tmp_path: Path) -> None:
@@ -148,7 +250,7 @@ def test_what_is_in_quarantine_is_accounted_for(tmp_path: Path) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=[*NODES, *bad])
     assert migrate(source, reader_python=Path("none")).result.exit_code == 1
     found = health(tmp_path)
-    assert differing(found) == dict.fromkeys(["nodes", "embeddings", "layer input"], "quarantine")
+    assert differing(found) == {"embeddings": "quarantine"}, "its memories all arrived"
     assert found.ok
     (tmp_path / "graph.ladybug.quarantine.jsonl").unlink()
     assert not health(tmp_path).ok
@@ -158,16 +260,6 @@ def test_tables_that_the_run_left_out_are_accounted_for(tmp_path: Path) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=NODES, edges=[edge(1, 1, 2)], turns=[turn(1, 1)])
     migrate(source, nodes_only=True, reader_python=Path("none"))
     assert differing(health(tmp_path)) == dict.fromkeys(["turns", "edges"], "left out")
-
-
-def test_what_the_agent_writes_after_the_handing_over_is_accounted_for(pair: Path) -> None:
-    state = pair / "graph.ladybug.state.json"
-    state.write_text(json.dumps({**json.loads(state.read_text()), "handed_over": "2026-01-01T00:00:00+0000"}))
-    change(pair / "graph.sqlite", "DELETE FROM memory_edges")
-    found = health(pair)
-    assert differing(found) == {"edges": "handed over"}
-    assert found.ok
-    assert any("handed over on 2026-01-01" in note for note in found.notes)
 
 
 # What is not well
@@ -207,6 +299,17 @@ def test_with_no_target_yet_it_says_how_to_make_one(tmp_path: Path) -> None:
     done = nimad(tmp_path, "health", "--source", "graph.sqlite")
     assert done.code == 0
     assert f"make it with: {sys.executable} -m nimad migrate --source {tmp_path}/graph.sqlite" in done.out
+
+
+def test_a_target_that_was_taken_away_is_no_health(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=NODES)
+    target = migrate(source, reader_python=Path("none")).target
+    target.unlink()
+    done = nimad(tmp_path, "health", "--source", "graph.sqlite")
+    assert done.code == 1
+    assert f"{target} is gone: it was published, and somebody took it away" in done.out
+    assert done.out.rstrip().endswith("--replace")
+    assert "no LadybugDB file yet" not in done.out
 
 
 def test_a_memory_without_any_is_well_and_said_to_be_empty(tmp_path: Path) -> None:
@@ -250,7 +353,7 @@ def test_old_and_odd_schemas_count_what_is_there(tmp_path: Path) -> None:
     stats = found["stats"]
     assert done.code == 0
     assert (stats["nodes"], stats["turns"], stats["edges"], stats["embeddings"]) == (2, 0, 0, 0)
-    assert stats["layers"] == {"input": 1, repr(b"\xff"): 1}
+    assert stats["layers"] == {"input": 1, "\N{REPLACEMENT CHARACTER}": 1}
     assert stats["last_memory"] == 2**62
     assert stats["mean_fe_score"] is None
     assert str(2**62) in nimad(tmp_path, "health", "--db", path).out

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from support import make_memory, migrate, node
+from test_console import nimad as command
+from users import ALICE, folder_of, given
 
 import nimad
 from nimad.errors import ExitCode, NimadError, SourceError
@@ -226,12 +229,19 @@ def test_what_went_to_quarantine_late_is_told(source: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
-def test_root_runs_the_hook_of_somebodys_memory_as_that_person(source: Path) -> None:
-    owner = 61_001
-    os.chown(source, owner, owner)
-    event = run_hook(source, "sh", "-c", "id -u; id -g; id -G; echo $USER; cat /etc/shadow")
-    assert event.output.splitlines()[:4] == [str(owner), str(owner), str(owner), str(owner)]
-    assert "Permission denied" in event.output
+def test_root_runs_the_hook_of_a_users_memory_as_that_user(ground: Path, reaching: list[str]) -> None:
+    folder, config = folder_of(ALICE, ground / "alice"), ground / "nimad.toml"
+    source = given(ALICE, make_memory(folder / "graph.sqlite", nodes=[node(1)]))
+    config.write_text('[hooks]\non_complete = ["sh", "-c", "id -u; id -g; id -G; echo $USER; cat /etc/shadow"]\n')
+    done = command(ground, "migrate", "--source", source, "--config", config, prefix=reaching)
+    said = re.findall(r"on_complete says: (.*)", done.out)
+    assert said[:4] == [str(ALICE)] * 4
+    assert "Permission denied" in said[4]
+
+
+def test_a_hook_gets_no_word_of_the_linkers(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/nowhere")
+    assert run_hook(source, "sh", "-c", "echo x$LD_LIBRARY_PATH").output == "x"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")

@@ -44,11 +44,11 @@ def test_an_entry_has_the_text_its_priority_and_who_sent_it(journald: Journald, 
     assert journald.entries == [{"MESSAGE": text, "PRIORITY": priority, "SYSLOG_IDENTIFIER": "nimad"}]
 
 
-def test_fields_are_sent_as_they_are(journald: Journald) -> None:
+def test_a_field_is_one_line_and_otherwise_sent_as_it_is(journald: Journald) -> None:
     fields = {"NIMA_PHASE": "loading\nPRIORITY=0\n", "NIMA_BATCH": "", "NIMA_OFFSET": "="}
     journald.journal().send(Level.INFO, "text", fields)
     (entry,) = journald.entries
-    assert {name: entry[name] for name in fields} == fields
+    assert {name: entry[name] for name in fields} == {**fields, "NIMA_PHASE": "loading?PRIORITY=0?"}
     assert len(entry) == 6
 
 

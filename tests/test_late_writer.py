@@ -4,7 +4,6 @@ Run as a program, this file is that agent: ``python test_late_writer.py SOURCE S
 ``end`` on stdin, and pauses at ``pause``.
 """
 
-import itertools
 import json
 import random
 import shutil
@@ -16,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,11 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Run, assert_same, edge, make_memory, migrate, node, read_target, turn, vector
+from arrival import assert_arrived
+from support import DEFAULTS, Run, assert_same, edge, make_memory, migrate, node, read_target, turn, vector
 from torture import assert_all_there, assert_nothing_left, last_ids, small_memory, target_of
 
 import nimad
 from nimad.errors import ExitCode
+from nimad.migration import verification
 from nimad.migration.events import BatchLoaded, Event, LateArrivals, TableLoaded, Verified, Verifying
 
 DIMENSION = 16
@@ -45,12 +45,14 @@ class Agent:
     """Writes as NIMA does, on one connection or on a new one each time.
 
     One that stays waits for no lock at all: had a reader ever to be waited for, it would fail. One that opens anew
-    each time may meet any other program's recovery of the log, so it waits a little, as every program does.
+    each time may meet any other program's recovery of the log, so it waits a little, as every program does; and so does
+    one that relinks, beside which another one forgets.
     """
 
-    def __init__(self, path: Path, seed: int, *, opens_each_time: bool) -> None:
-        self._path, self._random, self._opens_each_time = path, random.Random(seed), opens_each_time
-        self._timeout_s = OPENING_TIMEOUT_S if opens_each_time else 0.0
+    def __init__(self, path: Path, seed: int, habit: str) -> None:
+        self._path, self._random = path, random.Random(seed)
+        self._opens_each_time, self._relinks = habit == "opening", habit == "relinking"
+        self._timeout_s = 0.0 if habit == "staying" else OPENING_TIMEOUT_S
         self._connection: sqlite3.Connection | None = None
         self.done: Counter[str] = Counter()
 
@@ -64,7 +66,7 @@ class Agent:
             self.forget,
             self.link,
         )
-        deed = self._random.choices(deeds, (4, 6, 3, 1, 2))[0]
+        deed = self.relink if self._relinks else self._random.choices(deeds, (4, 6, 3, 1, 2))[0]
         try:
             connection.execute("BEGIN IMMEDIATE")
             deed(connection)
@@ -159,10 +161,14 @@ class Agent:
             "UPDATE memory_turns SET output_node_id = ? WHERE id = ?", (one, self._some(connection, "memory_turns"))
         )
 
+    def relink(self, connection: sqlite3.Connection) -> None:
+        """Draw a link of about half of the turns, and take away that of the others."""
+        connection.execute("UPDATE memory_turns SET output_node_id = iif(random() % 2, 3, NULL)")
+
 
 def live(path: Path, seed: int, habit: str) -> None:
     """Write until told to end; say what was done."""
-    agent = Agent(path, seed, opens_each_time=habit == "opening")
+    agent = Agent(path, seed, habit)
     writing, ended = threading.Event(), threading.Event()
     pausing = threading.Lock()
     writing.set()
@@ -239,6 +245,7 @@ def assert_never_in_its_way(done: dict[str, int]) -> None:
     assert set(done) == {"remember", "recall", "rewrite", "forget", "link"}, done
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("habit", ["staying", "opening"])
 def test_everything_an_agent_did_before_verification_arrives(source: Path, habit: str) -> None:
     bounds = {}
@@ -281,6 +288,7 @@ HISTORY = (
 )
 
 
+@pytest.mark.long
 def test_an_agent_that_never_pauses_is_migrated_as_it_was_at_some_moment(source: Path) -> None:
     with closing(sqlite3.connect(source)) as connection:
         for statement in HISTORY:
@@ -299,32 +307,32 @@ def test_an_agent_that_never_pauses_is_migrated_as_it_was_at_some_moment(source:
         assert got in [now.get(node_id), *states.get(node_id, [])], f"node {node_id} never was like that: {got}"
 
 
-def test_turns_whose_links_go_on_changing_do_not_hold_a_run_up_for_ever(tmp_path: Path) -> None:
-    """At each look about half of them lack a link that SQLite has by then, and a node is gone, so all is looked at."""
+@pytest.mark.long
+def test_turns_whose_links_go_on_changing_do_not_hold_a_run_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each look about half of them lack a link that SQLite has by then, and a node is gone, so all is looked at.
+
+    A node goes with each look and not with time: of a slow run, which waits for a processor, a tenth of them would be
+    gone, and that no run passes over.
+    """
     nodes, turns = range(1, 3_001), range(1, 41)
     source = make_memory(
         tmp_path / "graph.sqlite",
         nodes=[node(number) for number in nodes],
         turns=[turn(number, 1, 2, None) for number in turns],
     )
-    ended = threading.Event()
+    look = verification._ask
 
-    def relink() -> None:
+    def forget_and_look(*told: Any) -> dict[str, Any]:
         with agent(source) as connection:
-            for number in itertools.count():
-                if ended.wait(THROTTLE_S):
-                    return
-                connection.execute("UPDATE memory_turns SET output_node_id = iif(random() % 2, 3, NULL)")
-                if number % 50 == 0:  # seldom enough that a slow run does not find a tenth of them gone
-                    connection.execute("DELETE FROM memory_nodes WHERE id = (SELECT max(id) FROM memory_nodes)")
+            connection.execute("DELETE FROM memory_nodes WHERE id = (SELECT max(id) FROM memory_nodes)")
+        return look(*told)
 
-    with ThreadPoolExecutor() as pool:
-        writer = pool.submit(relink)
-        try:
-            run = migrate(source)
-        finally:
-            ended.set()
-        writer.result()
+    monkeypatch.setattr(verification, "_ask", forget_and_look)
+    with writing(source, "relinking") as writer:
+        run = migrate(source)
+        assert set(writer.end()) == {"relink"}
     verified = run.only(Verified)
     assert verified.mended > len(turns)
     assert verified.removed > 1
@@ -347,11 +355,14 @@ def history_of(source: Path) -> dict[int, list[dict[str, Any]]]:
 
 
 def _states(source: Path, table: str) -> dict[int, list[dict[str, Any]]]:
+    """What rows were, as the target has them: with the agent's defaults for NULL."""
     states: dict[int, list[dict[str, Any]]] = {}
     with closing(sqlite3.connect(source)) as connection:
         for key, text, strength, accessed, ghost, embedding in connection.execute(f"SELECT {COLUMNS} FROM {table}"):
             row = {"text": text, "strength": strength, "last_accessed": accessed, "embedding": embedding}
-            states.setdefault(key, []).append({**row, "is_ghost": None if ghost is None else bool(ghost)})
+            row["is_ghost"] = None if ghost is None else bool(ghost)
+            filled = {name: DEFAULTS.get(name) if value is None else value for name, value in row.items()}
+            states.setdefault(key, []).append(filled)
     return states
 
 
@@ -397,6 +408,7 @@ def mended(run: Run) -> tuple[int, int]:
     return verified.mended, verified.removed
 
 
+@pytest.mark.long
 def test_a_recall_of_every_memory_is_brought_up_to_date(tmp_path: Path) -> None:
     source = small_memory(tmp_path / "graph.sqlite", nodes=700, dimension=32)
     run = changed_while_running(
@@ -423,6 +435,7 @@ def test_rows_that_changed_are_brought_up_to_date(small: Path) -> None:
     assert_same(small, run.target)
 
 
+@pytest.mark.long
 def test_rows_that_were_deleted_are_taken_out(small: Path) -> None:
     run = changed_while_running(
         small,
@@ -445,6 +458,7 @@ def test_a_deleted_node_whose_edges_and_links_stay_is_accounted_for(small: Path)
     assert_all_there(small, run.target)
 
 
+@pytest.mark.long
 def test_rows_inserted_below_the_bound_are_loaded(small: Path) -> None:
     run = changed_while_running(
         small,
@@ -458,6 +472,7 @@ def test_rows_inserted_below_the_bound_are_loaded(small: Path) -> None:
     assert_same(small, run.target)
 
 
+@pytest.mark.long
 def test_a_node_that_edges_and_turns_waited_for_is_loaded_with_them(small: Path) -> None:
     """Node 6 comes late, node 2 is corrected; until then what hangs on them dangles. So does a corrected edge."""
     with agent(small) as connection:
@@ -477,7 +492,7 @@ def test_a_node_that_edges_and_turns_waited_for_is_loaded_with_them(small: Path)
     assert_same(small, run.target)
 
 
-def test_rows_that_became_unrepresentable_go_to_quarantine(small: Path) -> None:
+def test_values_that_became_unrepresentable_go_to_quarantine_alone(small: Path) -> None:
     run = changed_while_running(
         small,
         Verifying,
@@ -489,13 +504,14 @@ def test_rows_that_became_unrepresentable_go_to_quarantine(small: Path) -> None:
     assert run.result.exit_code == ExitCode.QUARANTINED
     told = {(entry["table"], entry["id"], entry["part"]) for entry in run.quarantine}
     assert told == {
-        ("memory_nodes", 13, "row"),
+        ("memory_nodes", 13, "text"),
         ("memory_nodes", 12, "embedding"),
-        ("memory_edges", 3, "row"),
-        ("memory_edges", 11, "row"),  # it ends at node 13
-        ("memory_turns", 4, "row"),
+        ("memory_edges", 3, "weight"),
+        ("memory_turns", 4, "timestamp"),
     }
-    assert_all_there(small, run.target)
+    there = assert_arrived(small, run.target)
+    assert (there.nodes[13]["text"], there.nodes[12]["embedding"]) == ("\ufffd", None)
+    assert (there.edges[3]["weight"], there.turns[4]["timestamp"]) == (None, None)
 
 
 def test_changes_between_two_batches_arrive(small: Path) -> None:

@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from journald import Journald
 from support import make_memory, node
 
+from nimad import root_helper
 from nimad.migration import events as e
 from nimad.migration.result import Outcome, Result
 from nimad.report.level import Level
@@ -207,6 +209,33 @@ def test_what_a_terminal_would_obey_is_shown_and_not_done(
     assert capsys.readouterr().err.endswith("[ERROR] no memory ?[2J\n")
 
 
+def fail_with(log: Log, text: str) -> None:
+    try:
+        int(text)
+    except ValueError:
+        log.exception(text)
+        raise
+
+
+def test_no_name_or_text_forges_a_line(
+    log: Log, said: list[str], source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A table of this name, what a hook says, what a worker said last, an error: none begins an entry of its own."""
+    forged = "x\n[2026-11-30 00:00:00] [INFO] ✅ Migration completed successfully!"
+    log.open(log_of(source))
+    tell = ServiceListener(log)
+    tell(e.HookRan("on_complete", 0, "", forged, 0.1))
+    log.write(Level.WARN, f"Left out: {forged}\u2028\u202ex")
+    log.keep(Level.WARN, "What the worker said last:", forged)
+    with suppress(ValueError):
+        fail_with(log, forged)
+    log.last(forged)
+    log.close()
+    for text in (log_of(source).read_text(), "\n".join(said), capsys.readouterr().err):
+        assert not re.search(r"^\[2026-11-30 00:00:00\] \[INFO\] ✅", text, re.MULTILINE)
+        assert not set(text) & {"\u2028", "\u202e"}
+
+
 def test_a_level_can_be_changed_at_any_time(log: Log, said: list[str], source: Path) -> None:
     log.open(log_of(source))
     for level in ("WARN", "DEBUG"):
@@ -382,41 +411,23 @@ def test_what_is_no_file_of_ours_is_left_alone(opened: Log, source: Path, said: 
 @pytest.mark.parametrize(
     "gone", [Path.unlink, lambda path: path.rename(path.with_name("old"))], ids=["removed", "moved"]
 )
-def test_what_root_makes_anew_belongs_to_the_memorys_owner(
-    tmp_path: Path, said: list[str], gone: Callable[[Path], object]
+def test_in_a_folder_of_roots_a_helper_makes_it_anew_for_the_memorys_owner(
+    source: Path, tmp_path: Path, said: list[str], gone: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "hers"
-    folder.mkdir()
-    source = make_memory(folder / "graph.sqlite")
-    for path in (folder, source):
-        os.chown(path, SHE, SHE)
+    connections: list[root_helper._Connection] = []
+    monkeypatch.setattr(root_helper, "_connections", connections)
+    path = tmp_path / "nima.log"
+    root_helper.start([path], (SHE, SHE))
     log = Log("INFO", said.append, source)
+    log.open(path)
     for _ in range(2):
-        log.open(log_of(source))
         log.write(Level.INFO, "a line")
-        status = log_of(source).stat()
+        status = path.stat()
         assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (SHE, SHE, 0o600)
-        gone(log_of(source))
+        gone(path)
     log.close()
+    connections[0].channel.close()
     assert texts(said) == ["[INFO] a line"] * 2
-
-
-@only_root
-def test_root_makes_no_file_anew_where_the_owner_may_not(tmp_path: Path, said: list[str]) -> None:
-    source = make_memory(tmp_path / "graph.sqlite")
-    os.chown(source, SHE, SHE)
-    third = tmp_path / "third"
-    third.mkdir()
-    os.chown(third, SHE, SHE)
-    log = Log("INFO", said.append, source)
-    log.open(third / "x.log")
-    os.chown(third, SHE + 1, SHE + 1)
-    third.chmod(0o755)
-    (third / "x.log").unlink()
-    log.write(Level.INFO, "after")
-    log.close()
-    assert list(third.iterdir()) == []
-    assert texts(said)[0] == "[WARN] The log file cannot be written any more (Permission denied)"
 
 
 # Many runs

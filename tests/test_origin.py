@@ -25,7 +25,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def agent(home: Path) -> Path:
-    """The other agent's memory; one of its rows is for the quarantine."""
+    """The other agent's memory; one of its values is for the quarantine."""
     (home / "agents").mkdir()
     nodes = [node(1), node(2, timestamp="noon"), node(3)]
     return make_memory(home / "agents/ada.sqlite", nodes=nodes)
@@ -40,6 +40,7 @@ def target(home: Path, agent: Path) -> Path:
     return path
 
 
+@pytest.mark.long
 def test_a_retry_reads_the_source_that_its_target_was_made_from(home: Path, agent: Path, target: Path) -> None:
     change(agent, "UPDATE memory_nodes SET timestamp = 12 WHERE id = 2")
     done = nimad(home, "quarantine", "retry", "--target", target)
@@ -53,22 +54,23 @@ def test_a_retry_goes_on_with_the_source_of_an_unfinished_target(home: Path, age
     interrupted(agent, BatchLoaded, batch_size=1)
     done = nimad(home, "quarantine", "retry", "--target", agent.with_name("graph.ladybug"))
     assert done.code == ExitCode.QUARANTINED, done.err
-    assert read_target(agent.with_name("graph.ladybug")).nodes.keys() == {1, 3}
+    assert read_target(agent.with_name("graph.ladybug")).nodes.keys() == {1, 2, 3}
 
 
+@pytest.mark.long
 def test_a_retry_in_the_default_place_needs_no_names(home: Path) -> None:
     change(home / ".nima/memory/graph.sqlite", "UPDATE memory_nodes SET timestamp = 'noon' WHERE id = 1000")
     assert nimad(home, "migrate").code == ExitCode.QUARANTINED
     change(home / ".nima/memory/graph.sqlite", "UPDATE memory_nodes SET timestamp = 12 WHERE id = 1000")
     assert nimad(home, "quarantine", "retry").code == 0
-    assert_same(home / ".nima/memory/graph.sqlite", home / ".nima/memory/graph.ladybug")
+    assert_same(home / ".nima/memory/graph.sqlite", home / ".nima/memory/ladybug.lbug")
 
 
 def test_a_retry_of_another_source_is_refused(home: Path, agent: Path, target: Path) -> None:
     done = nimad(home, "quarantine", "retry", "--source", home / ".nima/memory/graph.sqlite", "--target", target)
     assert done.code == ExitCode.CANNOT_WRITE
     assert f"was made from another source: {agent}, not {home}/.nima/memory/graph.sqlite" in done.error
-    assert read_target(target).nodes.keys() == {1, 3}
+    assert read_target(target).nodes.keys() == {1, 2, 3}
 
 
 def test_where_nothing_tells_of_the_source_a_retry_asks_for_it(home: Path, target: Path) -> None:
@@ -76,9 +78,10 @@ def test_where_nothing_tells_of_the_source_a_retry_asks_for_it(home: Path, targe
     done = nimad(home, "quarantine", "retry", "--target", target)
     assert done.code == ExitCode.USAGE
     assert f"nothing tells from which source {target} was made; name it with --source" in done.error
-    assert read_target(target).nodes.keys() == {1, 3}
+    assert read_target(target).nodes.keys() == {1, 2, 3}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("garbled", ['{"format": 1, "published": {"a": 1}, "source": {}}', "[", '{"format": 1}'])
 def test_a_garbled_state_file_tells_of_no_source(home: Path, target: Path, garbled: str) -> None:
     beside(target, ".state.json").write_text(garbled)
@@ -101,10 +104,11 @@ def test_replace_puts_no_memory_in_place_that_nobody_named(home: Path, agent: Pa
     assert "--source" in done.error
     by_variable = nimad(home, "migrate", "--replace", NIMA_LADYBUG_DB=str(target))
     assert by_variable.code == ExitCode.CANNOT_WRITE
-    assert read_target(target).nodes.keys() == {1, 3}
+    assert read_target(target).nodes.keys() == {1, 2, 3}
     assert list(target.parent.glob("*.backup-*")) == []
 
 
+@pytest.mark.long
 def test_replace_with_another_source_that_was_typed_goes_ahead(home: Path, target: Path) -> None:
     other = home / ".nima/memory/graph.sqlite"
     done = nimad(home, "migrate", "--source", other, "--target", target, "--replace")
@@ -113,6 +117,7 @@ def test_replace_with_another_source_that_was_typed_goes_ahead(home: Path, targe
     assert len(list(target.parent.glob("ada.ladybug.backup-*"))) == 2  # and its quarantine
 
 
+@pytest.mark.long
 def test_replace_needs_no_name_where_the_memory_stays_the_same(home: Path) -> None:
     assert nimad(home, "migrate").code == 0
     assert nimad(home, "migrate", "--replace").code == 0

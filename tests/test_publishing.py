@@ -49,6 +49,7 @@ def backups(target: Path) -> list[str]:
 # What stands at the final name
 
 
+@pytest.mark.long
 def test_a_complete_target_is_left_alone(source: Path) -> None:
     target = migrate(source).target
     before = look(target)
@@ -129,6 +130,7 @@ def test_another_memory_in_the_way_is_refused_and_kept(source: Path, tmp_path: P
     assert read_target(target).nodes.keys() == {1}
 
 
+@pytest.mark.long
 def test_replace_keeps_what_was_there_as_a_dated_backup(source: Path) -> None:
     target = target_of(source)
     target.write_bytes(b"precious")
@@ -143,10 +145,12 @@ def test_replace_keeps_what_was_there_as_a_dated_backup(source: Path) -> None:
     assert backups(target) == [Path(backup).name, Path(backup).name + ".wal"]
     assert_same(source, target)
     first = look(target)
+    beside(target, ".conflicts.jsonl").write_text("{}\n")
     again = migrate(source, replace=True, verify="none").only(Published).backup
     assert again is not None
     assert look(Path(again)) == first
-    assert len(backups(target)) == 3
+    assert Path(again + ".conflicts.jsonl").read_text() == "{}\n"
+    assert len(backups(target)) == 4
     assert_same(source, target)
     assert_nothing_left(target)
 
@@ -202,6 +206,7 @@ OWN_NAMES = (
     ".state.json",
     ".runs.jsonl",
     ".quarantine.jsonl",
+    ".conflicts.jsonl",
     ".lock",
 )
 #: Names that exist for a moment only. A link there may be refused or removed, but not followed.
@@ -263,6 +268,7 @@ def modes(folder: Path, *, but: set[str]) -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 def test_what_we_make_is_for_its_owner_alone(tmp_path: Path) -> None:
     source = make_memory(
         tmp_path / "graph.sqlite", nodes=[node(1), node("x", who="y") | {"id": 2, "timestamp": "noon"}]
@@ -297,6 +303,7 @@ def test_a_plain_reader_opens_the_target(source: Path) -> None:
 NAMES = ("with 'one', \"double\", back\\slash, Zoë ✓ 記憶", "-dash % %41 # ? & $HOME `x` *.lbug")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", NAMES)
 def test_any_name_will_do(source: Path, name: str) -> None:
     target = source.parent / "a 'strange' föld\"er" / name
@@ -309,6 +316,7 @@ def test_any_name_will_do(source: Path, name: str) -> None:
     assert_nothing_left(target)
 
 
+@pytest.mark.long
 def test_compaction_works_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "it's \" in \\ föld "
     monkeypatch.setattr("nimad.migration.compaction.SMALL_FILE", 0)

@@ -7,10 +7,12 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import ladybug
 import pytest
-from support import change, make_memory, migrate, node, quarantine_file
+from support import ENGINE_LIMITS, change, make_memory, migrate, node, quarantine_file, read_target
 from test_bad_input import restricted
 from test_console import TIMEOUT_S, Ran, environment, nimad, on_a_terminal
 from torture import interrupted
@@ -78,6 +80,7 @@ def test_an_id_that_looks_like_an_option_can_be_shown(tmp_path: Path) -> None:
     assert json.loads(pasted(tmp_path, told(listed.out, "Look at one whole")).out)["id"] == -3
 
 
+@pytest.mark.long
 def test_an_id_that_is_not_there_tells_where_to_look(tmp_path: Path, target: Path) -> None:
     done = nimad(tmp_path, "quarantine", "show", "17", "--target", target)
     assert done.code == ExitCode.USAGE
@@ -90,6 +93,7 @@ def test_where_nothing_was_set_aside_no_file_is_named(tmp_path: Path) -> None:
     assert (done.code, done.error) == (ExitCode.USAGE, f"nothing is in quarantine beside {target}")
 
 
+@pytest.mark.long
 def test_a_search_of_an_unfinished_target_tells_how_to_finish_it(tmp_path: Path) -> None:
     folder = tmp_path / "Ada's agent"
     folder.mkdir()
@@ -101,25 +105,27 @@ def test_a_search_of_an_unfinished_target_tells_how_to_finish_it(tmp_path: Path)
     assert nimad(tmp_path, "search", "memory", "--target", folder / "graph.ladybug").code == 0
 
 
-def test_a_retry_that_would_lose_what_others_wrote_tells_what_would_do_it_all_the_same(
-    tmp_path: Path, target: Path
-) -> None:
-    os.utime(target)
+@pytest.mark.long
+def test_a_retry_brings_along_what_others_wrote_meanwhile(tmp_path: Path, target: Path) -> None:
+    with (
+        closing(ladybug.Database(str(target), **ENGINE_LIMITS)) as database,
+        closing(ladybug.Connection(database)) as connection,
+    ):
+        connection.execute("CREATE (:MemoryNode {id: 900, text: 'of the agent', turn_id: 'mine'})")
     (tmp_path / "my nimad.toml").write_text('[verify]\nlevel = "counts"\n')
     done = nimad(tmp_path, "quarantine", "retry", "--target", target, "--config", "my nimad.toml")
-    assert done.code == ExitCode.INTERRUPTED
-    line = told(done.error, "make it all the same with")
-    assert "--config" in line
-    assert pasted(tmp_path, line).code == ExitCode.QUARANTINED
+    assert done.code == ExitCode.QUARANTINED, done.err
+    assert "of the agent" in {row["text"] for row in read_target(target).nodes.values()}
 
 
+@pytest.mark.long
 def test_a_run_with_a_quarantine_tells_how_to_look_at_it(tmp_path: Path) -> None:
     source = memory(tmp_path, 2)
     code, drawn = on_a_terminal(tmp_path, "migrate", "--source", source)
     assert code == ExitCode.QUARANTINED
     again_code, again = on_a_terminal(tmp_path, "migrate", "--source", source)
     assert again_code == ExitCode.QUARANTINED
-    assert "is complete: 4 memories; 1 row and 0 parts of rows are in " in again
+    assert "is complete: 5 memories; 1 value set aside, listed in " in again
     for text in (drawn.replace("\r", ""), again.replace("\r", ""), (tmp_path / "migration.log").read_text()):
         assert "memory_nodes" in pasted(tmp_path, told(text, "Look at them with")).out
     assert "Look at them with" not in on_a_terminal(tmp_path, "migrate", "--source", source, "--json")[1]
@@ -128,6 +134,7 @@ def test_a_run_with_a_quarantine_tells_how_to_look_at_it(tmp_path: Path) -> None
 # What it cannot read
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("words", [("list",), ("list", "--json"), ("show", "2"), ("retry",)], ids=" ".join)
 def test_a_folder_in_the_quarantines_place_is_named(tmp_path: Path, target: Path, words: tuple[str, ...]) -> None:
     quarantine_file(target).unlink()
@@ -137,6 +144,7 @@ def test_a_folder_in_the_quarantines_place_is_named(tmp_path: Path, target: Path
     assert f"{quarantine_file(target)} is no plain file; move it away" in done.error
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("words", [("list",), ("show", "2")], ids=" ".join)
 def test_a_quarantine_of_another_user_is_not_allowed(
     tmp_path: Path, target: Path, words: tuple[str, ...], restricted: list[str]
@@ -147,6 +155,7 @@ def test_a_quarantine_of_another_user_is_not_allowed(
     assert f"{quarantine_file(target)} may not be read by this user; run it as " in done.error
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("words", [("quarantine", "list"), ("search", "memory"), ("quarantine", "retry")], ids=" ".join)
 def test_a_folder_that_is_closed_to_the_user_is_not_allowed(
     tmp_path: Path, target: Path, words: tuple[str, ...], restricted: list[str]
@@ -157,6 +166,7 @@ def test_a_folder_that_is_closed_to_the_user_is_not_allowed(
     assert (done.code, "run it as" in done.error) == (ExitCode.NOT_ALLOWED, True)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("words", [("quarantine", "list"), ("search", "memory"), ("--help",)], ids=" ".join)
 def test_an_output_that_takes_nothing_is_one_line(tmp_path: Path, target: Path, words: tuple[str, ...]) -> None:
     options = () if words == ("--help",) else ("--target", str(target))
@@ -188,6 +198,7 @@ def nested(file: Path) -> None:
     file.write_bytes(first + b"[" * 100_000 + b'\n{"table": [], "id": 1, "part": {}}\n')
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("harm", "missing"),
     [(lost, "2 entries are"), (cut, "1 entry is"), (garbled, "1 entry is"), (nested, "1 entry is")],
@@ -218,6 +229,7 @@ def test_entries_that_are_lost_are_told_and_can_be_had_anew(
 # How this program is called
 
 
+@pytest.mark.long
 def test_a_program_is_named_as_it_can_be_called(tmp_path: Path, target: Path) -> None:
     script = tmp_path / "my bin/nimad"
     script.parent.mkdir()
@@ -240,6 +252,7 @@ def test_a_program_is_named_as_it_can_be_called(tmp_path: Path, target: Path) ->
 # What a retry is given
 
 
+@pytest.mark.long
 def test_a_retry_takes_what_a_migration_takes_of_the_machine(tmp_path: Path, target: Path) -> None:
     options = ("--max-memory", "64M", "--log-level", "warn")
     done = nimad(tmp_path, "quarantine", "retry", "--target", target, *options)

@@ -97,6 +97,7 @@ def test_it_is_for_the_owner_alone_and_holds_no_text_of_a_memory(source: Path) -
     assert b"telescope" not in path.read_bytes()
 
 
+@pytest.mark.long
 def test_a_new_target_begins_a_migration_of_its_own_and_one_is_chosen_by_its_name(tmp_path: Path) -> None:
     source = memory(tmp_path, nodes=3)
     migrate(source)

@@ -63,6 +63,7 @@ def events_of(said: str) -> list[dict[str, Any]]:
 # Stopping
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_middle_keeps_what_is_counted(source: Path, number: signal.Signals) -> None:
     target = target_of(source)
@@ -85,6 +86,7 @@ def test_a_signal_in_the_middle_keeps_what_is_counted(source: Path, number: sign
         assert_nothing_left(target)
 
 
+@pytest.mark.long
 def test_a_stop_is_told_as_json_too(source: Path) -> None:
     with Life(source, "--fixed-batch", "50", "--json") as life:
         life.wait_for("BatchLoaded")
@@ -95,6 +97,7 @@ def test_a_stop_is_told_as_json_too(source: Path) -> None:
     assert "Go on with" in failed[0]["message"]
 
 
+@pytest.mark.long
 def test_a_stop_while_verifying_publishes_nothing(source: Path) -> None:
     interrupted(source, Verifying)
     assert not target_of(source).exists()
@@ -106,6 +109,7 @@ def test_a_stop_while_verifying_publishes_nothing(source: Path) -> None:
 # Going on
 
 
+@pytest.mark.long
 def test_a_second_run_loads_no_counted_row_again(halfway: Path) -> None:
     run = migrate(halfway, batch_size=100, fixed_batch=True)
     found = run.only(Started).found["MemoryNode"]
@@ -116,6 +120,7 @@ def test_a_second_run_loads_no_counted_row_again(halfway: Path) -> None:
     assert_same(halfway, run.target)
 
 
+@pytest.mark.long
 def test_what_lies_beside_the_staging_file_may_be_gone_or_torn(halfway: Path) -> None:
     """The target is counted; the state file and the ledger are for people and for telling damage from change."""
     state, ledger = (beside(target_of(halfway), suffix) for suffix in (".state.json", ".migrating.ledger"))
@@ -129,6 +134,7 @@ def test_what_lies_beside_the_staging_file_may_be_gone_or_torn(halfway: Path) ->
     assert_same(halfway, run.target)
 
 
+@pytest.mark.long
 def test_a_start_offset_on_an_interrupted_run_completes_everything(halfway: Path) -> None:
     said = run_to_the_end(halfway, "--start-offset", "200")
     assert f"Going on with {staging_of(halfway)}: " in said
@@ -161,6 +167,7 @@ def test_running_again_after_the_end_does_nothing(source: Path) -> None:
 # Another source
 
 
+@pytest.mark.long
 def test_another_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> None:
     other = small_memory(halfway.with_name("other.sqlite"), nodes=50, dimension=8, seed=2)
     target = target_of(halfway)
@@ -172,6 +179,7 @@ def test_another_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> Non
     assert_same(halfway, migrate(halfway, target=target).target)
 
 
+@pytest.mark.long
 def test_a_replaced_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> None:
     shutil.copy(halfway, halfway.with_name("copy"))
     halfway.with_name("copy").replace(halfway)
@@ -184,6 +192,7 @@ def test_a_replaced_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> 
     assert_nothing_left(target_of(halfway))
 
 
+@pytest.mark.long
 def test_a_changed_schema_is_refused(halfway: Path) -> None:
     change(halfway, "ALTER TABLE memory_nodes ADD COLUMN mood TEXT DEFAULT 'calm'")
     with Life(halfway) as life:
@@ -209,6 +218,7 @@ def test_a_second_run_is_kept_out_and_told_by_whom(source: Path) -> None:
     assert_same(source, target_of(source))
 
 
+@pytest.mark.long
 def test_a_lock_left_by_a_killed_run_is_no_obstacle(source: Path) -> None:
     with Life(source, "--fixed-batch", "50") as life:
         life.wait_for("Batch 1/")
@@ -228,6 +238,7 @@ def test_without_verification_the_counts_still_hold(source: Path) -> None:
     assert_same(source, run.target)
 
 
+@pytest.mark.long
 def test_counts_find_a_row_too_many(source: Path) -> None:
     interrupted(source, Verifying)
     with opened(staging_of(source)) as ask:
@@ -249,6 +260,7 @@ def bloated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+@pytest.mark.long
 def test_a_bloated_file_is_compacted(bloated: Path, tmp_path: Path) -> None:
     source = copy_of(bloated, tmp_path)
     before = staging_of(source).stat().st_size
@@ -261,6 +273,7 @@ def test_a_bloated_file_is_compacted(bloated: Path, tmp_path: Path) -> None:
     assert_nothing_left(run.target)
 
 
+@pytest.mark.long
 def test_a_kill_during_compaction_is_survived(bloated: Path, tmp_path: Path) -> None:
     source = copy_of(bloated, tmp_path)
     target = target_of(source)
@@ -275,6 +288,7 @@ def test_a_kill_during_compaction_is_survived(bloated: Path, tmp_path: Path) -> 
     assert_nothing_left(target)
 
 
+@pytest.mark.long
 def test_nothing_of_a_killed_compaction_stays_when_no_other_follows(bloated: Path, tmp_path: Path) -> None:
     source = copy_of(bloated, tmp_path)
     target = target_of(source)
@@ -289,6 +303,7 @@ def test_nothing_of_a_killed_compaction_stays_when_no_other_follows(bloated: Pat
     assert_nothing_left(target)
 
 
+@pytest.mark.long
 def test_a_worker_killed_while_compacting_costs_only_the_compaction(bloated: Path, tmp_path: Path) -> None:
     source = copy_of(bloated, tmp_path)
     target = target_of(source)

@@ -35,8 +35,8 @@ from support import (
 )
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, nimad
-from test_following import LAYERS, agent, ask, made, new_turn, source, written_by_agent
-from torture import beside, state_of, target_of
+from test_following import LAYERS, Following, agent, ask, made, new_turn, source, written_by_agent
+from torture import beside, target_of
 
 import nimad as program
 from nimad.config import Settings
@@ -56,6 +56,7 @@ from nimad.migration.files import Files, locked
 from nimad.migration.rollback import Rollback
 from nimad.source.file import SourceFile
 from nimad.source.rows import json_row
+from nimad.source.schema import FILLED_COLUMNS, NODE_DEFAULTS
 from nimad.source.survey import read_schema
 from nimad.writeback.backup import back_up
 from nimad.writeback.record import value_of
@@ -169,11 +170,11 @@ def test_a_rollback_loses_no_memory_of_either_side(source: Path) -> None:
     assert not look(source).writes, "a second one would find nothing"
 
 
+@pytest.mark.long
 def test_the_target_is_set_aside_and_no_run_makes_a_new_one_by_itself(source: Path) -> None:
     target = target_of(source)
-    (target.with_name("ladybug.lbug")).symlink_to(target.name)
-    state = state_of(target) | {"also": ["ladybug.lbug"]}
-    beside(target, ".state.json").write_text(json.dumps(state))
+    assert target.with_name("ladybug.lbug").is_symlink()
+    beside(target, ".conflicts.jsonl").write_text("{}\n")
     written_by_agent(target, 200, [61, 62, 63])
     held = said_there(target)
     done = apply(source)
@@ -182,6 +183,8 @@ def test_the_target_is_set_aside_and_no_run_makes_a_new_one_by_itself(source: Pa
     assert done.set_aside is not None
     assert said_there(done.set_aside) == held
     assert beside(done.set_aside, ".ledger").exists()
+    assert beside(done.set_aside, ".conflicts.jsonl").exists()
+    assert not beside(target, ".conflicts.jsonl").exists()
 
     heard: list[Event] = []
     stop = threading.Event()
@@ -216,12 +219,56 @@ def test_of_a_recall_the_later_one_counts_and_of_other_values_sqlites(source: Pa
     assert '"summary": "of the target"' in done.record.read_text(), "what both sides changed is kept"
 
 
+def two_texts(source: Path) -> list[Any]:
+    """A turn that both sides have, with other values on each, and what SQLite says of it."""
+    text = "word " * 600
+    (key, *_) = new_turn(source, 100, text=text, who="owner", affect_json='{"a": 1}')
+    written_by_agent(target_of(source), 100, [91, 92, 93])
+    with agent(target_of(source)) as connection:
+        connection.execute(
+            "MATCH (n:MemoryNode {id: 91}) SET n.text = $text, n.who = 'user', n.affect_json = '{}'",
+            {"text": text[:1999] + "\ufffd"},
+        )
+    return [key, text, "owner", '{"a": 1}']
+
+
+@pytest.mark.parametrize("runs", [(), ({},), ({}, {"replace": True}), ({"replace": True},), ({}, {})], ids=str)
+def test_a_value_of_the_target_that_was_never_copied_is_not_taken_for_a_newer_one(
+    source: Path, runs: tuple[dict[str, Any], ...]
+) -> None:
+    key, *values = two_texts(source)
+    for number, options in enumerate(runs):
+        migrate(source, reader_python=Path("none"), **options)
+        change(source, f"UPDATE memory_nodes SET session_key = 's{number}' WHERE id = {key}")
+    texts = ask(target_of(source), "MATCH (n:MemoryNode {turn_id: 'turn_100', layer: 'input'}) RETURN n.who")
+    done = apply(source)
+    row = read_source(source).nodes[key]
+    assert [row["text"], row["who"], row["affect_json"]] == values
+    assert (texts, done.exit_code) == ([["user"]], ExitCode.QUARANTINED)
+    assert done.record is not None
+    kept = [json.loads(line) for line in done.record.read_text().splitlines()]
+    assert "user" in [line["row"].get("who") for line in kept if line["what"] == "keep" and line["id"] == key]
+
+
+def test_what_both_sides_changed_stays_sqlites_also_after_the_target_was_followed(source: Path) -> None:
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.who = 'Ada', n.summary = 'of the target'")
+    change(source, "UPDATE memory_nodes SET summary = 'of SQLite' WHERE id = 9")
+    Following(source)(thorough=True)
+    assert ask(target_of(source), "MATCH (n:MemoryNode {id: 9}) RETURN n.summary") == [["of the target"]]
+    done = apply(source)
+    row = read_source(source).nodes[9]
+    assert (row["summary"], row["who"], done.exit_code) == ("of SQLite", "Ada", ExitCode.QUARANTINED)
+
+
 def test_what_sqlite_has_no_column_or_table_for_is_kept_whole(source: Path) -> None:
     with agent(target_of(source)) as connection:
         connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.emotions = 'joy'")
         connection.execute("CREATE (:MemoryNode {id: 61, turn_id: 'mine', layer: 'input', model: 'm1', timestamp: 5})")
-        connection.execute("CREATE NODE TABLE DreamNode(id STRING PRIMARY KEY, narrative STRING)")
-        connection.execute("CREATE (:DreamNode {id: 'd1', narrative: 'sheep'})")
+        connection.execute("CREATE NODE TABLE Nightmare(id STRING PRIMARY KEY, narrative STRING)")
+        connection.execute("CREATE (:Nightmare {id: 'd1', narrative: 'sheep'})")
+        connection.execute("CREATE NODE TABLE _notes(id STRING PRIMARY KEY, note STRING)")
+        connection.execute("CREATE (:_notes {id: 'n1', note: 'of the agent'})")
     done = apply(source)
     assert done.record is not None
     lines = [json.loads(line) for line in done.record.read_text().splitlines()]
@@ -229,6 +276,7 @@ def test_what_sqlite_has_no_column_or_table_for_is_kept_whole(source: Path) -> N
     assert {"emotions": "joy"} in [line["row"] for line in kept]
     assert {"model": "m1"} in [line.get("beyond") for line in kept]
     assert "sheep" in [line["row"].get("narrative") for line in kept]
+    assert "of the agent" in [line["row"].get("note") for line in kept]
     assert read_source(source).nodes[61]["turn_id"] == "mine"
 
 
@@ -279,6 +327,29 @@ def test_a_memory_gets_a_new_id_although_another_one_has_the_highest_of_all(tmp_
     assert apply(source).renamed == 2
     after = read_source(source)
     assert (after.nodes[3]["text"], after.edges[1]["source_id"], after.turns[1]["turn_id"]) == ("of mine", 3, "mine")
+
+
+def test_ids_that_are_moments_make_no_later_id_of_sqlites_high(tmp_path: Path) -> None:
+    """nima-core gives a turn the millisecond as its id; SQLite goes on counting from its highest."""
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)], edges=[edge(1, 1, 2)], turns=[turn(4)])
+    change(source, "DELETE FROM memory_nodes WHERE id = 2")
+    migrate(source, reader_python=Path("none"))
+    moment = 1_795_996_800_000
+    with agent(target_of(source)) as connection:
+        for key in (3, 4, moment):
+            connection.execute(f"CREATE (:MemoryNode {{id: {key}, layer: 'input', turn_id: 'm{key}', text: 'own'}})")
+            connection.execute(f"CREATE (:Turn {{id: {moment + key}, turn_id: 'm{key}', timestamp: {moment}}})")
+        connection.execute(
+            f"MATCH (t:Turn {{id: {moment + 4}}}), (n:MemoryNode {{id: {moment}}}) CREATE (t)-[:has_input]->(n)"
+        )
+    apply(source)
+    after = read_source(source)
+    assert after.nodes.keys() == {1, 3, 4, 5}
+    assert after.nodes[5]["turn_id"] == f"m{moment}"
+    assert after.turns.keys() == {4, 5, 6, 7}
+    assert [row["input_node_id"] for row in after.turns.values() if row["turn_id"] == "m4"] == [5]
+    change(source, "INSERT INTO memory_turns (turn_id) VALUES ('next')")
+    assert max(read_source(source).turns) == 8
 
 
 def test_the_agents_own_search_finds_what_was_copied_back(source: Path) -> None:
@@ -418,8 +489,11 @@ def there_and_back(folder: Path, rows: list[dict[str, Any]]) -> None:
     apply(source)
     after = read_source(source).nodes
     assert after.keys() == before.keys()
+    read_as = {name: NODE_DEFAULTS[name] for name in FILLED_COLUMNS}  # what the agent reads a NULL of these as
     for key, row in before.items():
-        assert all(same_value(after[key][name], value) for name, value in row.items()), key
+        for name, value in row.items():
+            wanted = read_as.get(name) if value is None and key in range(1, len(nodes)) else value
+            assert same_value(after[key][name], int(wanted) if isinstance(wanted, bool) else wanted), (key, name)
 
 
 # Killed in the middle
@@ -441,6 +515,7 @@ rollback.apply(Settings(source=Path(sys.argv[1]), reader_python=Path("none")))
 """
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("place", "name", "written"),
     [
@@ -469,14 +544,14 @@ def test_a_killed_rollback_leaves_sqlite_before_or_after_and_is_completed_by_the
 def test_a_rollback_that_is_killed_at_any_instant_is_completed_by_the_next(source: Path, tmp_path: Path) -> None:
     expected, before = lived_on(source), saying(read_source(source))
     kept = tmp_path / "kept"
-    shutil.copytree(source.parent, kept, ignore=shutil.ignore_patterns("kept"))
+    shutil.copytree(source.parent, kept, ignore=shutil.ignore_patterns("kept"), symlinks=True)
     chance, ends = Random(7), {"before": 0, "after": 0, "aside": 0, "too late": 0}
     whole_s = 0.0  # the first one is not killed, and says how long one takes here
     for _ in range(41):
-        for path in source.parent.glob("graph.*"):
+        for path in (*source.parent.glob("graph.*"), *source.parent.glob("ladybug.*")):
             path.unlink()
         for path in kept.iterdir():
-            shutil.copy(path, source.parent)
+            shutil.copy(path, source.parent, follow_symlinks=False)
         words = [sys.executable, "-m", "nimad", "rollback", "--source", str(source), "--apply"]
         began = time.monotonic()
         with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as running:
@@ -573,6 +648,100 @@ def test_a_table_of_another_shape_is_not_written_to(tmp_path: Path) -> None:
     source = make_memory(tmp_path / "graph.sqlite", schema=schema, own_schema=True, nodes=[node(1, turn_id="t")])
     migrate(source, reader_python=Path("none"))
     refused(source, RefusedError, "whose id is not its INTEGER PRIMARY KEY")
+
+
+#: What a trigger does that only the agent's connection can, and a table that it needs for that.
+OF_AN_EXTENSION = {
+    "a module": (
+        "INSERT INTO vec_memories (rowid, embedding) VALUES (new.id, new.embedding)",
+        "CREATE VIRTUAL TABLE vec_memories USING vec0(embedding float[8])",
+    ),
+    "a function": ("UPDATE memory_turns SET affect_json = embed_of(new.text) WHERE id = -1", ""),
+    "a table of another file": ("INSERT INTO vectors_elsewhere VALUES (new.id)", ""),
+}
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("kind", OF_AN_EXTENSION)
+def test_a_trigger_that_needs_an_extension_is_foretold_and_named_with_the_way_out(source: Path, kind: str) -> None:
+    there = lived_on(source)
+    does, table = OF_AN_EXTENSION[kind]
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("CREATE TRIGGER harmless AFTER INSERT ON memory_nodes BEGIN SELECT 1; END")
+        connection.execute(f"CREATE TRIGGER nodes_to_vec AFTER INSERT ON memory_nodes BEGIN {does}; END")
+        if table:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(
+                "INSERT INTO sqlite_master (type, name, tbl_name, rootpage, sql) "
+                "VALUES ('table', 'vec_memories', 'vec_memories', 0, ?)",
+                (table,),
+            )
+    looked = nimad(source.parent, "rollback", "--source", source)
+    assert looked.code == ExitCode.QUARANTINED
+    assert "the trigger nodes_to_vec of memory_nodes needs an extension" in looked.out
+    assert "--apply" not in looked.out
+    done = nimad(source.parent, "rollback", "--source", source, "--apply")
+    assert (done.code, "nodes_to_vec" in done.err) == (ExitCode.INTERRUPTED, True)
+    assert target_of(source).exists()
+    assert not list(source.parent.glob("*.backup-*"))
+
+    way_out = looked.out.split("drop it with: ")[1].split(" ; then roll back")[0]
+    subprocess.run(["/bin/sh", "-c", way_out], check=True, env={**os.environ, "HOME": str(source.parent)})
+    assert nimad(source.parent, "rollback", "--source", source, "--apply").code == ExitCode.COMPLETE
+    assert saying(read_source(source)) == there
+    kept = source.with_name(f"{source.name}.triggers.sql").read_text()
+    assert kept.startswith("CREATE TRIGGER nodes_to_vec")
+
+
+def test_a_ghosts_note_is_no_text_of_a_memory_where_sqlite_has_no_mark(tmp_path: Path) -> None:
+    """A memory that the plugin alone made has no column `is_ghost`."""
+    source = make_memory(tmp_path / "graph.sqlite", "2.0", nodes=[node(1), node(2)])
+    migrate(source, reader_python=Path("none"))
+    with agent(target_of(source)) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 2}) SET n.is_ghost = true, n.text = '[Ghosted: Merged into 1]'")
+        connection.execute("MATCH (n:MemoryNode {id: 1}) SET n.text = 'both of them'")
+    assert nimad(tmp_path, "rollback", "--source", source, "--apply").code == ExitCode.QUARANTINED
+    texts = {key: row["text"] for key, row in read_source(source).nodes.items()}
+    assert texts == {1: "both of them", 2: "memory 2"}
+    (record,) = tmp_path.glob("*.rollback-*.jsonl")
+    assert "[Ghosted: Merged into 1]" in record.read_text()
+
+
+def test_the_triggers_of_the_plugin_keep_its_index_of_texts(source: Path) -> None:
+    """Every release of nima-core makes them, and SQLite 3.40 holds them for unsafe in a schema that is not trusted."""
+    there = lived_on(source)
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute(
+            "CREATE VIRTUAL TABLE memory_fts USING fts5(text, content='memory_nodes', content_rowid='id')"
+        )
+        connection.execute("INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
+        new, old = (
+            f"INSERT INTO memory_fts ({{}}rowid, text) VALUES ({{}}{row}.id, {row}.text)" for row in ("new", "old")
+        )
+        delete = old.format("memory_fts, ", "'delete', ")
+        for event, does in (("INSERT", [new.format("", "")]), ("UPDATE", [delete, new.format("", "")])):
+            body = "; ".join(does)
+            connection.execute(f"CREATE TRIGGER on_{event} AFTER {event} ON memory_nodes BEGIN {body}; END")
+    assert nimad(source.parent, "rollback", "--source", source, "--apply").code == ExitCode.COMPLETE
+    assert saying(read_source(source)) == there
+    with closing(sqlite3.connect(source)) as connection:
+        connection.execute("INSERT INTO memory_fts (memory_fts, rank) VALUES ('integrity-check', 1)")
+
+
+def test_a_generated_column_is_not_written_to(tmp_path: Path) -> None:
+    source = make_memory(
+        tmp_path / "graph.sqlite",
+        schema=["ALTER TABLE memory_nodes ADD COLUMN size INTEGER GENERATED ALWAYS AS (length(text))"],
+        nodes=[node(1, turn_id="t1")],
+    )
+    migrate(source, reader_python=Path("none"))
+    with agent(target_of(source)) as connection:
+        connection.execute("CREATE (:MemoryNode {id: 2, layer: 'input', text: 'of the agent', turn_id: 't2', size: 3})")
+        connection.execute("MATCH (n:MemoryNode {id: 1}) SET n.summary = 'in short', n.size = 77")
+    assert nimad(source.parent, "rollback", "--source", source, "--apply").code in (0, 1)
+    with closing(sqlite3.connect(source)) as connection:
+        rows = connection.execute("SELECT text, summary, size FROM memory_nodes ORDER BY id").fetchall()
+    assert rows == [("memory 1", "in short", 8), ("of the agent", None, 12)]
 
 
 def test_another_agents_memory_is_not_mixed_in(source: Path, tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.sample import SHAPES, Sample, write_sample
 from nimad.source import salvage as module
 from nimad.source import schema as s
-from nimad.source.file import SourceFile, rescue
+from nimad.source.file import SourceFile
+from nimad.source.header import rescue
 from nimad.source.quick_check import damage, unclaimed
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.salvage import Salvaged, salvage
@@ -587,7 +588,7 @@ KEYS = {
     "id INT": "id",
     "number INTEGER PRIMARY KEY": "rowid",
     "note TEXT": "rowid",
-    "rowid TEXT, note TEXT": "rowid",
+    "rowid TEXT, note TEXT": "_rowid_",
 }
 
 
@@ -643,12 +644,26 @@ def test_without_an_integer_primary_key_what_is_lost_has_rowids(tmp_path: Path, 
     assert kept == [n for n in range(1, 500) if not expected[0] <= n <= expected[1]]
 
 
-def test_a_table_without_rowids_cannot_be_saved_row_by_row(tmp_path: Path, to: Path) -> None:
-    schema = ["CREATE TABLE memory_nodes (id INTEGER PRIMARY KEY, text TEXT) WITHOUT ROWID"]
-    pristine = make_memory(tmp_path / "p.sqlite", own_schema=True, schema=schema, nodes=[{"id": 1, "text": "x"}])
-    with pytest.raises(SourceDamagedError, match=r"memory_nodes cannot be told.*\.recover"):
-        salvage(SourceFile(pristine), to)
-    assert not to.exists()
+@pytest.mark.parametrize("key", ["id INTEGER PRIMARY KEY", "name TEXT PRIMARY KEY"])
+def test_a_table_without_rowids_is_read_from_both_ends(tmp_path: Path, path: Path, to: Path, key: str) -> None:
+    schema = [f"CREATE TABLE memory_nodes ({key}, text TEXT) WITHOUT ROWID"]
+    name = key.split(maxsplit=1)[0]
+    rows = [{name: n if name == "id" else f"n{n:04}", "text": f"memory {n} " * 30} for n in range(1, 200)]
+    pristine = make_memory(tmp_path / "p.sqlite", own_schema=True, schema=schema, nodes=rows)
+    assert salvage(SourceFile(pristine), tmp_path / "whole").lost == {}
+    pages = Pages.of(pristine)
+    inner = pages.number(pages.children(root_of(pristine, "memory_nodes"))[0], 4)
+    leaf = pages.number(pages.children(inner)[3], 4)
+    pages.zero(leaf)
+    salvaged = salvage(SourceFile(pages.save(path)), to)
+
+    assert salvaged.lost == {"memory_nodes": [(FIRST_KEY, LAST_KEY)]}
+    with closing(sqlite3.connect(to)) as connection:
+        kept = [text for (text,) in connection.execute(f"SELECT text FROM memory_nodes ORDER BY {name}")]
+    texts = [row["text"] for row in rows]
+    assert 150 < len(kept) < 199
+    assert (kept[0], kept[-1]) == (texts[0], texts[-1])
+    assert set(kept) < set(texts)
 
 
 def test_rows_that_a_constraint_forbids_are_kept(memories: dict[str, Path], path: Path, to: Path) -> None:

@@ -18,8 +18,10 @@ import pytest
 from services import WAIT_S, Service, service
 from support import assert_same, change, make_memory, node, read_target
 from test_console import nimad
+from test_following import agent, ask
 
 from nimad.sample import Sample, write_sample
+from nimad.service.following import BURST_S
 
 #: So many batches that something can happen in between.
 SLOWLY = "[batch]\nsize = 4\nfixed = true\n"
@@ -53,6 +55,10 @@ def write(path: Path, text: str) -> Path:
 def openclaw(folder: Path, **database: Any) -> Path:
     content = {"plugins": {"entries": {"nima-memory": {"database": database}}}}
     return write(folder / ".openclaw" / "openclaw.json", json.dumps(content))
+
+
+def late(memory: Path, key: int) -> None:
+    change(memory, f"INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES ({key}, 5, 'input', 'late')")
 
 
 def target_of(memory: Path) -> Path:
@@ -112,6 +118,7 @@ def test_killed_in_the_middle_it_goes_on_and_leaves_no_worker(memory: Path, slow
     assert_same(memory, target_of(memory))
 
 
+@pytest.mark.long
 def test_a_worker_within_its_time_is_a_sign_of_life(memory: Path, slow: Path) -> None:
     with service(memory.parent, "--config", slow, watchdog_s=0.9) as running:
         running.wait_for_status("batch 2,")
@@ -128,6 +135,7 @@ def test_a_worker_within_its_time_is_a_sign_of_life(memory: Path, slow: Path) ->
     assert_same(memory, target_of(memory))
 
 
+@pytest.mark.long
 def test_a_reload_takes_what_is_new_and_begins_again_where_it_was(memory: Path, tmp_path: Path) -> None:
     config = write(tmp_path / "nimad.toml", f'{SLOWLY}[service]\nafter = "exit"\n')
     with service(memory.parent, "--config", config) as running:
@@ -143,6 +151,7 @@ def test_a_reload_takes_what_is_new_and_begins_again_where_it_was(memory: Path, 
     assert_same(memory, target_of(memory))
 
 
+@pytest.mark.long
 def test_a_reload_of_what_cannot_be_names_the_line_and_changes_nothing(memory: Path, tmp_path: Path) -> None:
     config = write(tmp_path / "nimad.toml", f'{SLOWLY}[service]\nafter = "exit"\n')
     with service(memory.parent, "--config", config) as running:
@@ -155,6 +164,7 @@ def test_a_reload_of_what_cannot_be_names_the_line_and_changes_nothing(memory: P
     assert_same(memory, target_of(memory))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("text", "code", "said"),
     [
@@ -223,34 +233,80 @@ def test_where_the_kernel_has_no_more_watches_it_looks_now_and_then(sample: Path
     assert_same(tmp_path / "graph.sqlite", tmp_path / "graph.ladybug")
 
 
-def test_memories_that_come_late_are_added_until_openclaw_reads_the_target(memory: Path) -> None:
+def test_memories_that_come_late_are_added_whatever_openclaws_backend_is(memory: Path) -> None:
     target = target_of(memory)
     with service(memory.parent) as running:
         running.wait_for_status("^Complete: 60 memories; watching for late ones$")
-        change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', 'late')")
+        late(memory, 1000)
         running.wait_for_status("^Complete: 61 memories; watching for late ones$")
         openclaw(memory.parent, backend="ladybugdb")
-        assert running.process.wait(WAIT_S) == 0
-    there = assert_same(memory, target)
-    assert there.nodes[1000]["text"] == "late"
-    before = target.read_bytes()
-    change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1001, 5, 'input', 'too late')")
+        late(memory, 1001)
+        running.wait_for_status("^Complete: 62 memories; watching for late ones$")
+        assert running.stop() == 0
+    assert assert_same(memory, target).nodes[1001]["text"] == "late"
+    late(memory, 1002)
     with service(memory.parent) as running:
-        assert running.process.wait(WAIT_S) == 0
-    assert target.read_bytes() == before
+        running.wait_for_status("^Complete: 63 memories; watching for late ones$")
+    assert_same(memory, target)
 
 
-def test_by_openclaw_it_migrates_once_hands_over_and_again_when_the_target_is_deleted(memory: Path) -> None:
+def test_a_program_that_reads_again_and_again_does_not_hold_up_a_memory(memory: Path) -> None:
+    """SQLite makes a log for each reader and takes it away, which is no writing."""
+    with service(memory.parent) as running:
+        running.wait_for_status("^Complete: 60 memories; watching for late ones$")
+        late(memory, 1000)
+        written = time.monotonic()
+        while not any("61 memories" in status for status in running.statuses):
+            with closing(sqlite3.connect(memory)) as connection:
+                connection.execute("SELECT count(*) FROM memory_nodes").fetchone()
+            assert time.monotonic() < written + WAIT_S
+            time.sleep(0.05)
+        began = next(moment for moment, text in running.told if "61 memories" in text)
+        assert began - written < BURST_S, "its last look was waited for"
+
+
+@pytest.mark.long
+def test_what_the_agent_wrote_to_the_target_stays_while_late_memories_are_added(memory: Path) -> None:
     openclaw(memory.parent, backend="ladybugdb", auto_migrate=True)
     target = target_of(memory)
     with service(memory.parent, "--trigger", "openclaw") as running:
-        running.wait_for_status("^Handed over")
+        running.wait_for_status("^Complete: 60 memories; watching for late ones$")
+        with agent(target) as connection:
+            connection.execute("MATCH (n:MemoryNode {id: 7}) SET n.is_ghost = true, n.strength = 0.125")
+            connection.execute("CREATE (:MemoryNode {id: 2000, layer: 'input', turn_id: 'mine', text: 'own'})")
+        late(memory, 1000)
+        running.wait_for_status("^Complete: 62 memories; watching for late ones$")
+        assert running.stop() == 0
+    with service(memory.parent, "--trigger", "openclaw") as running:  # begins with a look at every row
+        running.wait_for_status("^Complete: 62 memories; watching for late ones$")
+    there = ask(target, "MATCH (n:MemoryNode) WHERE n.id IN [7, 1000, 2000] RETURN n.id, n.is_ghost, n.strength")
+    assert min(there) == [7, True, 0.125]
+    assert [row[0] for row in sorted(there)] == [7, 1000, 2000]
+
+
+def test_by_openclaw_it_migrates_once_follows_and_migrates_again_when_the_target_is_deleted(memory: Path) -> None:
+    openclaw(memory.parent, backend="ladybugdb", auto_migrate=True)
+    target = target_of(memory)
+    with service(memory.parent, "--trigger", "openclaw") as running:
+        running.wait_for_status("watching for late ones$")
         before = len(running.statuses)
         assert target.exists()
         target.unlink()
-        running.wait_for_status("^Handed over", after=before)
+        running.wait_for_status("watching for late ones$", after=before)
         assert running.stop() == 0
     assert_same(memory, target)
+
+
+@pytest.mark.long
+def test_a_published_target_is_followed_although_openclaws_file_asks_for_none(memory: Path) -> None:
+    openclaw(memory.parent, backend="ladybugdb", auto_migrate=True)
+    with service(memory.parent, "--trigger", "openclaw") as running:
+        running.wait_for_status("watching for late ones$")
+    openclaw(memory.parent, backend="sqlite")
+    late(memory, 1000)
+    with service(memory.parent, "--trigger", "openclaw") as running:
+        running.wait_for_status("^Complete: 61 memories; watching for late ones$")
+    assert_same(memory, target_of(memory))
 
 
 def test_idle_it_is_small_and_wakes_for_nothing_but_the_watchdog(memory: Path) -> None:
@@ -265,6 +321,7 @@ def test_idle_it_is_small_and_wakes_for_nothing_but_the_watchdog(memory: Path) -
         assert woken <= (time.monotonic() - began) / 2 + 2, "once for each sign of life"
 
 
+@pytest.mark.long
 def test_a_hook_that_hangs_neither_stills_the_signs_of_life_nor_holds_up_a_stop(memory: Path, tmp_path: Path) -> None:
     hang = f"touch {tmp_path}/began; exec sleep 300"
     hooks = "".join(f"{name} = {json.dumps(['sh', '-c', hang])}\n" for name in ("on_complete", "on_quarantine"))
@@ -295,6 +352,7 @@ def memory_of(pid: int) -> int:
     return int(line.split()[1])
 
 
+@pytest.mark.long
 def test_paused_while_it_follows_it_leaves_the_target_alone(memory: Path) -> None:
     with service(memory.parent) as running:
         running.wait_for_status("watching for late ones")
@@ -341,6 +399,7 @@ def test_a_memory_that_is_just_being_made_is_waited_for(sample: Path, tmp_path: 
     assert_same(tmp_path / "graph.sqlite", tmp_path / "graph.ladybug")
 
 
+@pytest.mark.long
 def test_two_reloads_in_a_row_are_no_stop_and_none_is_forgotten(memory: Path, tmp_path: Path) -> None:
     config = write(tmp_path / "nimad.toml", "")
     with service(memory.parent, "--config", config) as running:
@@ -353,28 +412,30 @@ def test_two_reloads_in_a_row_are_no_stop_and_none_is_forgotten(memory: Path, tm
         assert running.stop() == 0
 
 
-def test_openclaws_file_that_nobody_can_read_stops_all_writing(memory: Path) -> None:
+@pytest.mark.long
+def test_openclaws_file_that_cannot_be_read_keeps_no_late_memory_out(memory: Path) -> None:
     with service(memory.parent) as running:
         running.wait_for_status("watching for late ones")
         write(memory.parent / ".openclaw" / "openclaw.json", "{ not JSON")
-        running.wait_for_status("openclaw.json")
-        change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', 'late')")
-        time.sleep(2.0)
-        assert 1000 not in read_target(target_of(memory)).nodes
-        openclaw(memory.parent, backend="sqlite")
+        late(memory, 1000)
         running.wait_for_status("^Complete: 61 memories")
+    assert_same(memory, target_of(memory))
 
 
-def test_what_was_handed_over_is_the_agents_whatever_becomes_of_sqlite(memory: Path) -> None:
-    openclaw(memory.parent, backend="ladybugdb")
+@pytest.mark.long
+def test_a_target_whose_memory_is_gone_stays_as_it_is(memory: Path) -> None:
     with service(memory.parent) as running:
-        assert running.process.wait(WAIT_S) == 0
-    memory.unlink()
+        running.wait_for_status("watching for late ones")
+        before = target_of(memory).read_bytes()
+        memory.unlink()
+        running.wait_for_status("late arrivals wait: there is no memory at .*graph.sqlite")
     with service(memory.parent) as running:
-        assert running.process.wait(WAIT_S) == 0
-        assert "Handed over" in running.log
+        assert running.process.wait(WAIT_S) != 0
+        assert str(memory) in running.log
+    assert target_of(memory).read_bytes() == before
 
 
+@pytest.mark.long
 def test_a_folder_made_again_is_watched_again(memory: Path) -> None:
     folder = memory.parent / "moving"
     folder.mkdir()
@@ -392,6 +453,7 @@ def test_a_folder_made_again_is_watched_again(memory: Path) -> None:
     assert_same(source, target_of(source))
 
 
+@pytest.mark.long
 def test_the_log_of_a_memory_behind_a_link_is_watched(memory: Path) -> None:
     real = memory.parent / "data" / "memory.db"
     real.parent.mkdir()
@@ -403,6 +465,7 @@ def test_the_log_of_a_memory_behind_a_link_is_watched(memory: Path) -> None:
         running.wait_for_status("^Complete: 61 memories")
 
 
+@pytest.mark.long
 def test_a_target_taken_away_is_told(memory: Path) -> None:
     with service(memory.parent) as running:
         running.wait_for_status("watching for late ones")
@@ -428,6 +491,7 @@ def test_after_exit_rows_in_quarantine_are_to_be_seen(tmp_path: Path) -> None:
     assert memory.exists()
 
 
+@pytest.mark.long
 def test_a_stuck_loop_gives_no_sign_of_life(memory: Path) -> None:
     with service(memory.parent, watchdog_s=0.9) as running:
         running.wait_for_status("watching for late ones")

@@ -68,6 +68,26 @@ def test_it_names_the_user_and_opens_the_home_and_the_folder_of_the_memory(root:
     assert f"RequiresMountsFor={home}/.nima/memory" in lines(root)
 
 
+def test_what_no_migration_needs_is_not_seen_but_where_something_needed_lies_in_it(root: Path, home: Path) -> None:
+    hidden = the_hidden(root, home, None)
+    assert {f"InaccessiblePaths=-{home}/.ssh", f"InaccessiblePaths=-{home}/Documents"} <= set(hidden)
+    elsewhere = home / "Documents" / "graph.sqlite"
+    elsewhere.parent.mkdir()
+    shutil.copy(home / ".nima/memory/graph.sqlite", elsewhere)
+    assert {*hidden} - {*the_hidden(root, home, elsewhere)} == {f"InaccessiblePaths=-{home}/Documents"}
+
+
+def the_hidden(root: Path, home: Path, source: Path | None) -> list[str]:
+    setup.set_up(user(home), source, PROGRAM, root)
+    return [line for line in lines(root) if line.startswith("InaccessiblePaths=")]
+
+
+def test_the_unit_of_many_hides_the_same_of_a_home() -> None:
+    text = (Path(nimad.__file__).parent / "units/nima-migrate@.service").read_text()
+    hidden = [word for line in text.splitlines() if line.startswith("Inaccess") for word in line.split("=")[1].split()]
+    assert hidden == [f"-/home/%i/{name}" for name in setup.NOT_NEEDED]
+
+
 def test_without_a_package_it_installs_the_units_to_start_this_program(root: Path, home: Path) -> None:
     setup.set_up(user(home), None, PROGRAM, root)
     units = {name: text for name, text in files(root).items() if name.endswith(".service")}
@@ -195,6 +215,21 @@ def test_no_memory_there(root: Path, home: Path) -> None:
     error = refusal(root, user(home))
     assert isinstance(error, UsageError)
     assert "pi has no memory there; name it with --source" in str(error)
+
+
+@pytest.mark.parametrize("sign", ["\n", "\r", "\x1b", "\u2028"])
+def test_no_name_of_a_folder_becomes_lines_of_a_unit(root: Path, home: Path, tmp_path: Path, sign: str) -> None:
+    """A link in the user's home leads to such a folder: systemd would run what a line of the unit says as root."""
+    folder = tmp_path / f"x{sign}[Service]{sign}ExecStartPre=+{home}/program"
+    folder.mkdir(parents=True)
+    (home / ".nima/memory/graph.sqlite").rename(folder / "graph.sqlite")
+    shutil.rmtree(home / ".nima/memory")
+    (home / ".nima/memory").symlink_to(folder)
+    error = refusal(root, user(home))
+    assert isinstance(error, UsageError)
+    assert "has control characters, so it cannot stand in a unit" in str(error)
+    assert sign not in str(error)
+    assert files(root) == {}
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can ask as somebody else")
@@ -371,9 +406,9 @@ def test_a_strangers_script_is_refused(root: Path, home: Path, plugin: Path) -> 
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root could write where she may not")
-def test_root_writes_no_script_where_she_could_not(tmp_path: Path) -> None:
+def test_root_writes_no_script_where_she_could_not(ground: Path) -> None:
     """Her plugin's folder is a link to a folder of another's: what root could write there, she could not."""
-    home, other = tmp_path / "home", tmp_path / "other"
+    home, other = ground / "home", ground / "other"
     for folder in (home, other, home / agent_scripts.FOLDER.parent):
         folder.mkdir(parents=True, exist_ok=True)
     other.chmod(0o755)

@@ -113,13 +113,26 @@ def test_rows_in_quarantine_are_exit_code_1_and_the_way_to_look_at_them(tmp_path
     assert (status(tmp_path).lacking, status(tmp_path).exit_code) == (1, 1)
 
 
-def test_a_target_that_was_handed_over_or_taken_away_is_said_to_be(finished: Path) -> None:
-    tell(finished, handed_over="2026-01-01T00:00:00+0000")
-    assert (status(finished).stand, status(finished).exit_code) == (Stand.HANDED_OVER, 0)
+def test_a_target_that_was_taken_away_is_said_to_be(finished: Path) -> None:
+    assert (status(finished).stand, status(finished).exit_code) == (Stand.COMPLETE, 0)
     (finished / "graph.ladybug").unlink()
     found = status(finished)
     assert (found.stand, found.exit_code) == (Stand.GONE, 75)
     assert found.steps[0][1].endswith("--replace")
+
+
+def test_a_file_in_the_place_of_the_target_is_not_said_to_hold_what_that_held(finished: Path) -> None:
+    target = finished / "graph.ladybug"
+    assert (bool(status(finished).counts), status(finished).names) == (True, [])
+    shutil.copy(target, finished / "another")
+    target.unlink()
+    (finished / "another").rename(target)
+    os.utime(target, (1, 1))
+    found = status(finished)
+    assert (found.stand, found.exit_code, found.counts) == (Stand.COMPLETE, 0, [])
+    assert "another file than the one that was published" in found.names[0]
+    assert any(found.names[0] in line.text for line in lines(found, Signs()))
+    assert found.steps[0][0] == "Compare it with SQLite:"
 
 
 def test_a_target_of_which_no_run_tells_is_not_called_complete(finished: Path) -> None:

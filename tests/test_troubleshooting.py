@@ -37,8 +37,6 @@ DOCUMENT = (CHECKOUT / "docs/TROUBLESHOOTING.md").read_text(encoding="utf-8")
 WITHOUT_ENTRY = {
     "does not keep": "a disk that loses what was synced, after publishing",
     "cannot be caught up: the engine does not read its own log": "a bug of the engine's",
-    "has a log of ours still": "from Python only",
-    "is not handed over:": "from Python only",
     "has bytes free, and an index needs": "the words say it all",
     "are not the same with an index": "a bug of the engine's",
     "cannot open it with an index": "a bug of an engine's; the file stays as it was",
@@ -47,12 +45,18 @@ WITHOUT_ENTRY = {
     "cannot be renamed to": "a race with another program; the words say it all",
     "needs up to": "the words say it all",
     "takes down every worker that loads it": "as with the other row at which --strict stops",
+    "of memories, set aside": "the summary; what it counts is listed below it",
+    "write with another engine (--engine), or run": "as with the other row at which --strict stops",
     "may not write where the target is to be": "permissions that change in the middle of a run",
     "may not take the address space": "the words say it all",
     "before it did anything; free some memory": "a machine that is out of memory altogether",
     "counts where counts": "two engines that disagree, of which no case is known",
     "root may not become": "root in a container without the right to change users",
-    "root may not make files for": "root in a container without the right to change users",
+    "cannot be opened by root": "a network file system that is closed to root",
+    "name a file of yours or of root's": "the words say it all",
+    "another nimad is already working": "a lock file in which somebody wrote; the words say it all",
+    "takes more memory to read than it may": "the words say it all",
+    "ended without an answer": "a process that is killed in the middle of setup",
     "holds rows of already, which this run is to leave out": "the words say it all",
     "so a new target could hold less than": "the words say it all",
     "cannot be read ; check the disk": "a failing disk; the words say it all",
@@ -68,13 +72,13 @@ WITHOUT_ENTRY = {
     "NIMA has no schema shape": "from Python only",
     "cannot open what wrote (storage version": "an agent that went back to an older engine; the command is in it",
     "had to be repaired": "a disk that fails again and again",
-    "make one that has them with": "the columns changed; the command is in it",
     "make a target of it with:": "the command is in it",
     "make one with:": "the command is in it",
     "beside the target, where": "a damaged memory on a full disk; the words say it all",
     "would stand in a folder of": "root with settings of somebody else's; the command is in it",
     "and is as it was": "the words say it all",
     "are among the": "two agents; the words say it all",
+    "alone holds did not arrive in": "a disk that loses what was synced, or a bug of the engine's",
     "is on a file system that is read-only": "the words say it all",
     "and a backup of SQLite needs": "the words say it all",
     "rows of after they were written to it": "a disk that loses what was synced",
@@ -95,6 +99,9 @@ WITHOUT_ENTRY = {
     "must be at most": "the words say it all",
     "is not root's alone, and root does not run it": "the cure is in it",
     "allow it with: chmod a+r": "the command is in it",
+    "has more dots, than any of its lines needs": "the words say it all",
+    "lists lie in lists too many times": "the words say it all",
+    "which no file can have; name another": "the words say it all",
 }
 #: Messages of so few words of their own that an entry for each would say nothing.
 LEAST_WORDS = 4
@@ -420,6 +427,12 @@ def a_variable_that_cannot_be(desk: Desk) -> str:
 
 
 @provocation
+def a_variable_that_leads_nowhere(desk: Desk) -> str:
+    desk.monkeypatch.setenv("NIMA_LADYBUG_DB", str(desk.folder / "no/such/folder/agent.lbug"))
+    return desk.migrate()
+
+
+@provocation
 def a_word_that_is_none(desk: Desk) -> str:
     return desk.configured('[service]\ntrigger = "midnight"\n')
 
@@ -461,7 +474,7 @@ def no_home(desk: Desk) -> str:
 
 @provocation
 def a_number_for_openclaws_backend(desk: Desk) -> str:
-    return desk.openclaw('{"plugins": {"entries": {"nima-memory": {"database": {"backend": 5}}}}}')
+    return desk.openclaw('{"plugins": {"entries": {"nima-memory": {"config": {"database": {"backend": 5}}}}}}')
 
 
 # The target
@@ -559,6 +572,35 @@ def a_row_that_strict_stops_at(desk: Desk) -> str:
     return desk.migrate("--strict", "--dry-run")
 
 
+def _without_ids(desk: Desk) -> None:
+    for statement in ("DROP TABLE memory_nodes", "CREATE TABLE memory_nodes (id, text)"):
+        change(desk.source, statement)
+    change(desk.source, "INSERT INTO memory_nodes VALUES ('one', 'a')")
+
+
+@provocation
+def a_dry_run_of_memories_without_ids(desk: Desk) -> str:
+    _without_ids(desk)
+    return desk.migrate("--dry-run")
+
+
+@provocation
+def memories_without_ids(desk: Desk) -> str:
+    _without_ids(desk)
+    return desk.migrate()
+
+
+@provocation
+def embeddings_without_sense(desk: Desk) -> str:
+    with closing(sqlite3.connect(desk.source, isolation_level=None)) as connection:
+        for _ in range(100):
+            connection.execute(
+                "INSERT INTO memory_nodes (timestamp, layer, text, embedding) VALUES (1, 'a', 'b', ?)",
+                (os.urandom(64),),
+            )
+    return desk.migrate("--dry-run")
+
+
 @provocation
 def an_index_of_nothing(desk: Desk) -> str:
     return desk.type_in("index", "--target", str(desk.target))
@@ -585,9 +627,12 @@ def _warnings(**events: e.Event) -> None:
 _warnings(
     a_complaint_of_the_engine=e.EngineComplained("Releasing physical memory failed"),
     a_batch_that_failed_for_good=e.BatchFailed(4, 4, "the worker was ended by SIGSEGV", None, 2_500),
+    values_that_are_written_again=e.WrittenAgain(2, ["memory_nodes id 5: text"]),
+    a_value_that_never_comes_back=e.Refused("memory_nodes", 5, "text", "text: it comes back as another value"),
     a_batch_that_vanished=e.BatchLost("memory_nodes", 500, 0),
     a_batch_that_is_looked_into=e.Isolating("memory_nodes", 500, "the worker was ended by SIGSEGV"),
     a_row_that_takes_workers_down=e.Isolated("memory_nodes", 17, "the worker was ended by SIGSEGV", 2),
+    a_value_that_takes_workers_down=e.Isolated("memory_nodes", 17, "the worker was ended by SIGSEGV", 2, "text"),
     a_target_that_was_set_aside=e.SetAside(("graph.ladybug.migrating.20260102",), "a torn page", whole=True),
     a_log_that_was_set_aside=e.SetAside(("graph.ladybug.migrating.wal.20260102",), "a torn page", whole=False),
     a_damaged_memory=e.Salvaged(("page 7",), {"memory_nodes": 9}, {"memory_nodes": [(4, 5)]}),
@@ -597,7 +642,10 @@ _warnings(
     memories_that_came_late=e.LateArrivals(3),
     a_reader_that_is_none=e.EngineChosen("ladybug", 49, "", (), ("/usr/bin/python3: nothing is there",)),
     late_arrivals_that_wait=f.LeftAlone("the target is open in another program"),
+    columns_that_the_target_cannot_hold=f.ColumnsLeftOut(("memory_nodes.fe_score (it is STRING)",)),
     a_target_that_is_gone=s.TargetGone("graph.ladybug"),
+    a_name_without_room=e.NotNamed("ladybug.lbug", "graph.ladybug", "Operation not permitted"),
+    a_name_that_is_gone=s.NameMissing("graph.ladybug", "nimad migrate"),
     a_hook_that_failed=e.HookRan("on_failure", 1, "", "", 0.1),
     a_run_that_is_put_off=s.Postponed("too little memory", 60.0),
     a_reload_that_was_refused=s.ReloadRefused("nimad.toml: unknown key"),

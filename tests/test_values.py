@@ -1,5 +1,6 @@
 """Values: the rule of each column type (docs/VALUES.md), and that whatever follows the rules arrives bit for bit."""
 
+import json
 import math
 import shutil
 import struct
@@ -10,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from arrival import Raw, assert_arrived, columns_without_types, write
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from support import assert_same, edge, make_memory, migrate_smoothly, node, same_value, turn, vector
+from support import LINKS, assert_same, edge, make_memory, migrate_smoothly, node, same_value, turn, vector
 
 from nimad.migration import loading
 from nimad.source.file import InvalidText
-from nimad.source.schema import Kind
-from nimad.source.values import UnrepresentableError, are_plain, convert
+from nimad.source.schema import Column, Kind, Schema, Table
+from nimad.source.values import are_plain, cell
 
 INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 DIMENSION = 4
@@ -44,6 +46,13 @@ NASTY_TEXTS = [
     "\u2028\u2029\x85\x1c",
     " leading and trailing ",
 ]
+
+
+SCHEMA = Schema(Table("memory_nodes", "id", ()), None, None, DIMENSION)
+
+
+def column(kind: Kind) -> Column:
+    return Column("c", "c", kind)
 
 
 # The rules, type by type
@@ -97,64 +106,123 @@ BECOMES: list[tuple[Kind, Any, Any]] = [
 
 @pytest.mark.parametrize(("kind", "value", "expected"), BECOMES)
 def test_what_a_value_becomes(kind: Kind, value: Any, expected: Any) -> None:
-    assert same_value(convert(kind, value, DIMENSION), expected)
+    found = cell(column(kind), value, SCHEMA)
+    assert same_value(found.value, expected)
+    assert found.reason == ""
 
 
 REFUSED: list[tuple[Kind, Any, str]] = [
-    (Kind.INT64, "soon", "text 'soon' where an integer belongs"),
-    (Kind.INT64, "", "text '' where an integer belongs"),
-    (Kind.INT64, "5 6", "text '5 6' where an integer belongs"),
-    (Kind.INT64, "1_000", "text '1_000' where an integer belongs"),
-    (Kind.INT64, "0x10", "text '0x10' where an integer belongs"),
-    (Kind.INT64, "٣", "text '٣' where an integer belongs"),
-    (Kind.INT64, "5.5", "text '5.5' where an integer belongs"),
-    (Kind.INT64, 5.5, "5.5 where an integer belongs"),
-    (Kind.INT64, INF, "inf where an integer belongs"),
-    (Kind.INT64, 2.0**63, "9.223372036854776e+18 is outside the 64-bit integers"),
-    (Kind.INT64, str(2**63), "text '9223372036854775808' is outside the 64-bit integers"),
+    (Kind.INT64, "soon", "text of 4 characters where an integer belongs"),
+    (Kind.INT64, "", "text of 0 characters where an integer belongs"),
+    (Kind.INT64, "5 6", "text of 3 characters where an integer belongs"),
+    (Kind.INT64, "1_000", "text of 5 characters where an integer belongs"),
+    (Kind.INT64, "0x10", "text of 4 characters where an integer belongs"),
+    (Kind.INT64, "٣", "text of 1 characters where an integer belongs"),
+    (Kind.INT64, "5.5", "text of 3 characters where an integer belongs"),
+    (Kind.INT64, 5.5, "a float where an integer belongs"),
+    (Kind.INT64, INF, "a float where an integer belongs"),
+    (Kind.INT64, 2.0**63, "a float outside the 64-bit integers"),
+    (Kind.INT64, str(2**63), "text of 19 characters outside the 64-bit integers"),
     (Kind.INT64, b"5", "a BLOB of 1 bytes where an integer belongs"),
-    (Kind.INT64, InvalidText(b"\xff5"), "text of 2 bytes that is not valid UTF-8"),
-    (Kind.DOUBLE, "high", "text 'high' where a number belongs"),
-    (Kind.DOUBLE, "nan", "text 'nan' where a number belongs"),
-    (Kind.DOUBLE, "inf", "text 'inf' where a number belongs"),
-    (Kind.DOUBLE, ".", "text '.' where a number belongs"),
-    (Kind.DOUBLE, 2**53 + 1, "9007199254740993 is not exact as a 64-bit float"),
-    (Kind.DOUBLE, INT64_MAX, "9223372036854775807 is not exact as a 64-bit float"),
-    (Kind.DOUBLE, "9007199254740993", "9007199254740993 is not exact as a 64-bit float"),
-    (Kind.DOUBLE, "9" * 350, f"text '{'9' * 40}'… is outside the 64-bit floats"),
+    (Kind.INT64, InvalidText(b"\xff5"), "text of 2 bytes that is not valid UTF-8 where an integer belongs"),
+    (Kind.DOUBLE, "high", "text of 4 characters where a number belongs"),
+    (Kind.DOUBLE, "nan", "text of 3 characters where a number belongs"),
+    (Kind.DOUBLE, "inf", "text of 3 characters where a number belongs"),
+    (Kind.DOUBLE, ".", "text of 1 characters where a number belongs"),
+    (Kind.DOUBLE, 2**53 + 1, "an integer that is not exact as a 64-bit float"),
+    (Kind.DOUBLE, INT64_MAX, "an integer that is not exact as a 64-bit float"),
+    (Kind.DOUBLE, "9007199254740993", "text of 16 characters that is not exact as a 64-bit float"),
+    (Kind.DOUBLE, "9" * 350, "text of 350 characters outside the 64-bit floats"),
     (Kind.DOUBLE, b"", "a BLOB of 0 bytes where a number belongs"),
-    (Kind.BOOL, 2, "2 where 0 or 1 belongs"),
-    (Kind.BOOL, -1, "-1 where 0 or 1 belongs"),
-    (Kind.BOOL, 0.5, "0.5 where 0 or 1 belongs"),
-    (Kind.BOOL, "yes", "text 'yes' where 0 or 1 belongs"),
+    (Kind.BOOL, 2, "an integer where 0 or 1 belongs"),
+    (Kind.BOOL, -1, "an integer where 0 or 1 belongs"),
+    (Kind.BOOL, 0.5, "a float where 0 or 1 belongs"),
+    (Kind.BOOL, "yes", "text of 3 characters where 0 or 1 belongs"),
     (Kind.BOOL, b"\x01", "a BLOB of 1 bytes where 0 or 1 belongs"),
-    (Kind.STRING, b"\xff\xfe", "a BLOB of 2 bytes where text belongs"),
-    (Kind.STRING, b"\xed\xa0\x80", "a BLOB of 3 bytes where text belongs"),  # half a surrogate pair
-    (Kind.STRING, InvalidText(b"caf\xe9"), "text of 4 bytes that is not valid UTF-8"),
-    (Kind.BLOB, 5, "5 where bytes belong"),
-    (Kind.BLOB, 0.5, "0.5 where bytes belong"),
+    (Kind.BLOB, 5, "an integer where bytes belong"),
+    (Kind.BLOB, 0.5, "a float where bytes belong"),
     (Kind.VECTOR, b"", "an embedding of 0 floats, not 4"),
     (Kind.VECTOR, bytes(15), "an embedding of 15 bytes, no multiple of 4"),
     (Kind.VECTOR, vector(1, 2), "an embedding of 2 floats, not 4"),
     (Kind.VECTOR, bytes(4 * 1_536), "an embedding of 1536 floats, not 4"),
-    (Kind.VECTOR, "[0.1, 0.2]", "text '[0.1, 0.2]' where an embedding's bytes belong"),
-    (Kind.VECTOR, 5, "5 where an embedding's bytes belong"),
-    (Kind.VECTOR, InvalidText(bytes(16)), "text that is not valid UTF-8 where an embedding's bytes belong"),
+    (Kind.VECTOR, "[0.1, 0.2]", "an embedding of 2 floats, not 4"),
+    (Kind.VECTOR, "[0.1, 0.2, 1e39, 0]", "an embedding with a number outside the 32-bit floats"),
+    (Kind.VECTOR, '[0.1, "0.2", 1, 0]', "text of 18 characters where an embedding's bytes belong"),
+    (Kind.VECTOR, "secret", "text of 6 characters where an embedding's bytes belong"),
+    (Kind.VECTOR, 5, "an integer where an embedding's bytes belong"),
+    (
+        Kind.VECTOR,
+        InvalidText(bytes(16)),
+        "text of 16 bytes that is not valid UTF-8 where an embedding's bytes belong",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("kind", "value", "reason"), REFUSED)
-def test_what_has_no_place_is_refused_with_the_value_and_the_reason(kind: Kind, value: Any, reason: str) -> None:
-    with pytest.raises(UnrepresentableError) as refused:
-        convert(kind, value, DIMENSION)
-    assert str(refused.value) == reason
-    assert not are_plain(kind, [None, value], DIMENSION)
+def test_what_has_no_place_is_set_aside_with_a_reason_that_does_not_quote_it(
+    kind: Kind, value: Any, reason: str
+) -> None:
+    found = cell(column(kind), value, SCHEMA)
+    assert (found.value, found.reason) == (None, f"c: {reason}")
+    assert not are_plain(column(kind), [None, value], SCHEMA)
+    assert cell(Column("c", "c", Kind.INT64, 7), "secret", SCHEMA).value == 7, "the default takes its place"
 
 
-def test_a_reason_quotes_a_long_text_only_in_part() -> None:
-    with pytest.raises(UnrepresentableError) as refused:
-        convert(Kind.INT64, "x" * 10_000_000, DIMENSION)
-    assert str(refused.value) == f"text '{'x' * 40}'… where an integer belongs"
+@pytest.mark.parametrize(
+    ("value", "readable", "reason"),
+    [
+        (InvalidText(b"caf\xe9"), "caf\ufffd", "text of 4 bytes, not valid UTF-8"),
+        (b"\xff\xfe", "\ufffd\ufffd", "a BLOB of 2 bytes, not valid UTF-8"),
+        (b"\xed\xa0\x80", "\ufffd\ufffd\ufffd", "a BLOB of 3 bytes, not valid UTF-8"),  # half a surrogate pair
+    ],
+)
+def test_of_text_that_is_no_utf8_the_readable_part_migrates(value: Any, readable: str, reason: str) -> None:
+    found = cell(column(Kind.STRING), value, SCHEMA)
+    assert (found.value, found.reason) == (readable, f"c: {reason}, migrated as text with U+FFFD")
+
+
+MOMENTS: list[tuple[Any, int | None]] = [
+    (1_700_000_000_000.75, 1_700_000_000_000),
+    (-1.5, -1),
+    ("1700000000000.9", 1_700_000_000_000),
+    ("2026-03-04T05:06:07Z", 1_772_600_767_000),
+    ("2026-03-04 05:06:07", 1_772_600_767_000),
+    ("2026-03-04T05:06:07.123456+02:00", 1_772_593_567_123),
+    ("2026-03-04T05:06:07.9-0530", 1_772_620_567_900),
+    ("2026-03-04T05:06z", 1_772_600_760_000),
+    ("2026-03-04", 1_772_582_400_000),
+    ("1969-12-31T23:59:59.9995Z", 0),
+    ("0001-01-01T00:00:00+14:00", -62_135_647_200_000),
+    ("2026-02-30T00:00:00Z", None),
+    ("2026-03-04T25:00:00Z", None),
+    ("2026-03-04T05:06:07+99:99", None),
+    ("4 March 2026", None),
+    ("2026-W10-3", None),
+    ("05:06:07", None),
+    ("", None),
+    (b"2026-03-04", None),
+    (INF, None),
+    (1e300, None),
+]
+
+
+@pytest.mark.parametrize(("value", "milliseconds"), MOMENTS)
+def test_moments_that_are_no_integers_are_read_where_it_is_certain_what_they_mean(
+    value: Any, milliseconds: int | None
+) -> None:
+    found = cell(Column("timestamp", "timestamp", Kind.INT64, None, is_moment=True), value, SCHEMA)
+    assert found.value == milliseconds
+    assert ("migrated as" in found.reason) == (milliseconds is not None)
+    assert found.reason.startswith("timestamp: ")
+    assert cell(column(Kind.INT64), value, SCHEMA).value is None, "in no other column"
+
+
+def test_the_least_integer_is_set_aside_for_an_engine_that_does_not_hold_it() -> None:
+    old = Schema(SCHEMA.nodes, None, None, DIMENSION, least=INT64_MIN + 1)
+    assert cell(column(Kind.INT64), INT64_MIN, old).value is None
+    assert cell(column(Kind.INT64), INT64_MIN + 1, old).reason == ""
+    assert not are_plain(column(Kind.INT64), [None, INT64_MIN], old)
+    assert are_plain(column(Kind.INT64), [None, INT64_MIN], SCHEMA)
 
 
 @pytest.mark.parametrize(
@@ -169,11 +237,9 @@ def test_a_reason_quotes_a_long_text_only_in_part() -> None:
     ],
 )
 def test_a_number_in_text_is_never_rounded_to_another(kind: Kind, text: str) -> None:
-    try:
-        got = convert(kind, text, DIMENSION)
-    except UnrepresentableError:
-        return
-    assert Decimal(got) == Decimal(text)
+    found = cell(column(kind), text, SCHEMA)
+    assert found.value is None or Decimal(found.value) == Decimal(text)
+    assert (found.value is None) == bool(found.reason)
 
 
 # The rules, for any value at all
@@ -197,22 +263,22 @@ TYPES: dict[Kind, Any] = {
 
 @given(kind=st.sampled_from(Kind), value=ANY_VALUE)
 @settings(max_examples=500, deadline=None, database=None)
-def test_any_value_becomes_its_equal_or_is_refused(kind: Kind, value: Any) -> None:
-    reason = None
-    try:
-        got = convert(kind, value, DIMENSION)
-    except UnrepresentableError as refused:
-        reason = str(refused)
-    if reason is not None:
-        assert 0 < len(reason.splitlines()) == 1
+def test_any_value_becomes_its_equal_or_is_set_aside(kind: Kind, value: Any) -> None:
+    found = cell(column(kind), value, SCHEMA)
+    got = found.value
+    if found.reason:
+        assert len(found.reason.splitlines()) == 1
+        raw = value.raw if isinstance(value, InvalidText) else value
+        assert got == (raw.decode(errors="replace") if kind is Kind.STRING else None)
         return
     if value is None:
         assert got is None
         return
     assert type(got) is TYPES[kind]
-    if kind is Kind.VECTOR:
+    if kind is Kind.VECTOR and isinstance(value, bytes) and len(value) == 4 * DIMENSION:
         assert got == value
-        assert len(got) == 4 * DIMENSION
+    elif kind is Kind.VECTOR:
+        assert struct.unpack("<4f", got) == pytest.approx(json.loads(value))
     elif kind is Kind.BLOB:
         raw = value.raw if isinstance(value, InvalidText) else value
         assert got == (raw.encode() if isinstance(raw, str) else raw)
@@ -230,19 +296,20 @@ def test_any_value_becomes_its_equal_or_is_refused(kind: Kind, value: Any) -> No
 @example(kind=Kind.VECTOR, values=[bytes(16), bytes(15)])
 @settings(max_examples=500, deadline=None, database=None)
 def test_a_column_that_passes_for_plain_needs_no_rule(kind: Kind, values: Sequence[Any]) -> None:
-    if not are_plain(kind, values, DIMENSION):
+    if not are_plain(column(kind), values, SCHEMA):
         return
     for value in values:
-        got = convert(kind, value, DIMENSION)
-        assert same_value(got, bool(value) if kind is Kind.BOOL and value is not None else value)
+        found = cell(column(kind), value, SCHEMA)
+        assert found.reason == ""
+        assert same_value(found.value, bool(value) if kind is Kind.BOOL and value is not None else value)
 
 
 @given(values=st.lists(st.none() | ANY_INT, max_size=20), flags=st.lists(st.none() | st.sampled_from([0, 1])))
 @settings(max_examples=100, deadline=None, database=None)
 def test_columns_as_they_should_be_do_pass_for_plain(values: Sequence[Any], flags: Sequence[Any]) -> None:
-    assert are_plain(Kind.INT64, values, DIMENSION)
-    assert are_plain(Kind.BOOL, flags, DIMENSION)
-    assert are_plain(Kind.STRING, [str(value) for value in values], DIMENSION)
+    assert are_plain(column(Kind.INT64), values, SCHEMA)
+    assert are_plain(column(Kind.BOOL), flags, SCHEMA)
+    assert are_plain(column(Kind.STRING), [str(value) for value in values], SCHEMA)
 
 
 # Through a real migration, and back
@@ -303,6 +370,64 @@ def test_any_rows_at_all_come_back_bit_for_bit(memory: dict[str, Any]) -> None:
         assert_same(source, run.target)
         assert run.quarantine == []
         assert run.result.exit_code == 0
+    finally:
+        shutil.rmtree(folder)
+
+
+# Every wrong type in every column
+
+#: Of columns that have no type, so that SQLite leaves each value what it is.
+NODE_COLUMNS = (
+    *("timestamp", "layer", "text", "summary", "who", "affect_json", "turn_id", "fe_score", "embedding", "strength"),
+    *("decay_rate", "last_accessed", "is_ghost", "dismissal_count", "recall_count", "themes", "created_at", "own"),
+)
+ODD_SCHEMA = (
+    columns_without_types("memory_nodes", NODE_COLUMNS),
+    columns_without_types("memory_edges", ("source_id", "target_id", "relation", "weight", "own")),
+    columns_without_types("memory_turns", ("turn_id", *LINKS, "timestamp", "affect_json", "own")),
+)
+WRONG = (
+    st.none()
+    | st.sampled_from([0, 1, 2, -1, 2**53 + 1, INT64_MAX, 0.5, 1.0, INF, -0.0, 1e300])
+    | st.sampled_from(["", "false", "n/a", "1", "0.5", "2026-03-04T05:06:07Z", "3 days", "[1, 2, 3, 4]", "[1]"])
+    | st.sampled_from([b"", b"text", b"\xff", vector(1, 2, 3, 4), bytes(3), Raw(b"caf\xe9"), Raw(b"\xed\xa0\x80")])
+    | UTF8_TEXT
+)
+
+
+@st.composite
+def odd_memories(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
+    """Rows each of whose columns may hold a value of any type."""
+    ids = range(1, 13)
+
+    def rows(names: Sequence[str], ends: Sequence[str] = ()) -> list[dict[str, Any]]:
+        end = st.sampled_from([*ids, *ids, 99, None, "one", "2", 3.0, b"4", 0.5])
+        return [{"id": key, **{n: draw(end if n in ends else WRONG) for n in names}} for key in ids]
+
+    return {
+        "memory_nodes": rows(NODE_COLUMNS),
+        "memory_edges": rows(("source_id", "target_id", "relation", "weight", "own"), ("source_id", "target_id")),
+        "memory_turns": rows(("turn_id", *LINKS, "timestamp", "affect_json", "own"), tuple(LINKS)),
+    }
+
+
+@given(memory=odd_memories())
+@settings(
+    max_examples=3,
+    deadline=None,
+    database=None,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_of_any_values_at_all_no_memory_is_missing(memory: dict[str, list[dict[str, Any]]]) -> None:
+    folder = Path(tempfile.mkdtemp(prefix="nimad-values-"))
+    try:
+        source = make_memory(folder / "graph.sqlite", own_schema=True, schema=ODD_SCHEMA)
+        for table, rows in memory.items():
+            write(source, table, rows)
+        run = migrate_smoothly(source, max_set_aside="0")
+        assert_arrived(source, run.target)
+        assert run.result.success_rate == 100
     finally:
         shutil.rmtree(folder)
 

@@ -23,6 +23,7 @@ from nimad.migration import comparing, state
 from nimad.migration.comparing import compare
 from nimad.migration.files import Files, locked
 from nimad.report import comparison_lines
+from nimad.target.catalog import tables_of_indexes
 from nimad.worker.identity import Natural
 from nimad.worker.pairing import pair
 
@@ -95,6 +96,39 @@ def test_what_the_agent_wrote_to_the_target_is_its_own_and_no_difference(source:
     }
 
 
+def test_a_table_of_the_agents_is_told_of_whatever_its_name_begins_with(source: Path) -> None:
+    with agent(target_of(source)) as connection:
+        connection.execute("CREATE NODE TABLE _notes(id INT64 PRIMARY KEY, note STRING)")
+        connection.execute("CREATE (:_notes {id: 1, note: 'of the agent'})")
+        connection.execute("CREATE REL TABLE _noted(FROM _notes TO MemoryNode)")
+        connection.execute("MATCH (a:_notes {id: 1}), (b:MemoryNode {id: 3}) CREATE (a)-[:_noted]->(b)")
+    assert compare(Settings(source=source, target=target_of(source))).others == {"_noted": 1, "_notes": 1}
+
+
+@pytest.mark.parametrize(
+    ("indexes", "own"),
+    [
+        ([], set()),
+        (["_PK"], set()),
+        (["by.likeness"], {"_0_by.likeness_UPPER", "_0_by.likeness_LOWER", "_by.likeness_UPPER"}),
+        (["words"], {"0_words_docs", "0_words_terms", "0_words_appears_in", "default_english_stopwords"}),
+        (None, {"_0_by.likeness_UPPER", "_0_by.likeness_LOWER", "_by.likeness_UPPER", "_0_byXlikeness_UPPER"}),
+    ],
+    ids=["none", "of a key", "of vectors", "of texts", "an engine that lists none"],
+)
+def test_the_tables_of_an_index_are_told_by_the_index(indexes: list[str] | None, own: set[str]) -> None:
+    names = {"MemoryNode", "_notes", "_0_notes", "_0_by.likeness_UPPER", "_0_by.likeness_LOWER", "_by.likeness_UPPER"}
+    names |= {
+        "_0_byXlikeness_UPPER",
+        "0_words_docs",
+        "0_words_terms",
+        "0_words_appears_in",
+        "default_english_stopwords",
+    }
+    words = {name for name in names if "words" in name} if indexes is None else set[str]()
+    assert tables_of_indexes(names, indexes) == own | words
+
+
 def test_what_reached_sqlite_later_is_late(source: Path) -> None:
     ids = new_turn(source, 100)
     found = verified(source, code=ExitCode.QUARANTINED)
@@ -162,9 +196,9 @@ def test_rows_in_quarantine_are_expected_to_be_missing(tmp_path: Path) -> None:
     migrate(memory, reader_python=Path("none"))
     found = verified(memory, code=ExitCode.QUARANTINED)
     assert kinds(found) == {
-        "aside": {"memory_nodes": [2, 3], "memory_edges": [1, 3], "memory_turns": [1, 1]},
+        "aside": {"memory_nodes": [2, 3], "memory_edges": [3], "memory_turns": [1]},
     }
-    assert remarks(found, "memory_nodes", "aside")[2] == "timestamp: text 'noon' where an integer belongs"
+    assert remarks(found, "memory_nodes", "aside")[2] == "timestamp: text of 4 characters where an integer belongs"
     assert remarks(found, "memory_nodes", "aside")[3] == "embedding: an embedding of 3 bytes, no multiple of 4"
 
 
@@ -173,7 +207,7 @@ def test_rows_in_quarantine_are_expected_to_be_missing(tmp_path: Path) -> None:
 
 def test_a_file_of_somebody_elses_making_is_compared_as_far_as_it_goes(source: Path, tmp_path: Path) -> None:
     """As nima-core's own script makes one: edges without keys, numbers of 32 bits, no column that it does not know."""
-    other = tmp_path / "ladybug.lbug"
+    other = tmp_path / "other.lbug"
     with (
         closing(ladybug.Database(str(other), **ENGINE_LIMITS)) as database,
         closing(ladybug.Connection(database)) as connection,

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +85,7 @@ def _take_out(connection: sqlite3.Connection, entry: Mapping[str, Any]) -> None:
     if part == "row":
         connection.execute(f"DELETE FROM {table} WHERE id = ?", (entry["id"],))
     else:
-        column = "embedding" if part == "embedding" else part.replace("has_", "") + "_node_id"
+        column = part.replace("has_", "") + "_node_id" if part.startswith("has_") else part
         connection.execute(f"UPDATE {table} SET {column} = NULL WHERE id = ?", (entry["id"],))
 
 
@@ -137,13 +137,13 @@ class Life:
     output: Path = field(init=False)
     process: "subprocess.Popen[bytes]" = field(init=False)
 
-    def __init__(self, source: Path, *options: str, script: str | None = None) -> None:
+    def __init__(self, source: Path, *options: str, script: str | None = None, prefix: Sequence[str] = ()) -> None:
         self.source, self.options, self.script = source, options, script
         self.output = source.with_name(f"output-{time.monotonic_ns()}.txt")
         command = ["-c", script] if script else ["-m", "nimad", "migrate", "--source", str(source)]
         with self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, *command, *options],
+                [*prefix, sys.executable, *command, *options],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -298,7 +298,7 @@ def copy_of(source: Path, to: Path) -> Path:
     """A memory, and the unfinished run beside it, as if they had always been in the folder `to`."""
     for path in source.parent.iterdir():
         if path.is_file() and not path.name.startswith("output-"):
-            shutil.copy(path, to / path.name)
+            shutil.copy(path, to / path.name, follow_symlinks=False)
     copy = to / source.name
     state = beside(target_of(copy), ".state.json")
     if state.exists():

@@ -2,7 +2,7 @@
  *
  * Such a kernel refuses madvise() with EINVAL when the address is not on a page; the length it rounds up by itself, so
  * nothing is done about that here. sysconf() and getpagesize() say 16384. It is on as soon as it is loaded: a worker
- * inherits LD_PRELOAD, and no variable that a switch could be.
+ * inherits LD_PRELOAD, and no variable that a switch could be. With -DSEEN_AS_SMALL, sysconf() is left alone.
  *
  * gcc -O2 -fPIC -shared -o pages16k.so pages16k.c -ldl
  */
@@ -24,6 +24,7 @@ int madvise(void *address, size_t length, int advice) {
     return (int)syscall(SYS_madvise, address, length, advice);
 }
 
+#ifndef SEEN_AS_SMALL /* else programs take the pages for smaller ones than they are */
 long sysconf(int name) {
     static long (*next)(int);
     if (name == _SC_PAGESIZE) /* glibc's _SC_PAGE_SIZE is the same number */
@@ -36,3 +37,4 @@ long sysconf(int name) {
 int getpagesize(void) {
     return PAGE;
 }
+#endif

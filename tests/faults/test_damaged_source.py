@@ -13,12 +13,14 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
 import pytest
+from arrival import as_text, in_json
+from documented import Became, becomes, dimension, integer
 from support import (
+    DEFAULTS,
     LINKS,
     TABLES,
     Hurried,
@@ -51,10 +53,7 @@ STRIDE = 5
 #: Types of b-tree pages (fileformat.html, 1.6), and bytes of the header of such a page before its cell pointers.
 INTERIOR_INDEX, INTERIOR_TABLE, LEAF_INDEX, LEAF_TABLE = 2, 5, 10, 13
 HEADER = {INTERIOR_INDEX: 12, INTERIOR_TABLE: 12, LEAF_INDEX: 8, LEAF_TABLE: 8}
-#: Columns that hold what their name does not tell: all others are text.
-INTEGERS = {"timestamp", "last_accessed", "dismissal_count"}
-FLOATS = {"fe_score", "strength", "decay_rate", "weight"}
-ENDS = {"memory_nodes": (), "memory_edges": ("source_id", "target_id"), "memory_turns": tuple(LINKS)}
+ENDS = ("source_id", "target_id")
 
 
 # A memory, and its pages
@@ -182,17 +181,6 @@ def flip_bytes(path: Path, seed: int) -> None:
 # What SQLite reads of it
 
 
-class NoText:
-    """Text whose bytes are no UTF-8: nothing is equal to it."""
-
-
-def as_text(raw: bytes) -> str | NoText:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return NoText()
-
-
 @dataclass(frozen=True)
 class Damaged:
     """A damaged memory. `by_id`: by table, the rows that SQLite finds by their ids."""
@@ -204,7 +192,7 @@ class Damaged:
     def now(self, table: str, key: int) -> dict[str, Any] | None:
         """The row that SQLite finds by an id that nobody thought of."""
         with opened(self.path) as connection:
-            return next(iter(rows(connection, f"SELECT * FROM {table} NOT INDEXED WHERE id = {key}")), None)
+            return next(iter(rows(connection, f"{select(connection, table)} WHERE id = {key}")), None)
 
     def met(self, table: str, key: int) -> list[dict[str, Any]]:
         """Rows of an id that SQLite meets on its way through the pages, which it begins at any id and place.
@@ -217,7 +205,7 @@ class Damaged:
                     where = f"WHERE id >= {start} LIMIT 1 OFFSET {place}"
                     found = rows(connection, f"SELECT id FROM {table} NOT INDEXED {where}")
                     if [row["id"] for row in found] == [key]:
-                        return list(rows(connection, f"SELECT * FROM {table} NOT INDEXED {where}"))
+                        return list(rows(connection, f"{select(connection, table)} {where}"))
         return []
 
 
@@ -226,7 +214,7 @@ def read_damaged(path: Path, pristine: Memory) -> Damaged:
     by_id: dict[str, dict[int, dict[str, Any]]] = {}
     with opened(path) as connection:
         for table in TABLES:
-            query, ids = f"SELECT * FROM {table} NOT INDEXED WHERE id", set(known[table])
+            query, ids = f"{select(connection, table)} WHERE id", set(known[table])
             for start in known[table]:  # from each id on, because the first broken page ends a way
                 ids |= {row["id"] for row in rows(connection, f"{query} >= {start}") if isinstance(row.get("id"), int)}
             by_id[table] = {key: found[0] for key in ids if (found := list(rows(connection, f"{query} = {key}")))}
@@ -239,6 +227,13 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
         connection.text_factory = as_text
         connection.execute("PRAGMA writable_schema = ON")  # else one broken line of the schema hides all tables
         yield connection
+
+
+def select(connection: sqlite3.Connection, table: str) -> str:
+    """A query for all columns whose names are text, which SQL is: no other can be spelled."""
+    names = [row["name"] for row in rows(connection, f"PRAGMA table_info({table})")]
+    quoted = ['"' + name.replace('"', '""') + '"' for name in names if type(name) is str]
+    return f"SELECT {', '.join(quoted) or '*'} FROM {table} NOT INDEXED"
 
 
 def rows(connection: sqlite3.Connection, query: str) -> list[dict[str, Any]]:
@@ -261,12 +256,14 @@ class Listed:
     def __init__(self, target: Path) -> None:
         self.entries = read_quarantine(target)
         self.ranges = [(entry["table"], *_ends(str(entry["id"]))) for entry in self.entries if entry["part"] == "range"]
+        self.parts = {(entry["table"], entry["id"], entry["part"]): entry["row"] for entry in self.entries}
 
     def part(self, table: str, key: int, part: str) -> bool:
-        return any((e["table"], e["id"], e["part"]) == (table, key, part) for e in self.entries)
+        return (table, key, part) in self.parts
 
-    def row(self, table: str, key: int) -> bool:
-        return self.part(table, key, "row") or self.lost(table, key)
+    def values_of(self, table: str, key: int) -> set[str]:
+        """The columns and links whose values are set aside alone, of one row."""
+        return {part for name, row_key, part in self.parts if (name, row_key) == (table, key)} - {"row", "id"}
 
     def lost(self, table: str, key: int) -> bool:
         return any(name == table and first <= key <= last for name, first, last in self.ranges)
@@ -287,6 +284,7 @@ def assert_accounted_for(pristine: Path, source: Path, target: Path) -> Damaged:
     """Every row of the pristine memory is in the target as SQLite reads it by its id, or listed; nothing else is."""
     before = read_source(pristine)
     damaged, there, listed = read_damaged(source, before), read_target(target), Listed(target)
+    assert dimension_of(there) == dimension([row["embedding"] for row in damaged.by_id["memory_nodes"].values()])
     everything = {
         "memory_nodes": (before.nodes, there.nodes),
         "memory_edges": (before.edges, there.edges),
@@ -294,9 +292,14 @@ def assert_accounted_for(pristine: Path, source: Path, target: Path) -> Damaged:
     }
     for table, (known, kept) in everything.items():
         for key in known:
-            assert key in kept or listed.row(table, key), f"{table} {key} is neither in the target nor listed"
-        for key in damaged.by_id[table]:
-            assert key in kept or listed.part(table, key, "row"), f"{table} {key} can be read, and is not in the target"
+            is_listed = listed.part(table, key, "row") or listed.lost(table, key)
+            assert key in kept or is_listed, f"{table} {key} is neither in the target nor listed"
+        for key, row in damaged.by_id[table].items():
+            if table == "memory_edges" and any(integer(row[end]) not in there.nodes for end in ENDS):
+                assert key not in kept
+                assert listed.part(table, key, "row"), f"{table} {key} can be read, and is not listed"
+            else:
+                assert key in kept, f"{table} {key} can be read, and is not in the target"
         for key, row in kept.items():
             found = damaged.by_id[table].get(key) or damaged.now(table, key)
             candidates = [found] if found else damaged.met(table, key)
@@ -307,56 +310,38 @@ def assert_accounted_for(pristine: Path, source: Path, target: Path) -> Damaged:
     return damaged
 
 
+def dimension_of(there: Memory) -> int:
+    return int(there.types["MemoryNode"]["embedding"].removeprefix("FLOAT[").removesuffix("]"))
+
+
 def differences(
     table: str, key: int, got: Mapping[str, Any], wanted: Mapping[str, Any], there: Memory, listed: Listed
 ) -> list[str]:
-    """Columns in which a row of the target is not what SQLite reads."""
-    found = []
+    """In what a row of the target, and its values in quarantine, are not what SQLite's row becomes."""
+    found, aside = [], set()
     for name, value in wanted.items():
         if name == "id":
             continue
+        part, holds = name, got.get(name)
         if table == "memory_turns" and name in LINKS:
-            pairs = there.links[LINKS[name]]
-            linked = [end for turn_id, end in pairs if turn_id == key]
-            right = linked == ([] if value is None else [whole(value)]) or (
-                linked == [] and whole(value) not in there.nodes and listed.part(table, key, LINKS[name])
-            )
-        elif name == "embedding":
-            right = got[name] == value or (got[name] is None and listed.part(table, key, "embedding"))
+            part, node_id = LINKS[name], integer(value)
+            holds = [end for turn_id, end in there.links[part] if turn_id == key]
+            became = Became([node_id]) if node_id in there.nodes else Became([], aside=value is not None)
+        elif table == "memory_edges" and name in ENDS:
+            became = Became(integer(value))
         else:
-            right = becomes(name, value, got[name])
-        if not right:
-            found.append(f"{name}: {got.get(name)!r:.80} where SQLite has {value!r:.80}")
-    return found
-
-
-def becomes(column: str, value: Any, got: Any) -> bool:
-    """Whether a column of the target holds what docs/VALUES.md says that such a value becomes."""
-    if value is None:
-        return got is None
-    if column in INTEGERS or (column.endswith("_id") and column in ENDS["memory_edges"]):
-        return type(got) is int and number(value) == got
-    if column in FLOATS:
-        return type(got) is float and (
-            same_value(got, value) if type(value) is float else number(value) == Decimal(got)
-        )
-    if column == "is_ghost":
-        return type(got) is bool and number(value) == got
-    if isinstance(value, bytes):
-        return bool(got == value.decode(errors="replace"))
-    return same_value(got, value if isinstance(value, str) else repr(value))
-
-
-def number(value: Any) -> Decimal | None:
-    try:
-        return Decimal(value)
-    except (InvalidOperation, ValueError, TypeError):
-        return None
-
-
-def whole(value: Any) -> int | None:
-    exact = number(value)
-    return int(exact) if exact is not None and exact.is_finite() and exact == int(exact) else None
+            became = becomes(table, name, value, dimension=dimension_of(there))
+        if not same_value(holds, became.value):
+            found.append(f"{name}: {holds!r:.80} where SQLite has {value!r:.80}")
+        if became.aside:
+            aside.add(part)
+            if listed.parts.get((table, key, part), {}).get(name) != in_json(value):
+                found.append(f"{name}: {value!r:.80} is not in quarantine")
+    defaults = DEFAULTS if table == "memory_nodes" else {}
+    added = set(got) - set(wanted) - {"edge_id"}
+    odd = [name for name in added if not same_value(got[name], defaults.get(name))]
+    found += [f"{name}: {got[name]!r:.80} where SQLite has no such column" for name in odd]
+    return found + [f"{part}: is in quarantine without need" for part in listed.values_of(table, key) - aside]
 
 
 def run(source: Path, target: Path, **settings: Any) -> int:
@@ -394,6 +379,7 @@ def assert_as_it_should_end(pristine: Path, source: Path, target: Path, code: in
 # Anywhere
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "seed", [pytest.param(seed, marks=[pytest.mark.long] if seed % STRIDE else []) for seed in SEEDS]
 )
@@ -431,6 +417,7 @@ def test_a_broken_overflow_page_costs_its_own_row(pristine: Path, source: Path, 
     assert len(damaged.by_id["memory_nodes"]) == 149
 
 
+@pytest.mark.long
 def test_a_broken_index_costs_no_row(pristine: Path, source: Path, target: Path) -> None:
     """SQLite's word on such a page does not say whose it is, so that the table as a whole may be listed."""
     overwrite(source, pages_of(source, "sqlite_autoindex_memory_turns_1")[-1].number)
@@ -466,6 +453,7 @@ def test_without_the_root_of_the_nodes_nothing_is_made(pristine: Path, source: P
     assert_as_it_should_end(pristine, source, target, ExitCode.IO_ERROR)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
 def test_without_the_root_of_another_table_the_nodes_go_through(
     pristine: Path, source: Path, target: Path, table: str
@@ -476,9 +464,24 @@ def test_without_the_root_of_another_table_the_nodes_go_through(
     assert len(read_target(target).nodes) == 150
 
 
+@pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
+def test_a_broken_line_of_the_schema_costs_its_own_table(
+    pristine: Path, source: Path, target: Path, table: str
+) -> None:
+    line = f"CREATE TABLE {table}".encode()
+    source.write_bytes(source.read_bytes().replace(line, line.replace(b"memory", b"\xd0emory")))
+    for _ in range(2):  # made, and made already
+        assert run(source, target) == ExitCode.QUARANTINED
+        assert listed(target) == [(table, "range", "any")]
+    assert_accounted_for(pristine, source, target)
+    there = read_target(target)
+    assert (len(there.nodes), len(there.edges) + len(there.turns)) == (150, 100)
+
+
 # In time
 
 
+@pytest.mark.long
 def test_rows_that_were_copied_before_their_page_broke_stay(pristine: Path, source: Path, target: Path) -> None:
     log = target.with_name("migration.log")
     interrupted(source, BatchLoaded, nth=2, target=target, log_file=log, batch_size=40, fixed_batch=True)
@@ -499,6 +502,7 @@ def test_rows_that_were_copied_before_their_page_broke_stay(pristine: Path, sour
     assert set(there.turns) == set(before.turns)
 
 
+@pytest.mark.long
 def test_rows_that_were_copied_before_their_page_broke_are_not_set_aside_with_a_damaged_target(
     source: Path, target: Path
 ) -> None:
@@ -585,6 +589,31 @@ def test_tables_that_are_left_out_are_named_all_the_same(source: Path, target: P
     assert "Left out: notes (1 rows; not migrated)" in said
 
 
+@pytest.mark.parametrize("is_damaged", [False, True])
+@pytest.mark.parametrize(
+    ("name", "broken", "told"),
+    [
+        (
+            b"nima_pruner_runs",
+            b"nima_pruner_\x80uns",
+            "nima_pruner_\ufffduns (",
+        ),
+        (b"session_key", b"session_\xf8ey", "memory_nodes.session_\ufffdey ("),
+    ],
+    ids=["a table", "a column"],
+)
+def test_a_name_that_is_no_text_costs_no_memory(
+    pristine: Path, source: Path, target: Path, is_damaged: bool, name: bytes, broken: bytes, told: str
+) -> None:
+    source.write_bytes(source.read_bytes().replace(name, broken))
+    if is_damaged:
+        overwrite(source, leaves(source)[3].number)
+    result, said = said_of(source, target)
+    assert result.exit_code == (ExitCode.QUARANTINED if is_damaged else ExitCode.COMPLETE)
+    assert any(line.startswith(f"Left out: {told}") for line in said)
+    assert_accounted_for(pristine, source, target)
+
+
 # A dry run
 
 
@@ -608,7 +637,7 @@ def test_a_dry_run_of_a_damaged_memory_foretells_what_a_real_run_does(
     assert contents(source.parent) == before
     assert (contents(target.parent), contents(temporary)) == ({}, {})
     assert sum(line.startswith("Cannot be read: memory_nodes id ") for line in said) == 2
-    (foretold,) = [line for line in said if line.startswith("Would be quarantined: ") and "parts of rows" in line]
+    (foretold,) = [line for line in said if line.startswith("Would be quarantined: ") and "cannot be read" in line]
     _, came = said_of(source, target)
     assert any(line.startswith(foretold.replace("Would be q", "Q") + ", listed in ") for line in came)
 

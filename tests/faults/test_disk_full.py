@@ -178,6 +178,7 @@ def test_a_file_of_nothing_but_holes_is_no_room_for_what_is_to_come(source: Path
     assert_says_as_much(str(caught.value), obstacle)
 
 
+@pytest.mark.long
 def test_an_option_that_makes_much_more_room_necessary_is_named(tmp_path: Path, mount: Mount) -> None:
     disk = mount(64 * MB)
     source = small_memory(tmp_path / "graph.sqlite", nodes=1_000, dimension=384)
@@ -201,6 +202,7 @@ def test_a_disk_that_is_full_before_a_run_begins_is_one_that_cannot_be_written_t
     assert f"{disk.path} has 0 MB free" in obstacle
 
 
+@pytest.mark.long
 def test_what_a_worker_finds_no_room_for_is_named(source: Path, disk: Disk) -> None:
     """A failed write to an open file says what, and not where."""
     with (
@@ -235,6 +237,7 @@ def assert_says_as_much(said: str, foretold: str) -> None:
     assert all(abs(int(one) - int(other)) <= 1 for one, other in pairs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.long)])
 def test_an_interrupted_run_goes_on_within_the_room_that_an_undisturbed_one_has(
     modest: Path, mount: Mount, number: signal.Signals
@@ -254,6 +257,7 @@ def test_an_interrupted_run_goes_on_within_the_room_that_an_undisturbed_one_has(
     assert_nothing_left(disk.target)
 
 
+@pytest.mark.long
 def test_rows_that_are_there_already_take_no_room_again(modest: Path, mount: Mount) -> None:
     disk = mount(90 * MB)
     interrupted(modest, TableLoaded, target=disk.target)
@@ -287,6 +291,7 @@ def used_by(unfinished: Path) -> int:
     return int(staging.stat().st_size - state_of(unfinished)["free_bytes"])
 
 
+@pytest.mark.long
 def test_a_file_full_of_holes_is_copied_without_them_where_that_makes_the_room(
     modest: Path, full_of_holes: Path, mount: Mount
 ) -> None:
@@ -301,6 +306,7 @@ def test_a_file_full_of_holes_is_copied_without_them_where_that_makes_the_room(
     assert_nothing_left(disk.target)
 
 
+@pytest.mark.long
 def test_where_beginning_anew_needs_less_than_going_on_the_run_says_so(
     modest: Path, full_of_holes: Path, mount: Mount
 ) -> None:
@@ -335,6 +341,7 @@ def test_a_disk_that_other_files_fill_stops_the_run_and_what_was_counted_is_kept
     assert migrate_to(disk, source).only(Started).found["MemoryNode"] == BATCH
 
 
+@pytest.mark.long
 def test_a_neighbour_that_takes_the_last_room_at_any_moment_stops_the_run(source: Path, disk: Disk) -> None:
     """Whether it is the plan, the engine or the state file that finds no room is chance, and makes no difference."""
     options = ("--target", str(disk.target), "--fixed-batch", "20")
@@ -392,6 +399,7 @@ def full_at(disk: Disk, owner: str, name: str, *, leave: int) -> Iterator[None]:
         yield
 
 
+@pytest.mark.long
 def test_wherever_the_engine_finds_the_disk_full_nothing_is_lost(source: Path, disk: Disk) -> None:
     """In the file itself, or in the pages that a checkpoint puts aside; in the first batch or in a later one."""
     for owner, name, leave in (
@@ -423,6 +431,7 @@ def holed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return make_memory(tmp_path / "graph.sqlite", nodes=nodes)
 
 
+@pytest.mark.long
 def test_with_too_little_room_for_a_copy_the_file_keeps_its_holes(holed: Path, disk: Disk) -> None:
     run = disturbed(holed, disk, TableLoaded, 1, lambda: disk.fill(leave=MB))
     assert re.fullmatch(r"[\d,]+ bytes of disk needed, [\d,]+ free", run.only(NotCompacted).why)
@@ -431,6 +440,7 @@ def test_with_too_little_room_for_a_copy_the_file_keeps_its_holes(holed: Path, d
     assert_nothing_left(disk.target)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("leave", [100 * KB, 3 * MB], ids=["exporting", "importing"])
 def test_a_disk_that_is_full_while_the_file_is_copied_costs_the_copy_alone(holed: Path, disk: Disk, leave: int) -> None:
     with full_at(disk, "compacting.os", "chdir", leave=leave):
@@ -443,6 +453,7 @@ def test_a_disk_that_is_full_while_the_file_is_copied_costs_the_copy_alone(holed
     assert_nothing_left(disk.target)
 
 
+@pytest.mark.long
 def test_a_state_file_that_finds_no_room_stops_the_run_and_stays_whole(source: Path, disk: Disk) -> None:
     with pytest.raises(DiskError, match="No space left on device") as caught:
         disturbed(source, disk, Verifying, 1, disk.fill)
@@ -458,6 +469,7 @@ def test_a_state_file_that_finds_no_room_stops_the_run_and_stays_whole(source: P
     assert [event for event in run.all(BatchLoaded) if event.table == "memory_nodes"] == []
 
 
+@pytest.mark.long
 def test_a_disk_that_is_full_once_the_target_is_there_takes_nothing_back(source: Path, disk: Disk) -> None:
     run = disturbed(source, disk, Published, 1, disk.fill)
     assert run.result.exit_code == ExitCode.COMPLETE
@@ -467,6 +479,7 @@ def test_a_disk_that_is_full_once_the_target_is_there_takes_nothing_back(source:
     assert f"{disk.target} is complete: {NODES} memories" in why
 
 
+@pytest.mark.long
 def test_a_log_that_finds_no_room_says_so_and_does_not_stop_the_run(source: Path, tmp_path: Path, mount: Mount) -> None:
     logs = mount(4_096, "logs")
     log = logs.path / "migration.log"
@@ -501,6 +514,7 @@ def test_a_read_only_folder_is_refused_before_anything_is_read(source: Path, dis
     assert disk.names() == set()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("at", "nth"), [(BatchLoaded, 1), (Verifying, 1)], ids=["loading", "verifying"])
 def test_a_folder_that_becomes_read_only_stops_the_run_and_what_was_counted_is_kept(
     source: Path, disk: Disk, at: type[Event], nth: int
@@ -515,6 +529,7 @@ def test_a_folder_that_becomes_read_only_stops_the_run_and_what_was_counted_is_k
     assert ".lock" not in str(caught.value), "that the lock's name stays is not what stopped it"
 
 
+@pytest.mark.long
 def test_a_memory_in_a_read_only_folder_is_read_as_any_other(source: Path, tmp_path: Path, mount: Mount) -> None:
     """The log, which would stand beside it, is done without."""
     disk = mount(ROOMY)

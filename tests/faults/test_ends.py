@@ -584,6 +584,7 @@ MESSAGES: Sequence[tuple[Failure, str, Kind]] = (
     (Failure.TARGET, "IO exception: Failed to truncate file /srv/graph.ladybug.migrating.wal.", Kind.DISK),
     (Failure.TARGET, WAL_SYNC, Kind.DISK),
     (Failure.DISK, "[Errno 28] No space left on device: '/srv/graph.ladybug.migrating.ledger'", Kind.DISK),
+    (Failure.TARGET, "IO exception: Cannot open file /srv/graph.ladybug: Too many open files", Kind.DISK),
     (Failure.DISK, "[Errno 5] Input/output error", Kind.DISK),
     (Failure.TARGET, RETIREMENT, Kind.PANIC),
     (Failure.UNOPENED, "IO exception: Cannot open file /srv/graph.ladybug: Read-only file system", Kind.NOT_ALLOWED),
@@ -792,6 +793,7 @@ def cured_after_failure(source: Path) -> tuple[list[Event], Callable[[Event], No
     return heard, listen
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("way", "rows"),
     [("segv", [40]), ("memory", [20, 20]), ("hang", [20, 20])],
@@ -828,6 +830,7 @@ sys.exit(worker.main())
 """
 
 
+@pytest.mark.long
 def test_rows_that_a_worker_wrote_before_it_hung_are_not_taken_for_lost_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def killer(chance: random.Random) -> Iterator[list[int]]:
         thread.join()
 
 
+@pytest.mark.long
 def test_a_killed_worker_loses_and_doubles_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("nimad.migration.catching_up.DELAYS_S", (0.0, 0.01, 0.02))
     seed = random.randrange(2**32)
@@ -153,6 +154,7 @@ def test_a_killed_follower_is_followed_by_another(source: Path) -> None:
     assert_same(source, target_of(source))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("tear", ["short", "garbage", "zeros"])
 def test_a_torn_log_costs_nothing(source: Path, tear: str) -> None:
     events: list[Event] = []

@@ -326,6 +326,7 @@ def test_a_full_pool_is_raised_before_the_batch_is_made_smaller(
     assert_all_there(source, run.target)
 
 
+@pytest.mark.long
 def test_a_pool_at_its_limit_has_the_batch_made_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full pool may be noticed only after the rows were written; then the smaller batch finds them there."""
     noise = random.Random(1)
@@ -363,6 +364,7 @@ def loaded_in(events: list[dict[str, Any]]) -> list[int]:
     return [event["rows"] for event in events if event["event"] == "BatchLoaded" and event["table"] == "memory_nodes"]
 
 
+@pytest.mark.long
 def test_after_the_kernel_killed_a_worker_the_batch_becomes_smaller(tmp_path: Path) -> None:
     """In a group that has room for some of the rows at once, and not for all."""
     source = large_rows(tmp_path, 48, 400_000)
@@ -398,6 +400,7 @@ def test_a_group_too_small_for_the_memory_ends_the_run_and_keeps_what_was_counte
     assert_all_there(source, run.target)
 
 
+@pytest.mark.long
 def test_a_row_that_no_worker_has_room_for_does_not_take_the_supervisor_down(tmp_path: Path) -> None:
     """It is set aside whole, which must not take more memory than loading it."""
     source = large_rows(tmp_path, 1, 60_000_000)

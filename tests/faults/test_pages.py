@@ -6,11 +6,10 @@ allocator aborts on pages that it was not built for.
 """
 
 import json
-import os
 import random
+import shlex
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +33,10 @@ from torture import assert_nothing_left
 
 import nimad
 from nimad.config import Settings
-from nimad.errors import ExitCode
-from nimad.migration import interpreter, machine, run
+from nimad.errors import ExitCode, RefusedError
+from nimad.migration import machine, repair, run
 from nimad.migration.events import BatchFailed, Compacted, EngineComplained, Event, PoolRaised, Published
+from nimad.migration.interpreter import Interpreter
 from nimad.migration.plan import MIB, Plan, make_plan
 from nimad.report.listener import JsonListener
 from nimad.report.log import Log
@@ -76,16 +76,30 @@ def old(make_environment: MakeEnvironment) -> Environment:
     return make_environment(OLDEST, lend=["pyarrow"])
 
 
-def test_the_workers_meet_large_pages(large_pages: None) -> None:  # noqa: ARG001 - sets the scene
+@pytest.fixture
+def old_python(tmp_path: Path, shim: Path, old: Environment) -> Path:
+    """Its interpreter, which loads the library by itself: a program that is not ours gets no `LD_PRELOAD` of ours."""
+    started = tmp_path / "python_on_large_pages"
+    started.write_text(f'#!/bin/sh\nLD_PRELOAD={shlex.quote(str(shim))} exec {shlex.quote(str(old.python))} "$@"\n')
+    started.chmod(0o755)
+    return started
+
+
+@pytest.mark.parametrize("whose", ["ours", "the guide's"])
+def test_the_workers_meet_large_pages(
+    large_pages: None,  # noqa: ARG001 - sets the scene
+    old_python: Path,
+    whose: str,
+) -> None:
     """Else everything below would prove nothing."""
+    python = Interpreter() if whose == "ours" else Interpreter(str(old_python))
     program = (
         "import ctypes, mmap, os, sys; libc = ctypes.CDLL(None, use_errno=True); area = mmap.mmap(-1, 1 << 16)\n"
         "start = ctypes.addressof(ctypes.c_char.from_buffer(area)); start += -start % 16384\n"
         "advise = lambda at: libc.madvise(ctypes.c_void_p(at), ctypes.c_size_t(4096), 4) and ctypes.get_errno()\n"
         "print(os.sysconf('SC_PAGE_SIZE'), advise(start), advise(start + 4096))\n"
     )
-    environment = interpreter.child_environment(os.environ)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=environment, check=True)
+    done = subprocess.run([python.python, "-c", program], capture_output=True, env=python.environment(), check=True)
     assert done.stdout == b"16384 0 22\n", "EINVAL only where the address is on no page of 16 KiB"
 
 
@@ -93,9 +107,10 @@ def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     tmp_path: Path,
     large_pages: None,  # noqa: ARG001 - sets the scene
     old: Environment,
+    old_python: Path,
 ) -> None:
     source = memory(tmp_path / "graph.sqlite")
-    ran = migrate_logged(source, batch_size=100, engine_python=old.python)
+    ran = migrate_logged(source, batch_size=100, engine_python=old_python)
 
     assert ran.result.exit_code == ExitCode.COMPLETE
     assert ran.result.migrated == 300
@@ -110,6 +125,28 @@ def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     assert state["versions"]["engine"]["version"] == "0.15.3"
     assert_nothing_left(ran.target)
     assert_same(source, ran.target, there=read_with(old.engine("real_ladybug"), ran.target))
+
+
+def test_an_engine_that_fails_at_each_checkpoint_is_the_cause_and_not_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any engine does that takes the pages for smaller ones than they are."""
+    library = tmp_path / "seen_as_small.so"
+    source = Path(__file__).with_name("pages16k.c")
+    compiler = shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("no gcc")
+    made = [compiler, "-DSEEN_AS_SMALL", "-O2", "-fPIC", "-shared", "-o", str(library), str(source), "-ldl"]
+    subprocess.run(made, check=True)
+    monkeypatch.setenv("LD_PRELOAD", str(library))
+    monkeypatch.setattr(repair, "REPAIRS", 1)
+    memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)], edges=[edge(1, 1, 2)])
+    with pytest.raises(RefusedError, match="fails at each checkpoint") as told:
+        migrate(memory, clock=Hurried())
+    assert "Releasing physical memory" in str(told.value)
+    assert "kernel=kernel8.img" in str(told.value)
+    assert "pip install" in str(told.value)
+    assert "dmesg" not in str(told.value)
 
 
 def memory(path: Path) -> Path:

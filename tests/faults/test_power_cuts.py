@@ -86,6 +86,9 @@ def cut_power(source: Path, to: Path, numbers: random.Random) -> Cut:
 
 
 def copy_slowly(path: Path, to: Path, numbers: random.Random) -> None:
+    if path.is_symlink():
+        to.symlink_to(path.readlink())
+        return
     with path.open("rb") as file, to.open("wb") as copy:
         while piece := file.read(PIECE):
             copy.write(piece)

@@ -136,7 +136,8 @@ def assert_findable(source: Path, target: Path) -> None:
                 ("-[e:relates_to]->", "source_id", "target_id"),
                 ("<-[e:relates_to]-", "target_id", "source_id"),
             ):
-                there = ask(f"MATCH (a:MemoryNode){arrow}(b) WHERE a.id = $id RETURN e.edge_id, b.id", row[start])
+                ends = f"(a:MemoryNode){arrow}(b:MemoryNode)"
+                there = ask(f"MATCH {ends} WHERE a.id = $id RETURN e.edge_id, b.id", row[start])
                 assert there == [[key, row[end]]], f"edge {key}, from its {start}"
 
 
@@ -203,6 +204,7 @@ def assert_all_dated(source: Path, *asides: SetAside) -> None:
         assert name.startswith(staging_of(source).name)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("suffix", [".wal", ".wal.checkpoint"])
 def test_garbage_beside_the_file_is_no_obstacle_and_is_kept(source: Path, suffix: str) -> None:
     garbage = random.Random(1).randbytes(10_000)
@@ -224,6 +226,7 @@ def test_pages_that_a_checkpoint_left_without_a_log_are_nothing_to_it(source: Pa
     assert_nothing_left(run.target)
 
 
+@pytest.mark.long
 def test_the_log_of_another_database_is_not_taken_in(source: Path, foreign_log: bytes) -> None:
     beside(staging_of(source), ".wal").write_bytes(foreign_log)
     run = migrate(source)
@@ -234,6 +237,7 @@ def test_the_log_of_another_database_is_not_taken_in(source: Path, foreign_log: 
 # A file that does not open
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("ruin", RUINS)
 def test_a_ruined_file_is_kept_and_built_anew(source: Path, ruin: str) -> None:
     RUINS[ruin](staging_of(source))
@@ -290,6 +294,7 @@ def with_damage(source: Path, damage: Callable[[Path], object], *, times: int) -
     return Run(nimad.migrate(settings, listen, clock=Hurried()), heard)
 
 
+@pytest.mark.long
 def test_a_file_that_is_ruined_between_two_workers_is_built_anew_in_the_same_run(source: Path) -> None:
     run = with_damage(source, zero_header, times=1)
     assert_made(source, run)
@@ -297,6 +302,7 @@ def test_a_file_that_is_ruined_between_two_workers_is_built_anew_in_the_same_run
     assert_all_dated(source, run.only(SetAside))
 
 
+@pytest.mark.long
 def test_a_log_that_comes_to_lie_beside_it_between_two_workers_costs_no_row(source: Path, foreign_log: bytes) -> None:
     run = with_damage(source, lambda path: beside(path, ".wal").write_bytes(foreign_log), times=1)
     assert_made(source, run)
@@ -366,6 +372,7 @@ sys.stdin.read()
 """
 
 
+@pytest.mark.long
 def test_a_file_that_another_program_has_open_is_left_to_it(source: Path) -> None:
     before = kept(source)
     with subprocess.Popen(
@@ -401,6 +408,7 @@ sys.exit(worker.main())
 """
 
 
+@pytest.mark.long
 def test_a_file_that_takes_down_whoever_counts_it_is_begun_anew_in_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def take_away(source: Path) -> None:
     source.unlink()
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", [replace, take_away])
 @pytest.mark.parametrize("at", [BatchLoaded, Verified])
 def test_a_source_that_is_no_longer_the_same_file_stops_the_run(source: Path, how: Change, at: type[Event]) -> None:
@@ -143,6 +144,7 @@ def write_an_older_copy_over_it(source: Path) -> None:
     assert source.stat().st_ino == inode
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("how", "at"),
     [
@@ -171,6 +173,7 @@ def test_a_source_that_loses_most_of_what_was_copied_stops_the_run(source: Path,
         assert_goes_on(source)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("at", [BatchLoaded, Verified])
 def test_a_source_that_is_emptied_stops_the_run(source: Path, at: type[Event]) -> None:
     before = source.read_bytes()
@@ -201,6 +204,7 @@ COLUMNS: Mapping[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("statement", COLUMNS)
 def test_columns_that_change_in_the_middle_stop_the_run(source: Path, statement: str) -> None:
     """Rows before and after would not be alike; which is right is not ours to say."""
@@ -242,6 +246,7 @@ def test_what_leaves_the_rows_alone_is_no_obstacle(source: Path) -> None:
     assert_nothing_left(run.target)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("at", [BatchLoaded, Verifying])
 def test_a_few_rows_that_are_deleted_are_deleted_from_the_target_too(source: Path, at: type[Event]) -> None:
     def forget(path: Path) -> None:

@@ -58,6 +58,7 @@ def why_not(run: Run) -> str:
 # In a migration
 
 
+@pytest.mark.long
 def test_without_the_extension_the_run_says_that_exact_search_works(source: Path) -> None:
     assert why_not(migrate(source)) == "the VECTOR extension of LadybugDB 0.22.0 is not installed"
     log = subprocess.run(
@@ -72,6 +73,7 @@ def test_it_can_be_left_out(source: Path) -> None:
     assert (run.all(NotIndexed), run.all(Indexed)) == ([], [])
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("place", "words"),
     [
@@ -121,6 +123,7 @@ def test_the_file_with_the_index_is_what_is_published(source: Path, tmp_path: Pa
     assert_same(source, run.target)
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     ("what", "words"),
@@ -148,6 +151,7 @@ def test_an_index_is_made_later_and_the_file_without_it_is_kept(source: Path, tm
     assert "is complete" in migrate(source).events[-1].to_json()["why"]
 
 
+@pytest.mark.sampled
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize("what", ["crashes", "loses"])
 def test_a_target_that_cannot_get_an_index_stays_as_it_was(source: Path, tmp_path: Path, what: str) -> None:
@@ -211,10 +215,16 @@ def test_an_installed_extension_of_another_release_is_not_tried(
 
 @pytest.mark.usefixtures("stand_in")
 def test_an_index_is_not_made_by_another_name_of_the_target(source: Path, tmp_path: Path) -> None:
-    target = migrate(source, also=["ladybug.lbug"]).target
-    link = target.with_name("ladybug.lbug")
-    with pytest.raises(UsageError, match=f"{link} is another name of {target}"):
-        index(Settings(source=source, target=link, vector_extension=extension(tmp_path, "works")))
+    """But for those that are ours: they mean the target."""
+    target = migrate(source).target
+    link, other = target.with_name("ladybug.lbug"), target.with_name("somebody's")
+    other.symlink_to(link.name)
+    works = extension(tmp_path, "works")
+    with pytest.raises(UsageError, match=f"{other} is another name of {target}"):
+        index(Settings(source=source, target=other, vector_extension=works))
+    assert not has_stand_in(target)
+    index(Settings(source=source, target=link, vector_extension=works))
+    assert has_stand_in(target)
     assert link.is_symlink()
 
 
@@ -222,7 +232,14 @@ def test_an_index_is_not_made_by_another_name_of_the_target(source: Path, tmp_pa
 def test_an_index_is_not_made_while_a_log_stands_by_another_name(source: Path, tmp_path: Path) -> None:
     target = migrate(source, also=["ladybug.lbug"]).target
     target.with_name("ladybug.lbug.wal").write_bytes(b"what came last")
-    with pytest.raises(RefusedError, match="was not closed by the program that wrote to it"):
+    with pytest.raises(RefusedError, match=r"by the name \S+ladybug\.lbug and did not close it"):
+        index(Settings(source=source, vector_extension=extension(tmp_path, "works")))
+
+
+def test_an_index_is_not_made_of_a_file_that_was_not_closed(source: Path, tmp_path: Path) -> None:
+    target = migrate(source).target
+    target.with_name(f"{target.name}.wal").write_bytes(b"what came last")
+    with pytest.raises(RefusedError, match="was not closed by the program that wrote to it; let that open and close"):
         index(Settings(source=source, vector_extension=extension(tmp_path, "works")))
 
 

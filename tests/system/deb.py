@@ -43,14 +43,15 @@ _PATIENCE_S, _POLL_S = 180.0, 0.2
 _PLUGIN = "/home/pi/.openclaw/extensions/nima-memory"
 _SCRIPTS = ("health_check.py", "migrate_to_ladybug.py", "nimad_program.py")
 #: What stays after a purge: the memory with everything beside it, the plugin's folder, and the user who may own files.
-_BESIDE = ("sqlite", "ladybug", "ladybug.ledger", "ladybug.runs.jsonl", "ladybug.state.json")
+_BESIDE = ("", ".ledger", ".runs.jsonl", ".state.json")
 _LEFT = {
     *(f"/home/{name}/.nima" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory" for name in _PEOPLE),
     *(f"/home/{name}/.nima/memory/migration.log" for name in _PEOPLE),
-    *(f"/home/{name}/.nima/memory/graph.{each}" for name in _PEOPLE for each in _BESIDE),
+    *(f"/home/{name}/.nima/memory/graph.{each}" for name in _PEOPLE for each in ("sqlite", "ladybug")),
+    *(f"/home/{name}/.nima/memory/ladybug.lbug{each}" for name in _PEOPLE for each in _BESIDE),
     *(_PLUGIN, *(f"{_PLUGIN}/{name}" for name in _SCRIPTS)),
-    *(f"{_HOME}/graph.ladybug.quarantine.jsonl", f"{_HOME}/graph.ladybug.backup-old"),
+    *(f"{_HOME}/ladybug.lbug.quarantine.jsonl", f"{_HOME}/ladybug.lbug.backup-old"),
 }
 
 
@@ -262,7 +263,7 @@ class _Life:
 
     def _remove(self) -> None:
         """While the service runs. What a memory has beside it is to survive all this."""
-        self._run(f"runuser -u pi -- touch {_HOME}/graph.ladybug.quarantine.jsonl {_HOME}/graph.ladybug.backup-old")
+        self._run(f"runuser -u pi -- touch {_HOME}/ladybug.lbug.quarantine.jsonl {_HOME}/ladybug.lbug.backup-old")
         self._kept = self._sums()
         said = self._apt(f"remove {SERVICE}")
         self._note("removing tells of the scripts that stay in the home", f"into {_PLUGIN} stay" in said, said)
@@ -320,7 +321,7 @@ class _Life:
 
     def _sums(self) -> str:
         """What may never be lost. Not the log, to which each start adds."""
-        return self._run(f"cd {_HOME} && sha256sum graph.sqlite graph.ladybug graph.ladybug.[bq]*")
+        return self._run(f"cd {_HOME} && sha256sum graph.sqlite graph.ladybug ladybug.lbug ladybug.lbug.[bq]*")
 
     def _things(self) -> set[str]:
         """Files and folders that are ours by name."""

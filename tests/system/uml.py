@@ -126,7 +126,7 @@ class Machine:
 
     def __exit__(self, *_: object) -> None:
         if self._process.poll() is None and (self._share / "ready").exists():
-            self._hand_over("systemctl --no-block poweroff")
+            self._submit("systemctl --no-block poweroff")
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(_HALT_S)
         with suppress(ProcessLookupError):
@@ -147,13 +147,13 @@ class Machine:
     def run(self, script: str, patience: float = 3_600.0) -> Done:
         """Run a shell script as root in the machine."""
         began = time.monotonic()
-        at = self._hand_over(script)
+        at = self._submit(script)
         self._wait_for(at.with_suffix(".status"), patience)
         status = int(at.with_suffix(".status").read_text(encoding="ascii"))
         output = at.with_suffix(".output").read_text(encoding="utf-8", errors="replace")
         return Done(status, output, time.monotonic() - began)
 
-    def _hand_over(self, script: str) -> Path:
+    def _submit(self, script: str) -> Path:
         self._count += 1
         at = self._share / f"{self._count:04}"
         at.with_suffix(".part").write_text(script + "\n", encoding="utf-8")
