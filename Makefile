@@ -25,14 +25,14 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 docs: $(READY)  ## docs/reference, made from the program itself
 	$(BIN)/python packaging/reference.py
 
-test: $(READY)  ## the whole test suite, at the length that CI runs
+test: $(READY)  ## the test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long" $(SHARED)
 
 test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
 	$(BIN)/python tests/system/service.py
 	$(BIN)/python tests/system/service_memory.py
 
-faults: $(READY)  ## the torture tests at full length, half an hour or more; their figures in build/figures
+faults: $(READY)  ## what is long, and the torture tests at full length, hours; their figures in build/figures
 	mkdir -p build/figures
 	NIMAD_FIGURES=$(CURDIR)/build/figures $(BIN)/python -m pytest -m long
 
