@@ -59,7 +59,8 @@ class Service:
         return done.output.strip()
 
     def journal(self) -> str:
-        return self._machine.run("journalctl --quiet -o cat -u nima-migrate -t kernel | tail -n 60").output
+        both = "journalctl --quiet -o cat -u nima-migrate | tail -n 60; journalctl --quiet -o cat -k | tail -n 60"
+        return self._machine.run(both).output
 
     def show(self, name: str) -> str:
         return self.run(_SHOW.format(name))
