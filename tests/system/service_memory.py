@@ -42,7 +42,18 @@ systemctl start nima-migrate
 """
 _SHOW = "systemctl show --value -p {} nima-migrate"
 _GROUP = "/sys/fs/cgroup/system.slice/nima-migrate.service"
-_LIMIT = "systemctl set-property --runtime nima-migrate MemoryMax={}M"
+#: One script, because the machine is slow to be asked, and all of the service stands still while it is short of memory.
+_STARVE = f"""
+limit() {{ systemctl set-property --runtime nima-migrate MemoryMax=$1M; }}
+limit {SHORT}
+for look in $(seq {PATIENCE_S / POLL_S:.0f}); do
+    kills=$(sed -n 's/^oom_kill //p' {_GROUP}/memory.events)
+    [ "$kills" = 0 ] || break
+    sleep {POLL_S}
+done
+limit {ENOUGH}
+echo "$kills"
+"""
 
 
 class Service:
@@ -65,8 +76,9 @@ class Service:
     def show(self, name: str) -> str:
         return self.run(_SHOW.format(name))
 
-    def oom_kills(self) -> int:
-        return int(self.run(f"sed -n 's/^oom_kill //p' {_GROUP}/memory.events"))
+    def starve(self) -> int:
+        """Take memory away until the kernel acts, and give it back; how many workers it ended."""
+        return int(self.run(_STARVE))
 
     def worker_mebibytes(self) -> int:
         """What the largest worker has in memory; 0 while there is none."""
@@ -90,12 +102,10 @@ def starve(service: Service) -> bool:
     before = service.show("MainPID")
     service.wait(lambda: "batch" in service.show("StatusText"), "the first batch")
     service.wait(lambda: service.worker_mebibytes() > SHORT, "a worker at work")
-    service.run(_LIMIT.format(SHORT))
-    service.wait(service.oom_kills, "the kernel's answer")
-    service.run(_LIMIT.format(ENOUGH))
-    kills = service.oom_kills()
+    kills = service.starve()
     service.wait(lambda: service.show("StatusText").startswith("Complete: "), "the end of the migration")
     checks = {
+        "the kernel ended a worker": kills > 0,
         "it is the same process all the while": service.show("MainPID") == before,
         "systemd did not restart it": service.show("NRestarts") == "0",
         "every row was verified": "Verified: " in service.run("cat /home/pi/.nima/memory/migration.log"),
