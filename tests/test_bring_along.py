@@ -111,12 +111,14 @@ def test_it_is_brought_along_again_and_again(lived: Following) -> None:
     assert nodes(lived.target) == NODES + 2 - 1
 
 
-def test_an_id_that_sqlite_gave_out_too_is_kept_by_both(lived: Following) -> None:
+def test_an_id_that_sqlite_gave_out_too_stays_the_agents(lived: Following) -> None:
     assert new_turn(lived.source, 100) == [61, 62, 63]
     migrate(lived.source, replace=True, reader_python=Path("none"))
     assert_the_agents_is_there(lived.target)
     rows = ask(lived.target, "MATCH (n:MemoryNode) WHERE n.turn_id = 'turn_100' RETURN n.id ORDER BY n.id")
-    assert rows == [[61], [62], [63]]
+    assert rows == [[-2], [-1], [63]]
+    mine = ask(lived.target, "MATCH (n:MemoryNode) WHERE n.turn_id = 'mine' RETURN n.id ORDER BY n.id")
+    assert mine == [[61], [62]]
 
 
 def test_what_left_sqlite_as_it_was_copied_is_in_the_backup_and_said_to_be(follow: Following) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from nimad.disk import has_log, sync
 from nimad.errors import DifferenceError, NimadError, RefusedError
 from nimad.migration import closed, comparing, retry, state
-from nimad.migration.child import Workers
+from nimad.migration.child import Launch, Workers
 from nimad.migration.context import Context
 from nimad.migration.ends import Action, Answer, Kind
 from nimad.migration.events import BroughtAlong, NotBroughtAlong
@@ -20,7 +20,7 @@ from nimad.migration.files import held
 from nimad.migration.names import names_of
 from nimad.source.schema import NODES
 from nimad.worker.comparison import TableCompared
-from nimad.worker.job import Task
+from nimad.worker.job import Applied, Task
 
 #: Seconds to wait for a program that has the old target open, in steps of one.
 _WAIT_S = 60
@@ -47,7 +47,7 @@ def _take_in_log(context: Context) -> None:
     A log stands by the name that the program opened, and is taken in by that one.
     """
     files = context.files
-    launch = comparing.launch_of(context.settings)
+    launch = _launch(context)
     for name in filter(has_log, names_of(files)):
         with Workers(context.workers.stop, launch=launch) as workers:
             answer = closed.replay(name, workers, last=True)
@@ -55,6 +55,14 @@ def _take_in_log(context: Context) -> None:
             raise RefusedError(f"{name} is open in another program ({answer.message}); stop that first")
         if not answer.ok:
             context.listener(NotBroughtAlong(str(name), f"its log cannot be read ({answer.message})"))
+
+
+def _launch(context: Context) -> Launch:
+    """How to start a worker that reads the old target: in an interpreter that was named, with the engine it has."""
+    settings, choice = context.settings, context.choice
+    if settings.engine_python is None:
+        return comparing.launch_of(settings)
+    return Launch(choice.interpreter, choice.module, settings.priority)
 
 
 @contextmanager
@@ -87,15 +95,17 @@ def _bring_along(context: Context) -> None:
         context.listener(NotBroughtAlong(str(context.files.target), why))
         return
     brought, left_behind = dict(found.facts["exported"]), dict(found.facts["left_behind"])
-    if brought or found.facts["declares"]:
+    ids: dict[str, int] = {}
+    if brought or found.facts["declares"] or found.facts["renumbers"]:
         facts = _import(context)
+        ids = {table: len(rows) for table, rows in facts["applied"]["aliases"].items() if rows}
         left_behind |= facts["left_behind"]
         if left := facts["values_left"]:
             brought["values"] -= left
     brought = {what: number for what, number in brought.items() if number}
     put_back = found.facts["put_back"]
-    if brought or left_behind or put_back:
-        context.listener(BroughtAlong(brought, left_behind, put_back))
+    if brought or left_behind or put_back or ids:
+        context.listener(BroughtAlong(brought, left_behind, put_back, ids))
 
 
 def _export(context: Context) -> Answer:
@@ -103,7 +113,7 @@ def _export(context: Context) -> Answer:
     made, maker = comparing.made_of(settings, files)
     if maker:
         raise RefusedError(f"it was made from another memory: {maker}")
-    launch = comparing.launch_of(settings)
+    launch = _launch(context)
     job = replace(comparing.job_of(settings, files, made, every=True), task=Task.EXPORT, copy_to=str(files.own))
     with Workers(context.workers.stop, launch=launch) as workers:
         answer = comparing.ask(job, workers, launch)
@@ -135,11 +145,17 @@ def _import(context: Context) -> Mapping[str, Any]:
             context.raise_pool()
         raise retry.UnreadableError(done)
     context.state.free_bytes = done.facts["free_bytes"]
-    found = retry.attempt(context, retry.same(context.job(Task.FIND, own=own, own_ids=done.facts["ids"])))
-    if found.facts["missing"]:
+    applied = Applied(**done.facts["applied"])
+    job = context.job(Task.FIND, own=own, own_ids=done.facts["ids"], applied=applied)
+    found = retry.attempt(context, retry.same(job))
+    missing = found.facts["missing"]
+    if applied.digests:  # of what was verified, and written again since
+        again = retry.attempt(context, retry.same(context.job(Task.CONFIRM, applied=applied)))
+        missing += sum(map(len, again.facts["missing"].values()))
+    if missing:
         raise DifferenceError(
-            f"{found.facts['missing']} of the rows that {context.files.target} alone holds did not arrive in "
-            f"{context.files.staging}, and nothing was published; check the disk (dmesg), then run again with --restart"
+            f"{missing} of the rows that {context.files.target} holds did not arrive in {context.files.staging} as "
+            "they are there, and nothing was published; check the disk (dmesg), then run again with --restart"
         )
     context.note_counts(found.facts["counts"])
     return done.facts

@@ -305,12 +305,14 @@ class BroughtAlong(Event):
 
     `brought`: numbers by table, with `values` for changed ones and `removed` for what the agent took out;
     `left_behind`: what the backup alone holds then: rows that left SQLite, by table, and columns with no place;
-    `put_back`: rows of SQLite's that were missing there, and too many to be taken for the agent's removals.
+    `put_back`: rows of SQLite's that were missing there, and too many to be taken for the agent's removals;
+    `ids`: rows of SQLite's, by table, that have another id than in SQLite: the one that they had there.
     """
 
     brought: Mapping[str, int]
     left_behind: Mapping[str, int]
     put_back: Mapping[str, int] = field(default_factory=dict)
+    ids: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,8 @@ Lines = Iterator[tuple[Level, str]]
 def _brought_along(event: e.BroughtAlong) -> Lines:
     if event.brought:
         yield Level.INFO, f"Brought along from the target before: {_numbers(event.brought)}"
+    if event.ids:
+        yield Level.INFO, f"Under the ids of the target before, which are not SQLite's: {_numbers(event.ids)}"
     if event.left_behind:
         yield Level.WARN, f"Only the backup of the target before holds: {_numbers(event.left_behind)}"
 

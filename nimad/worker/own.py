@@ -1,7 +1,7 @@
 """Own: what a target alone holds, as lines of one file that a new target takes in.
 
-A line says what it is, and of which table of the target. Rows are named by SQLite's key where SQLite has them, which is
-their id in a new target; otherwise by their id in the old one, and the new target gives them a free one.
+A line says what it is, and of which table of the target. Rows are named by SQLite's key where SQLite has them, and
+otherwise by their id in the old target. The new one has both of them under the ids that they have there.
 """
 
 import base64
@@ -20,6 +20,7 @@ from nimad.source.rows import json_row
 class What(StrEnum):
     """What is to be done with a line. Lines of a file come in this order."""
 
+    IDS = "ids"  # rows of SQLite's that have another id there, and ids that are none of SQLite's rows or another's
     TABLE = "table"  # a table, or columns of one: see that they are there
     ADD = "add"  # a memory or a turn
     SET = "set"  # values of a row that SQLite has too
@@ -46,6 +47,7 @@ class Line:
     row: Mapping[str, Any] = field(default_factory=dict)
     key: Any = None  # SQLite's, of SET; the old target's id, of ADD
     keys: Sequence[int] = ()
+    ids: Sequence[tuple[int, int]] = ()  # of IDS, SQLite's keys with the ids there
     ends: Sequence[Reference] = ()
     columns: Sequence[tuple[str, str, str]] = ()
     primary: str = ""
@@ -90,6 +92,7 @@ def read(path: Path, *kinds: What) -> Iterator[Line]:
                 {name: _value(value) for name, value in data["row"].items()},
                 data["key"],
                 data.get("keys", ()),
+                [(key, at) for key, at in data.get("ids", ())],
                 [Reference(**end) for end in data.get("ends", ())],
                 [(name, kind, default) for name, kind, default in data.get("columns", ())],
                 data.get("primary", ""),

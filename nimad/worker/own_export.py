@@ -53,6 +53,7 @@ def export(job: Job, module: ModuleType) -> dict[str, Any]:
     return {
         **facts,
         "exported": exported.counts,
+        "renumbers": exported.renumbers,
         "declares": exported.declares,
         "left_behind": exported.left_behind,
         "put_back": exported.put_back,
@@ -67,10 +68,13 @@ class _Export:
     counts: dict[str, int] = field(default_factory=dict)
     left_behind: dict[str, int] = field(default_factory=dict)  # rows, or columns of tables, that the backup alone holds
     put_back: dict[str, int] = field(default_factory=dict)  # rows that are missing there: too many to have been removed
+    renumbers: bool = False  # whether rows of SQLite's are to have other ids than SQLite's in a new target
     declares: bool = False  # whether the agent made tables, columns or pairs of its own, be they empty
     _references: dict[str, dict[Any, Reference]] = field(default_factory=dict)  # by table of the target and id there
 
     def run(self) -> None:
+        for table in self._tables(NODES, TURNS):
+            self._ids(table)
         others, further = self._other_tables()
         present = self.compared.fit.present
         for name in (*(name for name in _NODE_TABLES if name in present), *others):
@@ -182,6 +186,16 @@ class _Export:
         return found
 
     # Memories and turns
+
+    def _ids(self, table: Table) -> None:
+        """By which ids the agent knows rows of SQLite's, and which it knows as something else."""
+        found = self.compared.tables[table.name]
+        ids = [(key, at) for key, at in sorted(found.pairs.items()) if at != key]
+        taken = {at for _, at in ids} | {at for at, _ in found.extra}
+        lacking = {key for key, _ in (*found.late, *found.lacking)}
+        self.renumbers |= bool(ids) or not taken.isdisjoint(lacking)
+        if ids or taken:
+            self.writer.write(Line(What.IDS, table.name, keys=sorted(taken), ids=ids))
 
     def _add(self, table: Table) -> None:
         name, found = TARGET_TABLES[table.name], self.compared.tables[table.name]

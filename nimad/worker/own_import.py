@@ -1,6 +1,7 @@
 """The import of what the target before alone held into a new one that is about to take its place.
 
-Everything goes in in one transaction; a second process looks for it afterwards, line by line.
+What SQLite has is given the ids that the agent knows it by (`worker/renumbering.py`); then everything goes in in one
+transaction. A second process looks for it afterwards, line by line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,12 +18,13 @@ from nimad.target.catalog import Declared
 from nimad.target.database import Database, open_database
 from nimad.target.into import Into, quoted
 from nimad.target.parameters import named
-from nimad.worker import ledger
+from nimad.worker import ledger, renumbering
 from nimad.worker.carrying_over import as_held
 from nimad.worker.fitting import VECTOR, kind_of
-from nimad.worker.job import Job
+from nimad.worker.job import Applied, Job
 from nimad.worker.limits import limits_of
 from nimad.worker.own import Line, Reference, What, read
+from nimad.worker.renumbering import Ids, Known, Renumbered
 
 _NODE_TABLES = (t.NODE_TABLE, t.TURN_TABLE)
 #: Numbers that are given out one by one: what is beyond is no number that the engine gave.
@@ -32,7 +34,13 @@ _NUMBERS = 100_000
 def take_in(job: Job, module: ModuleType) -> dict[str, Any]:
     """Put what the file `own` holds into the target; return the new ids of rows that got one."""
     with open_database(module, job.target_path(), limits_of(job)) as database:
-        taken = _Import(database, Path(job.own))
+        path = Path(job.own)
+        with database.transaction():  # of its own: a row that went may leave its id to another
+            for line in read(path, What.REMOVE):
+                merging.remove(database, TARGET_TABLES[line.table], line.keys)
+        known = {line.table: Known(dict(line.ids), line.keys) for line in read(path, What.IDS)}
+        moved = renumbering.renumber(job, database, known)
+        taken = _Import(database, path, _by_target(moved.ids))
         taken.tables()
         with database.transaction():
             taken.rows()
@@ -43,11 +51,27 @@ def take_in(job: Job, module: ModuleType) -> dict[str, Any]:
         free, page = counting.page_use(database)
     return {
         "ids": taken.ids,
+        "applied": {**renumbering.applied(job, moved), **_set_values(taken.path, moved)},
         "counts": counts,
-        "free_bytes": free * page,
+        "free_bytes": free * page + moved.bytes,  # a row that went leaves its place as it was
         "left_behind": taken.left_behind,
         "values_left": taken.values_left,
     }
+
+
+def _by_target(ids: Mapping[str, Ids]) -> dict[str, Ids]:
+    return {TARGET_TABLES[name]: each for name, each in ids.items()}
+
+
+def _set_values(path: Path, moved: Renumbered) -> dict[str, dict[str, dict[int, Sequence[str]]]]:
+    """In which columns rows that were written again have values of the agent's, and which of these are undecided."""
+    sources = {target: name for name, target in TARGET_TABLES.items()}
+    kept: dict[str, dict[int, Sequence[str]]] = {}
+    undecided: dict[str, dict[int, Sequence[str]]] = {}
+    for line in read(path, What.SET) if any(moved.ids.values()) else ():
+        kept.setdefault(sources[line.table], {})[line.key] = list(line.row)
+        undecided.setdefault(sources[line.table], {})[line.key] = line.undecided
+    return {"kept": kept, "undecided": undecided}
 
 
 def _note_removed(job: Job, taken: "_Import") -> None:
@@ -75,7 +99,7 @@ def _note_undecided(job: Job, taken: "_Import") -> None:
 def find(job: Job, module: ModuleType) -> dict[str, Any]:
     """Look for what the file `own` holds in the target; return how many lines are not there as they should be."""
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        taken = _Import(database, Path(job.own))
+        taken = _Import(database, Path(job.own), _by_target((job.applied or Applied()).aliases))
         taken.ids = {table: dict(ids) for table, ids in job.own_ids.items()}
         counts = counting.to_json(counting.count(database))
         return {"missing": taken.missing(), "counts": counts}
@@ -85,6 +109,7 @@ def find(job: Job, module: ModuleType) -> dict[str, Any]:
 class _Import:
     database: Database
     path: Path
+    names: Mapping[str, Ids]  # by table: ids here, by SQLite's keys, where they are others
     ids: dict[str, dict[int, int]] = field(default_factory=dict)  # by table: ids here, by those in the old target
     left_behind: dict[str, int] = field(default_factory=dict)  # values that a column here cannot hold
     values_left: int = 0  # those of them that the agent set in a row that SQLite has too
@@ -151,8 +176,10 @@ class _Import:
         self._count_on()
         for line in read(self.path, What.LINK):
             self._link(line)
-        for line in read(self.path, What.REMOVE):
-            merging.remove(self.database, TARGET_TABLES[line.table], line.keys)
+
+    def _at(self, table: str, key: Any) -> Any:
+        """The id here of a row of SQLite's."""
+        return self.names.get(table, {}).get(key, key)
 
     def _held(self, line: Line) -> dict[str, Any]:
         """The row of a line as this target is to hold it, without what a column here cannot hold."""
@@ -204,7 +231,7 @@ class _Import:
                 into = Into(line.table, names, (t.NODE_TABLE, t.NODE_TABLE))
                 self.database.run_each(parameters.edge_updates(into, batch))
             return
-        names, batch = self._batch(line.table, {"id": line.key, **self._held(line)})
+        names, batch = self._batch(line.table, {"id": self._at(line.table, line.key), **self._held(line)})
         self.database.run_each(parameters.updates(Into(line.table, names), batch))
 
     def _put(self, line: Line) -> None:
@@ -257,7 +284,8 @@ class _Import:
         """The primary key of a row at an end, in this target; None where it is not there."""
         if end.by == "id":
             return self.ids.get(end.table, {}).get(end.value)
-        return end.value if self._is_there(end.table, self._primary_of(end.table), end.value) else None
+        value = self._at(end.table, end.value) if end.by == "key" else end.value
+        return value if self._is_there(end.table, self._primary_of(end.table), value) else None
 
     # Looking for it
 
@@ -274,7 +302,7 @@ class _Import:
                 return True  # its node is not SQLite's any more
             row = self._values(f"MATCH ()-[n:{line.table}]->() WHERE n.edge_id = {line.key}", line)
             return row is not None and self._are_equal(line, row)
-        key: Any = line.key
+        key: Any = self._at(line.table, line.key)
         primary = "id" if line.what is not What.ROW else self._primary_of(line.table)
         if line.what is What.ADD:
             key = self.ids.get(line.table, {}).get(line.key)

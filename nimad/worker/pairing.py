@@ -35,9 +35,7 @@ def pair(
     `texts`: of SQLite's rows and of the target's; `wholes`: all texts of theirs, for rows that have no turn or text to
     be known by; `notes`: what a ledger says, where there is one.
     """
-    pairs = {
-        key: key for key, its in here.items() if key in there and _is_own(table, key, its, there[key], notes or Notes())
-    }
+    pairs = _pair_noted(table, here, there, notes or Notes())
     _pair_equals(here, there, pairs)
     _pair_unmoved(here, there, texts, pairs)
     _pair_alike(table, here, there, texts, pairs)
@@ -47,8 +45,19 @@ def pair(
     return pairs
 
 
+def _pair_noted(table: str, here: Mapping[int, Natural], there: Mapping[int, Natural], notes: Notes) -> Pairs:
+    """Pair what is there by its own id, or by the other one that the ledger has for it."""
+    pairs, taken = Pairs(), set[int]()
+    for key in sorted(here, key=lambda key: key not in notes.digests):  # a row that is noted has its id
+        at = notes.id_of(key)
+        if at in there and at not in taken and _is_own(table, key, here[key], there[at], notes):
+            pairs[key] = at
+            taken.add(at)
+    return pairs
+
+
 def _is_own(table: str, key: int, here: Natural, there: Natural, notes: Notes) -> bool:
-    """Whether a row still is the one with the same id there.
+    """Whether a row still is the one with its id there.
 
     Without a turn, layer and moment alone do not say so: only with a ledger that has a mark of it, and its id.
     """
