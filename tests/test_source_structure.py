@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 from support import Run, edge, insert, make_memory, migrate_smoothly, node, read_target, turn, vector
 
+from nimad.errors import SourceError
 from nimad.migration.events import Analyzed
+from nimad.source.cells import Uncomputed
 from nimad.source.file import SourceFile
 from nimad.source.quick_check import damage, unclaimed
-from nimad.source.rows import column_names, read_slices
+from nimad.source.rows import Reject, column_names, judge, judge_strays, read_slices, read_strays
 from nimad.source.survey import survey
 
 NODES = [
@@ -132,7 +134,6 @@ def test_a_collation_that_only_the_agent_has_keeps_nothing_out(path: Path, kind:
 GENERATED: dict[str, tuple[str, str | None]] = {
     "by a function of the agent's": ("extra TEXT GENERATED ALWAYS AS (fold_text(who)) VIRTUAL", "fold_text"),
     "by a collation of the agent's": ("extra GENERATED ALWAYS AS (who = 'ADA' COLLATE AGENT_NOCASE)", "AGENT_NOCASE"),
-    "by a path into JSON": ("extra GENERATED ALWAYS AS (json_extract(affect_json, '$.mood'))", "malformed JSON"),
     "stored, by a function of the agent's": ("extra TEXT GENERATED ALWAYS AS (fold_text(who)) STORED", None),
 }
 
@@ -142,16 +143,6 @@ GENERATED: dict[str, tuple[str, str | None]] = {
 def test_a_generated_column_that_has_no_value_here_is_left_out_alone_and_by_name(path: Path, kind: str) -> None:
     column, why = GENERATED[kind]
     remade(path, (r"who TEXT", f"who TEXT, {column}"))
-    if why == "malformed JSON":  # as a row from before the column was added
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            made = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'memory_nodes'").fetchone()[0]
-            connection.execute("PRAGMA writable_schema = ON")
-            put = "UPDATE sqlite_master SET sql = ? WHERE name = 'memory_nodes'"
-            connection.execute(put, (made.replace(f", {column}", ""),))
-            connection.execute("PRAGMA writable_schema = RESET")
-            connection.execute("UPDATE memory_nodes SET affect_json = 'neutral' WHERE id = 7")
-            connection.execute("PRAGMA writable_schema = ON")
-            connection.execute(put, (made,))
     run = migrate_smoothly(path)
     there = read_target(run.target)
     assert (run.result.exit_code, run.quarantine, len(there.nodes)) == (0, [], 30)
@@ -161,7 +152,139 @@ def test_a_generated_column_that_has_no_value_here_is_left_out_alone_and_by_name
         return
     assert why in left_out(run)["memory_nodes.extra"]
     assert "extra" not in there.types["MemoryNode"]
-    assert there.nodes[7]["affect_json"] == ("neutral" if why == "malformed JSON" else '{"mood": 7}')
+    assert there.nodes[7]["affect_json"] == '{"mood": 7}'
+
+
+MOOD = "json_extract(affect_json, '$.mood')"
+EXTRA = f"extra AS ({MOOD})"
+
+
+def of_nodes(kind: str, columns: str, values: str = "", rest: str = "") -> tuple[str, ...]:
+    """Statements that put the memories into a table, or view, of these columns."""
+    moved = "ALTER TABLE memory_nodes RENAME TO old_nodes"
+    if kind == "VIEW":
+        return moved, f"CREATE VIEW memory_nodes AS SELECT {columns} FROM old_nodes"
+    filled = f"INSERT INTO memory_nodes SELECT {values} FROM old_nodes"
+    return moved, f"CREATE TABLE memory_nodes ({columns}) {rest}", filled, "DROP TABLE old_nodes"
+
+
+PLAIN = "timestamp, layer, text, who, turn_id, affect_json, embedding"
+#: By what a column is: its name, what stands in place of a value that it lacks, and the statements that make it.
+FAILING: dict[str, tuple[str, Any, tuple[str, ...]]] = {
+    "generated": ("extra", None, (f"ALTER TABLE memory_nodes ADD COLUMN {EXTRA}",)),
+    "generated, and never NULL": ("extra", None, (f"ALTER TABLE memory_nodes ADD COLUMN {EXTRA} NOT NULL",)),
+    "generated, of a known name": (
+        "strength",
+        1.0,
+        of_nodes("TABLE", f"id INTEGER PRIMARY KEY, {PLAIN}, strength REAL AS ({MOOD})", f"id, {PLAIN}"),
+    ),
+    "of a table without an id": ("extra", None, of_nodes("TABLE", f"{PLAIN}, {EXTRA}", PLAIN)),
+    "of a table without rowids": (
+        "extra",
+        None,
+        of_nodes("TABLE", f"id INTEGER PRIMARY KEY, {PLAIN}, {EXTRA}", f"id, {PLAIN}", "WITHOUT ROWID"),
+    ),
+    "of a view": ("extra", None, of_nodes("VIEW", f"id, {PLAIN}, {MOOD} AS extra")),
+    "of a view without an id": ("extra", None, of_nodes("VIEW", f"id AS node_id, {PLAIN}, {MOOD} AS extra")),
+    "of a view, of a known name": ("strength", 1.0, of_nodes("VIEW", f"id, {PLAIN}, {MOOD} AS strength")),
+}
+
+
+def unchecked(connection: sqlite3.Connection, table: str) -> None:
+    """Let row 7 have what its expressions fail over, as where another program, or an older one, wrote it."""
+    connection.create_function("json_extract", -1, lambda *_: 0, deterministic=True)
+    connection.execute(f"UPDATE {table} SET affect_json = 'neutral' WHERE text = 'memory 7'")
+
+
+def failing(path: Path, statements: Iterable[str]) -> Path:
+    make_memory(path, "3.0", nodes=NODES, edges=EDGES)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        has_old = connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'old_nodes'").fetchone()[0]
+        unchecked(connection, "old_nodes" if has_old else "memory_nodes")
+    return path
+
+
+def read_and_judged(path: Path) -> tuple[dict[Any, dict[str, Any]], list[Reject]]:
+    """The memories by id, as they would be loaded, and what would be set aside."""
+    source = SourceFile(path)
+    schema = survey(source).schema
+    rows: dict[Any, dict[str, Any]] = {}
+    aside: list[Reject] = []
+    for _, part in read_slices(source, schema.nodes, (None, 2**62), 10, 10**9):
+        found = judge(part, schema)
+        aside += found.rejects
+        for position, key in enumerate(found.rows.keys):
+            columns = zip(schema.nodes.columns, found.columns, strict=True)
+            rows[key] = {column.target: values[position] for column, values in columns}
+    return rows, aside + judge_strays(source.read(lambda c: read_strays(c, schema.nodes)))
+
+
+@pytest.mark.parametrize("kind", FAILING)
+def test_a_value_that_does_not_compute_is_set_aside_alone(path: Path, kind: str) -> None:
+    column, instead, statements = FAILING[kind]
+    rows, (entry,) = read_and_judged(failing(path, statements))
+    assert (entry.id, entry.part, entry.reason) == (7, column, f"{column}: it does not compute: malformed JSON")
+    assert entry.row["text"] == "memory 7"
+    assert {key: row["text"] for key, row in rows.items()} == {row["id"]: row["text"] for row in NODES}
+    assert {key: row[column] for key, row in rows.items()} == {n: n if n != 7 else instead for n in range(1, 31)}
+
+
+@pytest.mark.parametrize("kind", ["generated, of a known name", "of a view without an id"])
+def test_a_memory_with_a_value_that_does_not_compute_arrives(path: Path, kind: str) -> None:
+    column, instead, statements = FAILING[kind]
+    run = migrate_smoothly(failing(path, statements))
+    there = read_target(run.target)
+    (entry,) = run.quarantine
+    assert (run.result.exit_code, entry["table"], entry["id"], entry["part"]) == (1, "memory_nodes", 7, column)
+    assert (there.nodes[7]["text"], there.nodes[7][column]) == ("memory 7", instead)
+    assert (len(there.nodes), len(there.edges)) == (30, len(EDGES))
+    assert not [name for name in left_out(run) if name.startswith("memory_nodes")]
+
+
+def test_an_end_and_a_link_that_do_not_compute_are_one_edge_and_one_link(path: Path) -> None:
+    make_memory(path, "3.0", nodes=NODES, edges=EDGES, turns=TURNS)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for name in ("edges", "turns"):
+            connection.execute(f"ALTER TABLE memory_{name} RENAME TO old_{name}")
+        failing = "iif(created_at = 'bad', json_extract('no', '$'), {}) AS {}"
+        connection.execute(
+            f"CREATE VIEW memory_edges AS SELECT id, {failing.format('source_id', 'source_id')}, target_id, relation, "
+            "weight FROM old_edges"
+        )
+        connection.execute(
+            f"CREATE VIEW memory_turns AS SELECT id, turn_id, {failing.format('input_node_id', 'input_node_id')}, "
+            "output_node_id, timestamp FROM old_turns"
+        )
+        connection.execute("UPDATE old_edges SET created_at = 'bad' WHERE id = 3")
+        connection.execute("UPDATE old_turns SET created_at = 'bad' WHERE id = 4")
+    run = migrate_smoothly(path)
+    there = read_target(run.target)
+    assert {(entry["table"], entry["id"], entry["part"]) for entry in run.quarantine} == {
+        ("memory_edges", 3, "row"),
+        ("memory_turns", 4, "has_input"),
+    }
+    assert (len(there.nodes), len(there.edges), len(there.turns)) == (30, len(EDGES) - 1, len(TURNS))
+
+
+def test_a_row_whose_computed_id_fails_is_set_aside_and_the_others_keep_theirs(path: Path) -> None:
+    number = "CAST(json_extract(affect_json, '$.mood') AS INTEGER)"
+    made = of_nodes("TABLE", f"{PLAIN}, id INTEGER AS ({number})", PLAIN)
+    rows, (entry,) = read_and_judged(failing(path, made))
+    assert {key: row["text"] for key, row in rows.items()} == {n: f"memory {n}" for n in range(1, 31) if n != 7}
+    assert (entry.part, entry.row["text"]) == ("row", "memory 7")
+    assert entry.reason == "its id does not compute: malformed JSON"
+
+
+def test_a_view_whose_ids_do_not_all_compute_is_refused_with_what_to_do(path: Path) -> None:
+    make_memory(path, "3.0", nodes=[node(n, affect_json="no JSON") for n in (1, 2)])
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE memory_nodes RENAME TO old_nodes")
+        connection.execute(f"CREATE VIEW memory_nodes AS SELECT {MOOD} AS id, text FROM old_nodes")
+    with pytest.raises(SourceError, match=r"the column id of the view memory_nodes.* name the copy with --source"):
+        survey(SourceFile(path))
 
 
 @pytest.mark.parametrize("expression", ["load_extension(who)", "snippet(who)", "count(*)", "(SELECT 1)"])
@@ -184,7 +307,7 @@ def test_what_is_computed_by_a_path_into_json_arrives(path: Path, function: str)
     assert [row["extra"] for row in read_target(run.target).nodes.values()] == [row["id"] for row in NODES]
 
 
-def test_a_row_that_comes_later_and_does_not_compute_has_no_value_there(path: Path) -> None:
+def test_a_value_of_a_row_that_comes_later_and_does_not_compute_is_known_as_that(path: Path) -> None:
     make_memory(
         path,
         "3.0",
@@ -198,7 +321,7 @@ def test_a_row_that_comes_later_and_does_not_compute_has_no_value_there(path: Pa
         insert(connection, "memory_nodes", [node(2, affect_json="neutral"), node(3, affect_json='{"mood": 7}')])
     rows = [row for _, part in read_slices(source, nodes, (None, 10), 10, 10_000) for row in part.values]
     extra = column_names(nodes).index("extra")
-    assert [(row[0], row[extra]) for row in rows] == [(1, 5), (2, None), (3, 7)]
+    assert [(row[0], row[extra]) for row in rows] == [(1, 5), (2, Uncomputed("malformed JSON")), (3, 7)]
 
 
 def test_a_function_of_the_agents_in_an_index_and_a_check_keeps_nothing_out(path: Path) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support import LINKS, assert_same, edge, make_memory, migrate_smoothly, node, same_value, turn, vector
 
 from nimad.migration import loading
-from nimad.source.file import InvalidText
+from nimad.source.cells import InvalidText
 from nimad.source.schema import Column, Kind, Schema, Table
 from nimad.source.values import are_plain, cell
 

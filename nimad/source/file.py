@@ -22,6 +22,7 @@ from nimad.errors import (
     limit_reached,
 )
 from nimad.source import bounds, foreign_log
+from nimad.source.cells import text
 from nimad.source.header import READ_VERSION, WAL_FORMAT, beside, header_of, locks_kept, open_kept, size_or_zero
 from nimad.source.log import holds_commit
 from nimad.source.numbering import number_rows
@@ -41,18 +42,6 @@ PAUSE_S = 0.05
 _DMS_BYTE = 128
 #: `struct flock` of 64-bit Linux.
 _FLOCK = "hhqqi4x"
-
-
-@dataclass(frozen=True)
-class InvalidText:
-    """A TEXT value whose bytes are no UTF-8."""
-
-    raw: bytes
-
-    @property
-    def readable(self) -> str:
-        """The text with U+FFFD for each bad byte."""
-        return self.raw.decode(errors="replace")
 
 
 class _EndlessError(Exception):
@@ -160,7 +149,7 @@ class SourceFile:
         uri = f"file:{quote(str(self.path.resolve()))}?mode=ro{access.parameters}"
         timeout = min(BUSY_LOOK_S, BUSY_TIMEOUT_S)
         with closing(sqlite3.connect(uri, uri=True, timeout=timeout, isolation_level=None, factory=Reading)) as reading:
-            reading.text_factory = _text
+            reading.text_factory = text
             steps = bounds.limit(reading, self._size_taken(), self.stop)
             if access.private_index:
                 reading.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -175,6 +164,8 @@ class SourceFile:
                 except sqlite3.Error as error:
                     if steps.used_up and not self.stop.is_set():
                         raise _EndlessError from error
+                    if reading.beneath is not None:
+                        raise reading.beneath from error
                     if not reading.provide(error) and not reading.compute_each_alone(error):
                         raise
                     reading.execute("PRAGMA query_only = 0")  # for the views of `number_rows`
@@ -274,10 +265,3 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
     if path.name.endswith("-wal") and status.st_size == 0:
         return None  # an empty log holds nothing that a reader could miss
     return (status.st_ino, status.st_size, status.st_mtime_ns)
-
-
-def _text(raw: bytes) -> str | InvalidText:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return InvalidText(raw)

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from sys import getsizeof
 from typing import Any
 
-from nimad.source.file import InvalidText, SourceFile
+from nimad.source.cells import InvalidText, Uncomputed
+from nimad.source.file import SourceFile
 from nimad.source.ranges import Range, check_order
 from nimad.source.schema import EDGES, INT64_MIN, LINKS, Column, Kind, Schema, Table, quoted
 from nimad.source.values import are_plain, cell
@@ -60,6 +61,8 @@ def _json_value(value: Any) -> Any:
         return {"base64": base64.b64encode(value).decode()}
     if isinstance(value, InvalidText):
         return {"text_base64": base64.b64encode(value.raw).decode()}
+    if isinstance(value, Uncomputed):
+        return {"not_computed": value.why}
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}
     return value
@@ -274,7 +277,11 @@ def _kept(columns: Sequence[Sequence[Any]], keep: Sequence[bool]) -> list[list[A
 
 
 def judge_strays(rows: Rows) -> list[Reject]:
-    return [_whole(rows, position, "its id is no integer") for position in range(len(rows))]
+    return [_whole(rows, position, _why_stray(key)) for position, key in enumerate(rows.keys)]
+
+
+def _why_stray(key: Any) -> str:
+    return f"its id does not compute: {key.why}" if isinstance(key, Uncomputed) else "its id is no integer"
 
 
 def columns_of(table: Table) -> Iterator[Column]:
@@ -332,5 +339,12 @@ def digest(row: tuple[Any, ...]) -> bytes:
     try:
         data = marshal.dumps(row, 2)
     except ValueError:
-        data = marshal.dumps(tuple(("?", v.raw) if isinstance(v, InvalidText) else v for v in row), 2)
+        data = marshal.dumps(tuple(map(_told_apart, row)), 2)
     return hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest()
+
+
+def _told_apart(value: Any) -> Any:
+    """A value as marshal takes it."""
+    if isinstance(value, InvalidText):
+        return "?", value.raw
+    return ("not computed",) if isinstance(value, Uncomputed) else value

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from nimad.errors import CannotWriteError, DiskError, SourceDamagedError
-from nimad.source.file import InvalidText, SourceFile
+from nimad.source.cells import InvalidText, Uncomputed
+from nimad.source.file import SourceFile
 from nimad.source.header import rescue
 from nimad.source.pages import (
     Pages,
@@ -133,6 +134,7 @@ class _Copy:
         """Add a row; False where its key is taken."""
         marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, InvalidText) else "?" for value in row)
         values = [value.raw if isinstance(value, InvalidText) else value for value in row]
+        values = [None if isinstance(value, Uncomputed) else value for value in values]
         insert = f"INSERT OR IGNORE INTO {self.table} ({self.columns}) VALUES ({marks})"
         return _write(self.connection, insert, *values).rowcount > 0
 

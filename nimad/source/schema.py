@@ -7,7 +7,8 @@ from enum import StrEnum
 from typing import Any
 
 from nimad.printable import said
-from nimad.source.stand_ins import Reading, called, has_integer_key
+from nimad.source.cells import Uncomputed, is_uncomputed
+from nimad.source.stand_ins import Reading, called
 
 NODES = "memory_nodes"
 EDGES = "memory_edges"
@@ -259,10 +260,10 @@ def read_table(
     declared = columns_of(connection, name)
     if not declared:
         return None
-    computed = generated(connection, name)
+    made = generated(connection, name)
     # A row's id and ends are its identity: where they fail, that row alone has none.
-    told = {"id", *(ends if has_integer_key(connection, name) else ())}
-    left_out = tuple(each for each in computed if each.lower() not in told and why_not_computed(connection, name, each))
+    told = {"id", *ends}
+    left_out = tuple(each for each in made if each.lower() not in told and why_not_computed(connection, name, each))
     declared = [(column, kind) for column, kind in declared if column not in left_out]
     key = _key_of(connection, name, [column for column, _ in declared])
     by_name = {column.lower(): column for column, _ in declared}
@@ -278,7 +279,7 @@ def read_table(
         is_filled = name == NODES and target in FILLED_COLUMNS
         is_moment = name in (NODES, TURNS) and target == "timestamp"
         default = NODE_DEFAULTS[target] if is_filled else None
-        columns.append(Column(column, target, kind, default, is_moment, column in computed))
+        columns.append(Column(column, target, kind, default, is_moment, column in made))
     return Table(name, key, tuple(columns), present_ends, left_out)
 
 
@@ -292,32 +293,53 @@ def generated(connection: sqlite3.Connection, table: str) -> list[str]:
     return [str(name) for (name,) in rows]
 
 
+def computed(connection: sqlite3.Connection, table: str) -> list[str]:
+    """Of these, the columns whose values are not in the file, so that reading them may fail."""
+    rows = connection.execute("SELECT name FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 3", (table,))
+    stored = {str(name) for (name,) in rows}
+    return [name for name in generated(connection, table) if name not in stored]
+
+
 def why_not_computed(connection: sqlite3.Connection, table: str, column: str) -> str:
-    """Why a generated column has no value in some row here; empty where it has one in each.
+    """Why a generated column has no value in any row here; empty where it has one, or nothing to compute.
 
     Its expression may fail, as that of a JSON path does over text that is no JSON, or need a function or a collation
     that only the agent's own connection has. Of an expression that it refuses, SQLite makes NULL where it passes over
-    such definitions.
+    such definitions. Raises SQLite's error unless columns are computed row by row.
     """
-    query = f"SELECT count({quoted(column)}) FROM {quoted(table)}"
+    name, lost = quoted(column), _is_lost(connection, column)
+    values = f"coalesce(sum(typeof({name}) <> 'null' AND NOT {lost}), 0)"
     why = ""
 
     def compute() -> None:
         nonlocal why
         try:
-            (values,) = connection.execute(query).fetchone()
-            if not values and isinstance(connection, Reading) and connection.reads_past_definitions:
+            found, failed = connection.execute(
+                f"SELECT {values}, coalesce(sum({lost}), 0) FROM {quoted(table)}"
+            ).fetchone()
+            if failed and not found:
+                query = f"SELECT {name} FROM {quoted(table)} WHERE {lost} LIMIT 1"
+                value = connection.execute(query).fetchone()[0]
+                why = value.why if isinstance(value, Uncomputed) else ""
+            elif not found and isinstance(connection, Reading) and connection.reads_past_definitions:
                 why = f"SQLite {sqlite3.sqlite_version} refuses its expression"
         except sqlite3.OperationalError as error:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
                 raise
             if isinstance(connection, Reading) and connection.provide(error):
                 compute()
+            elif isinstance(connection, Reading) and not connection.computes_each_alone:
+                raise  # and it is done again, row by row
             else:
                 why = said(error)
 
-    lacking = called(connection, compute)
+    lacking = {each for each in called(connection, compute) if each.startswith("collation ")}
     return f"it needs the {min(lacking)}, which only the agent's program has" if lacking else why
+
+
+def _is_lost(connection: sqlite3.Connection, column: str) -> str:
+    """A condition in SQL: a column does not compute in a row."""
+    return is_uncomputed(quoted(column)) if isinstance(connection, Reading) and connection.computes_each_alone else "0"
 
 
 def _free_name(column: str, known: Mapping[str, Kind], reserved: frozenset[str], taken: set[str]) -> str:
@@ -372,6 +394,6 @@ def _types_in(connection: sqlite3.Connection, table: str, column: str) -> tuple[
     name = quoted(column)
     rows = connection.execute(
         f"SELECT typeof({name}), max(typeof({name}) = 'integer' AND {name} NOT BETWEEN {-_EXACT} AND {_EXACT}) "
-        f"FROM {quoted(table)} WHERE {name} IS NOT NULL GROUP BY 1"
+        f"FROM {quoted(table)} WHERE {name} IS NOT NULL AND NOT {_is_lost(connection, column)} GROUP BY 1"
     ).fetchall()
     return {kind for kind, _ in rows}, any(beyond for _, beyond in rows)

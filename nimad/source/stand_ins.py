@@ -28,6 +28,7 @@ class Reading(sqlite3.Connection):
         super().__init__(*args, **options)
         self.called: set[str] = set()
         self._given: set[str] = set()
+        self.beneath: sqlite3.Error | None = None  # why a function of ours failed, which SQLite does not say
 
     def provide(self, error: sqlite3.Error) -> bool:
         """Provide a stand-in for what an error says is missing; False where there is none to provide."""
@@ -111,34 +112,13 @@ class Reading(sqlite3.Connection):
         return not ours
 
     def compute_each_alone(self, error: sqlite3.Error) -> bool:
-        """Have generated columns computed row by row, and be NULL where that fails: a row came that does not compute.
+        """Have columns that do not compute in some row computed row by row, from the next `number_rows` on."""
+        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR and self._new("cells")
 
-        The survey leaves out a column that fails in any row; this is for rows that come later.
-        """
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR or not self._new("cells"):
-            return False
-        query = (
-            "SELECT name, hidden = 2 FROM pragma_table_xinfo(?, 'main') WHERE hidden <> 1 "
-            "AND EXISTS (SELECT 1 FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 2)"
-        )
-        found = {table: self.execute(query, (table,)).fetchall() for table in TABLES if has_integer_key(self, table)}
-        self.execute("PRAGMA query_only = 0")  # for the views, which are in memory
-        self.execute("PRAGMA temp_store = MEMORY")
-        self.create_function("nimad_cell", 3, self._cell)
-        for table, columns in found.items():
-            if columns:
-                names = ", ".join(
-                    f"nimad_cell('{table}', {_text(name)}, id) AS {_quoted(name)}" if computed else _quoted(name)
-                    for name, computed in columns
-                )
-                self.execute(f"CREATE TEMP VIEW IF NOT EXISTS {table} AS SELECT {names} FROM main.{table}")
-        return any(found.values())
-
-    def _cell(self, table: str, column: str, key: int) -> Any:
-        try:
-            return self.execute(f"SELECT {_quoted(column)} FROM main.{table} WHERE id = ?", (key,)).fetchone()[0]
-        except sqlite3.Error:
-            return None
+    @property
+    def computes_each_alone(self) -> bool:
+        """Whether columns that do not compute in some row are computed row by row."""
+        return "cells" in self._given
 
     @property
     def reads_past_definitions(self) -> bool:
@@ -146,11 +126,7 @@ class Reading(sqlite3.Connection):
         return "schema" in self._given
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(text: str) -> str:
+def text_in_sql(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -158,12 +134,6 @@ def _unquoted(name: str) -> str:
     if name[0] in '"`[':
         return name[1:-1].replace('""', '"')
     return name
-
-
-def has_integer_key(connection: sqlite3.Connection, table: str) -> bool:
-    """Whether a row of a table is found by its id at once, as in every release of NIMA."""
-    query = "SELECT 1 FROM pragma_table_info(?, 'main') WHERE pk = 1 AND lower(name) = 'id' AND upper(type) = 'INTEGER'"
-    return connection.execute(query, (table,)).fetchone() is not None
 
 
 def called(connection: sqlite3.Connection, work: Callable[[], object]) -> set[str]:

@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from nimad.errors import SourceDamagedError, SourceError
 from nimad.source import embeddings
 from nimad.source import schema as s
+from nimad.source.cells import InvalidText
 from nimad.source.embeddings import Stored
-from nimad.source.file import Identity, InvalidText, SourceFile
+from nimad.source.file import Identity, SourceFile
 from nimad.source.ranges import weight_of
 from nimad.source.stand_ins import Reading
+from nimad.source.vitals import named
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def _layers(connection: sqlite3.Connection, nodes: s.Table) -> dict[str, int]:
         # By the bytes: the column's own collation may be one that only the agent has, or fold two layers into one.
         f"SELECT layer COLLATE BINARY, count(*) FROM {s.quoted(nodes.name)} GROUP BY 1 ORDER BY count(*) DESC, 1"
     )
-    return {layer if isinstance(layer, str) else repr(layer): count for layer, count in rows}
+    return named(rows)
 
 
 def left_out_of_damaged(source: SourceFile, schema: s.Schema) -> tuple[LeftOut, ...]:

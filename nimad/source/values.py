@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Any
 
 from nimad.source import embeddings
-from nimad.source.file import InvalidText
+from nimad.source.cells import InvalidText, Uncomputed
 from nimad.source.schema import FLOAT_BYTES, INT64_MIN, Column, Kind, Schema
 
 _INT64_MAX = 2**63 - 1
@@ -48,6 +48,8 @@ def cell(column: Column, value: Any, schema: Schema) -> Cell:
     """What becomes of `value` in `column`."""
     if value is None:
         return Cell(column.default)
+    if isinstance(value, Uncomputed):
+        return Cell(column.default, f"{column.name}: it does not compute: {value.why}")
     try:
         if column.kind is Kind.VECTOR:
             return Cell(_vector(value, schema))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from nimad.source.file import InvalidText
+from nimad.source.cells import InvalidText, Uncomputed
 from nimad.source.schema import EDGES, NODES, TURNS, columns_of, quoted
 
 #: How many of those who contributed most are named.
@@ -125,7 +125,7 @@ def named(groups: Iterable[Sequence[Any]]) -> dict[str, int]:
     """Groups by what their value is called: the text that it becomes in a target."""
     found: dict[str, int] = {}
     for value, rows in groups:
-        raw = value.raw if isinstance(value, InvalidText) else value
+        raw = value.raw if isinstance(value, InvalidText) else None if isinstance(value, Uncomputed) else value
         name = raw.decode(errors="replace") if isinstance(raw, bytes) else raw if isinstance(raw, str) else repr(raw)
         found[name] = found.get(name, 0) + rows
     return found

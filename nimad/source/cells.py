@@ -1,0 +1,124 @@
+"""Cells: texts that are none, and values that do not compute, each read by itself so that it alone is lost.
+
+Where the expression of a generated column, or of a view, fails in one row, SQLite ends the whole statement. Such a
+column is read by a function of ours, which asks for one row at a time. What it cannot give it marks, and the mark
+becomes an `Uncomputed` on its way to Python.
+"""
+
+import secrets
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from nimad.printable import said
+from nimad.source.stand_ins import Reading, called, text_in_sql
+
+#: What no file can hold: each process has its own.
+_MARK = f"nimad {secrets.token_hex(16)} "
+_NO_TEXT, _NO_VALUE = "text ", "value "
+
+
+@dataclass(frozen=True)
+class InvalidText:
+    """A TEXT value whose bytes are no UTF-8."""
+
+    raw: bytes
+
+    @property
+    def readable(self) -> str:
+        """The text with U+FFFD for each bad byte."""
+        return self.raw.decode(errors="replace")
+
+
+@dataclass(frozen=True)
+class Uncomputed:
+    """What stands where a value does not compute, and why it does not."""
+
+    why: str
+
+
+def text(raw: bytes) -> str | InvalidText:
+    """What a connection makes of SQLite's texts."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return InvalidText(raw)
+
+
+def _text_or_mark(raw: bytes) -> str | InvalidText | Uncomputed:
+    found = text(raw)
+    if isinstance(found, str) and found.startswith(_MARK):
+        said_of_it = found.removeprefix(_MARK)
+        if said_of_it.startswith(_NO_TEXT):
+            return InvalidText(bytes.fromhex(said_of_it.removeprefix(_NO_TEXT)))
+        return Uncomputed(said_of_it.removeprefix(_NO_VALUE))
+    return found
+
+
+def is_uncomputed(name: str) -> str:
+    """A condition in SQL: the column of this name does not compute in a row."""
+    mark = f"{_MARK}{_NO_VALUE}"
+    return f"substr({name}, 1, {len(mark)}) IS '{mark}'"
+
+
+def failing(connection: Reading, table: str, columns: Sequence[str]) -> list[str]:
+    """Which columns of a table do not compute in some row."""
+    return [column for column in columns if _fails(connection, table, column)]
+
+
+def _fails(connection: Reading, table: str, column: str) -> bool:
+    try:
+        # Of a column that is declared NOT NULL, SQLite would count the values without computing them.
+        connection.execute(f"SELECT max(typeof({_quoted(column)})) FROM main.{_quoted(table)}").fetchone()
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+        return not connection.provide(error) or _fails(connection, table, column)
+    return False
+
+
+def each_alone(connection: Reading, table: str, columns: Sequence[str], place: Sequence[str]) -> dict[str, str]:
+    """By column, an expression that computes it row by row. `place`: the columns that tell the rows apart."""
+    connection.text_factory = _text_or_mark
+    condition = " AND ".join(f"{_quoted(name)} IS ?" for name in place)
+
+    def cell(column: str, *values: Any) -> Any:
+        query = f"SELECT {_quoted(column)} FROM main.{_quoted(table)} WHERE {condition} LIMIT 2"
+        return _computed(connection, query, values)
+
+    function = f"nimad_cell_{table}"
+    connection.create_function(function, 1 + len(place), cell)
+    named = ", ".join(map(_quoted, place))
+    return {column: f"{function}({text_in_sql(column)}, {named})" for column in columns}
+
+
+def _computed(connection: Reading, query: str, values: Sequence[Any]) -> Any:
+    rows: list[tuple[Any]] = []
+    before = set(connection.called)
+    try:
+        used = called(connection, lambda: rows.extend(connection.execute(query, values).fetchall()))
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+            connection.beneath = error
+            raise
+        return f"{_MARK}{_NO_VALUE}{_why(connection, error)}"
+    finally:
+        connection.called.clear()
+        connection.called |= before
+    if used or len(rows) != 1:
+        return f"{_MARK}{_NO_VALUE}{_needed(used) if used else 'nothing tells its row from others'}"
+    value = rows[0][0]
+    return f"{_MARK}{_NO_TEXT}{value.raw.hex()}" if isinstance(value, InvalidText) else value
+
+
+def _why(connection: Reading, error: sqlite3.Error) -> str:
+    return _needed(connection.called) if connection.called else said(error)
+
+
+def _needed(stand_ins: set[str]) -> str:
+    return f"it needs the {min(stand_ins)}, which only the agent's program has"
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
