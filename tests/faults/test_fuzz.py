@@ -1,7 +1,7 @@
 """Mutated files: whatever bytes a memory, a target or a file of ours holds, a command ends in time and in words.
 
 `make faults` does 2,000 memories, 500 targets and 500 states; `NIMAD_FUZZ=100` a twentieth of each. A failure names the
-seed of its file.
+seed of its file; `NIMAD_FUZZ_SEED` is that of the first.
 """
 
 import json
@@ -118,7 +118,7 @@ def fuzzed(
     made: Path, folder: Path, names: Sequence[str], count: int, words: Callable[[Path], Sequence[str | Path]]
 ) -> list[Ended]:
     """Mutate one of these files so many times, each in a copy of the folder, and run a command over it."""
-    first = random.randrange(2**32)
+    first = int(os.environ.get("NIMAD_FUZZ_SEED", random.randrange(2**32)))
 
     def one(seed: int) -> Ended:
         chance = random.Random(seed)
