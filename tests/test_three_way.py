@@ -179,6 +179,41 @@ def test_a_cut_of_two_thousand_characters_with_dots_is_made_whole(follow: Follow
     assert sizes == [[5_000]] * 3
 
 
+#: Of a text what SQLite and the target have, and whether the target gets SQLite's.
+WORDS = "word " * 1_000
+CUTS = {
+    "SQLite's is the longer cut by the length of the sign": (WORDS[:2_000], WORDS[:1_997] + "...", True),
+    "SQLite's is the shorter cut": (WORDS[:1_500] + "...", WORDS[:1_997] + "...", False),
+    "SQLite's is the shorter cut by the length of the sign": (WORDS[:1_997] + "...", WORDS[:2_000], False),
+}
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("cut", list(CUTS)[::-1])
+def test_two_cuts_of_one_text_are_settled_by_the_first_look(follow: Following, cut: str) -> None:
+    here, there, taken = CUTS[cut]
+    ids = new_turn(follow.source, 100, text=here)
+    layers = zip(ids, ("input", "contemplation", "output"), strict=True)
+    by_agent(
+        follow.target,
+        *(
+            f"CREATE (:MemoryNode {{id: {key + 7}, layer: '{layer}', turn_id: 'turn_100', timestamp: 1700000000000, "
+            f"text: '{there}'}})"
+            for key, layer in layers
+        ),
+    )
+    for moment in (10_000, 20_000, 30_000):
+        follow(thorough=True)
+        texts = ask(follow.target, "MATCH (n:MemoryNode) WHERE n.turn_id = 'turn_100' RETURN n.text")
+        assert texts == [[here if taken else there]] * 3
+        recorded = [(entry["part"], entry["row"]["text"]) for entry in conflicts(follow.target)]
+        assert recorded == ([] if taken else [("text", here)] * 3), "once, and not again by each look"
+        change(follow.source, f"UPDATE memory_nodes SET last_accessed = {moment} WHERE turn_id = 'turn_100'")
+    beside(follow.target, ".ledger").unlink()
+    follow(thorough=True)
+    assert len(conflicts(follow.target)) == len(recorded)
+
+
 @pytest.fixture
 def unseen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Following], None]:
     """A look that is killed once it wrote, before another process looks for what it wrote."""

@@ -77,6 +77,7 @@ def resolve(here: Mapping[str, Any], there: Mapping[str, Any], unlike: Sequence[
             taken = True
         elif known is None:
             taken = _without_base(column, here, there, base)
+            both = base.noted and column in CUT and not taken  # two texts, or two cuts of one: written on both sides
         else:
             taken, theirs = recalled if column in RECALL else (check_of(here[column]) != known, now != known)
             if taken and theirs:
@@ -114,10 +115,14 @@ def _is_stronger(column: str, here: Mapping[str, Any], there: Mapping[str, Any])
 
 
 def is_cut(column: str, whole: Any, cut: Any) -> bool:
-    """Whether the target has only the beginning of SQLite's text, as nima-core writes it."""
-    if column not in CUT or not isinstance(whole, str) or not isinstance(cut, str):
+    """Whether the target has only the beginning of SQLite's text, as nima-core writes it.
+
+    SQLite's may be cut as well: then it is the longer one without the sign of the cut.
+    """
+    if column not in CUT or not isinstance(whole, str) or not isinstance(cut, str) or len(cut) < CUT_CHARS:
         return False
-    return CUT_CHARS <= len(cut) < len(whole) and whole.startswith(cut.removesuffix(identity.CUT_END))
+    begins, says = cut.removesuffix(identity.CUT_END), whole.removesuffix(identity.CUT_END)
+    return whole.startswith(begins) and (len(cut) < len(whole) or len(begins) < len(says))
 
 
 def _number(value: Any) -> float:
