@@ -260,8 +260,8 @@ def test_a_column_of_ones_own_is_what_is_in_it(tmp_path: Path, declared: str, va
 
 
 def half_lost(path: Path, lost: int, count: int = 20) -> Path:
-    """Memories the ids of so many of which are no integers."""
-    keys = [*range(1, count - lost + 1), *(f"id {key}" for key in range(lost))]
+    """Memories of which so many have no id."""
+    keys = [*range(1, count - lost + 1), *[None] * lost]
     schema = ["CREATE TABLE memory_nodes (id, text TEXT)"]
     return make_memory(path, own_schema=True, schema=schema, nodes=[{"id": key, "text": "a"} for key in keys])
 

@@ -1,4 +1,4 @@
-"""Numbering: an integer of its own for each row of a table that has neither an `id` nor rowids.
+"""Numbering: an integer of its own for each row that has none: whose `id` is no integer, or is missing like a rowid.
 
 Such a table gets a temporary view of the same name on our connection, with one column more, called like a rowid; so
 every query reads it as any other table. The number is made from the row's identity alone: the primary key, or, in a
@@ -11,7 +11,7 @@ The view of a table in which a column does not compute in some row has that colu
 import hashlib
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nimad.errors import SourceError
 from nimad.source import cells
@@ -29,11 +29,14 @@ _IDENTITY: Mapping[str, Sequence[str]] = {
 }
 #: Columns of those tables that are ids, and not of the row itself.
 _OF_OTHERS = frozenset({*EDGE_ENDS, *LINKS, "turn_id", "conversation_id"})
+#: Columns that hold ids of nodes.
+_ENDS: Mapping[str, Sequence[str]] = {NODES: (), EDGES: EDGE_ENDS, TURNS: tuple(LINKS)}
 _FUNCTION = "nimad_number"
 #: What may have to be read through a view: a look that costs next to nothing where, as nearly always, none is.
 _MAY_NEED = (
-    "type = 'view' OR sql LIKE '%without%rowid%' OR sql LIKE '%desc%' OR NOT EXISTS (SELECT 1 FROM "
-    "pragma_table_info(name, 'main') WHERE pk = 1 AND lower(name) = 'id' AND upper(type) = 'INTEGER')"
+    "(type = 'view' OR sql LIKE '%without%rowid%' OR sql LIKE '%desc%' OR (sql NOT LIKE 'create virtual%' AND "
+    "NOT EXISTS (SELECT 1 FROM pragma_table_info(sqlite_master.name, 'main') "
+    "WHERE pk = 1 AND lower(name) = 'id' AND upper(type) = 'INTEGER')))"
 )
 
 
@@ -41,9 +44,10 @@ def number_rows(connection: Reading) -> None:
     """Lay the views over the tables of a memory that need one."""
     marks = ", ".join("?" * len(_IDENTITY))
     needed = "1" if connection.computes_each_alone else _MAY_NEED
-    query = f"SELECT lower(name) FROM sqlite_master WHERE lower(name) IN ({marks}) AND ({needed})"
+    query = f"SELECT lower(name), {needed} FROM sqlite_master WHERE lower(name) IN ({marks})"
     try:
-        views = list(_views(connection, [name for (name,) in connection.execute(query, tuple(_IDENTITY)).fetchall()]))
+        found = dict(connection.execute(query, tuple(_IDENTITY)).fetchall())
+        views = list(_views(connection, [name for name, needs in found.items() if needs or found.get(NODES)]))
     except UnicodeDecodeError:  # SQLite's words on a schema that is damaged
         return
     except sqlite3.DatabaseError as error:
@@ -54,12 +58,30 @@ def number_rows(connection: Reading) -> None:
         connection.execute(view)
 
 
+def is_numbered(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether the ids of a table are numbers of ours, so that a row which comes later may have a lower one."""
+    query = "SELECT 1 FROM sqlite_temp_master WHERE type = 'view' AND lower(name) = ? AND instr(sql, ?)"
+    return connection.execute(query, (table, f"{_FUNCTION}(")).fetchone() is not None
+
+
+def lift(connection: sqlite3.Connection) -> None:
+    """Take the views off tables that have rowids, for who reads pages; unless nodes without rowids are numbered."""
+    query = "SELECT lower(name) FROM pragma_table_list WHERE schema = ? AND type = ? AND NOT wr"
+    rowids = {name for (name,) in connection.execute(query, ("main", "table"))}
+    laid = {name for (name,) in connection.execute(query, ("temp", "view"))}
+    if NODES in rowids or NODES not in laid:
+        connection.execute("PRAGMA query_only = 0")
+        for name in rowids & laid:
+            connection.execute(f"DROP VIEW temp.{quoted(name)}")
+
+
 def _views(connection: Reading, tables: Sequence[str]) -> Iterator[str]:
     if tables:
         connection.create_function(_FUNCTION, -1, _number, deterministic=True)
     shapes = [shape for table in tables if (shape := _shape_of(connection, table)) is not None]
+    nodes = next((shape for shape in shapes if shape.table == NODES and shape.numbered_by), None)
     for shape in shapes:
-        if view := _view_over(shape):
+        if view := _view_over(shape, nodes):
             yield f"DROP VIEW IF EXISTS temp.{quoted(shape.table)}"
             yield view
 
@@ -68,7 +90,7 @@ def _views(connection: Reading, tables: Sequence[str]) -> Iterator[str]:
 class _Shape:
     """How a table is to be read. `origin`: what its view selects from; `number`: an expression, and what it is called.
 
-    `names`: its columns, by their names in small letters.
+    `names`: its columns, by their names in small letters. `numbered_by`: the one column that the number is made of.
     """
 
     table: str
@@ -76,6 +98,13 @@ class _Shape:
     names: Mapping[str, str]
     number: str = ""
     called: str = ""
+    numbered_by: str = ""
+
+    def number_of(self, reference: str) -> str:
+        """The number of the row that a column of another table names by `numbered_by`."""
+        if self.called in ROWID_NAMES and self.number == quoted(self.called):
+            return f"(SELECT {self.number} FROM {self.origin} WHERE {quoted(self.numbered_by)} = {reference})"
+        return _of_id(reference) if self.called == self.numbered_by else _of_key([reference])
 
 
 def _shape_of(connection: Reading, table: str) -> _Shape | None:
@@ -96,13 +125,25 @@ def _shape_of(connection: Reading, table: str) -> _Shape | None:
         place = [names["id"]] if "id" in names else _identity(table, names)
     else:
         place = keys if without_rowid else [rowid][: bool(rowid)]
-    origin = _origin(connection, table, names, place)
+    shape = _Shape(table, _origin(connection, table, names, place), names)
     if "id" in names:
-        return _Shape(table, origin, names)
-    called = rowid or next((name for name in ROWID_NAMES if name not in names), "number")
-    if rowid:  # needed where a column is computed row by row, and nowhere else
-        return _Shape(table, origin, names, quoted(rowid) if origin.startswith("(") else "", called)
-    return _Shape(table, origin, names, _of_key(keys) if keys else _of_view(place), called)
+        own = names["id"]
+        is_number = _are_integers(connection, shape.origin, own)
+        return shape if is_number else replace(shape, number=_of_id(quoted(own)), called=own, numbered_by=own)
+    shape = replace(shape, called=rowid or next((name for name in ROWID_NAMES if name not in names), "number"))
+    if rowid:  # a number that is there, and has to be shown where other columns are computed row by row
+        return replace(shape, number=quoted(rowid), numbered_by=keys[0] if len(keys) == 1 else "")
+    apart = keys or place
+    is_one = len(apart) == 1 and apart[0].lower() not in _OF_OTHERS
+    expressions = [quoted(name) for name in apart]
+    number = _of_key(expressions) if keys else _of_view(expressions)
+    return replace(shape, number=number, numbered_by=apart[0] if is_one else "")
+
+
+def _are_integers(connection: Reading, origin: str, column: str) -> bool:
+    """Whether the ids of a table are all integers, as those of an INTEGER PRIMARY KEY are; NULL is no id."""
+    query = f"SELECT 1 FROM {origin} WHERE typeof({quoted(column)}) NOT IN ('integer', 'null') AND NOT {{}} LIMIT 1"
+    return connection.execute(query.format(cells.is_uncomputed(quoted(column)))).fetchone() is None
 
 
 def _origin(connection: Reading, table: str, names: Mapping[str, str], place: Sequence[str]) -> str:
@@ -124,14 +165,34 @@ def _origin(connection: Reading, table: str, names: Mapping[str, str], place: Se
     return f"(SELECT {', '.join([*more, *columns])} FROM main.{quoted(table)})"
 
 
-def _view_over(shape: _Shape) -> str:
-    """The view that is laid over a table; empty where it needs none."""
-    if not shape.number and not shape.origin.startswith("("):
+def _view_over(shape: _Shape, nodes: _Shape | None) -> str:
+    """The view that is laid over a table; empty where it needs none. `nodes`: those that others may name by a text."""
+    is_read_alone = shape.origin.startswith("(")
+    columns = {name: quoted(name) for name in shape.names.values()}
+    ends = [shape.names[end] for end in _ENDS[shape.table] if end in shape.names]
+    if nodes is not None:
+        columns |= {end: _end(quoted(end), nodes) for end in ends}
+    if not (is_read_alone or (nodes is not None and ends) or _FUNCTION in shape.number):
         return ""
-    columns = [quoted(name) for name in shape.names.values()]
+    listed = [f"{expression} AS {quoted(name)}" for name, expression in columns.items()]
     if shape.number:
-        columns.insert(0, f"{shape.number} AS {quoted(shape.called)}")
-    return f"CREATE TEMP VIEW {quoted(shape.table)} AS SELECT {', '.join(columns)} FROM {shape.origin}"
+        listed = [each for name, each in zip(columns, listed, strict=True) if name != shape.called]
+        if shape.called in columns:  # the ids of the file are kept
+            listed.insert(0, f"{quoted(shape.called)} AS {quoted(_free('id_', shape.names))}")
+        listed.insert(0, f"{shape.number} AS {quoted(shape.called)}")
+    return f"CREATE TEMP VIEW {quoted(shape.table)} AS SELECT {', '.join(listed)} FROM {shape.origin}"
+
+
+def _end(end: str, nodes: _Shape) -> str:
+    """An end of an edge or a turn: the number of the node whose id it names, or what it is."""
+    known = f"{end} IN (SELECT {quoted(nodes.numbered_by)} FROM {nodes.origin})"
+    return f"CASE WHEN typeof({end}) IN ('text', 'blob', 'real') AND {known} THEN {nodes.number_of(end)} ELSE {end} END"
+
+
+def _free(name: str, names: Mapping[str, str]) -> str:
+    while name.lower() in names:
+        name += "_"
+    return name
 
 
 def _identity(table: str, names: Mapping[str, str]) -> list[str]:
@@ -141,22 +202,32 @@ def _identity(table: str, names: Mapping[str, str]) -> list[str]:
     return own[:1] or [names[name] for name in _IDENTITY[table] if name in names] or list(names.values())
 
 
+def _of_id(value: str) -> str:
+    """An id that is an integer, or says one as SQLite writes it; of any other but NULL the digest."""
+    whole = f"CAST({value} AS INTEGER)"
+    as_text = f"typeof({value}) = 'text' AND CAST({whole} AS TEXT) = {value} COLLATE BINARY"
+    return (
+        f"CASE WHEN typeof({value}) IN ('integer', 'null') OR {cells.is_uncomputed(value)} THEN {value} "
+        f"WHEN (typeof({value}) = 'real' AND {whole} = {value}) OR ({as_text}) THEN {whole} "
+        f"ELSE {_digest([value])} END"
+    )
+
+
 def _of_key(keys: Sequence[str]) -> str:
     if len(keys) > 1:
         return _digest(keys)
-    key = quoted(keys[0])
-    return f"CASE typeof({key}) WHEN 'integer' THEN {key} ELSE {_digest(keys)} END"
+    return f"CASE typeof({keys[0]}) WHEN 'integer' THEN {keys[0]} ELSE {_digest(keys)} END"
 
 
 def _of_view(keys: Sequence[str]) -> str:
     """As of a primary key; of rows that it does not tell apart, all but the first are numbered by their place, too."""
-    apart = ", ".join(f"{quoted(key)} COLLATE BINARY" for key in keys)
+    apart = ", ".join(f"{key} COLLATE BINARY" for key in keys)
     place = f"row_number() OVER (PARTITION BY {apart})"
     return f"CASE {place} WHEN 1 THEN {_of_key(keys)} ELSE {_digest(keys, place)} END"
 
 
 def _digest(keys: Sequence[str], *others: str) -> str:
-    parts = [part for key in keys for part in (f"typeof({quoted(key)})", f"CAST({quoted(key)} AS BLOB)")]
+    parts = [part for key in keys for part in (f"typeof({key})", f"CAST({key} AS BLOB)")]
     return f"{_FUNCTION}({', '.join([*parts, *others])})"
 
 

@@ -19,6 +19,7 @@ from nimad.errors import CannotWriteError, DiskError, SourceDamagedError
 from nimad.source.cells import InvalidText, Uncomputed
 from nimad.source.file import SourceFile
 from nimad.source.header import rescue
+from nimad.source.numbering import lift
 from nimad.source.pages import (
     Pages,
     Row,
@@ -86,6 +87,7 @@ def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
     os.truncate(to, 0)  # `SourceFile.read` begins anew when the source changes under it
     # Only so does SQLite read a file that is cut, or whose schema has a broken line. Nothing is written.
     connection.execute("PRAGMA writable_schema = ON")
+    lift(connection)
     found = {name: shape_of(connection, name) for name in (NODES, EDGES, TURNS)}
     hidden = [name for name, shape in found.items() if shape is None and may_hold(connection, name)]
     shapes = [shape for shape in found.values() if shape is not None]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from nimad.source import late, quick_check
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
+from nimad.source.numbering import is_numbered
 from nimad.source.rows import Reject, Rows
 from nimad.source.schema import NODES, TURNS, Table
 from nimad.worker import identity
@@ -78,7 +79,7 @@ def _at_one_moment(
 ) -> Candidates:
     """What is new, and the rows themselves: all of one state of the source, so that no turn comes by halves."""
     asked, tables = job.late or Late(), _tables(job)
-    ids = {t.name: {*suspects[t.name], *late.above(connection, t, notes[t.name].last)} for t in tables}
+    ids = {t.name: {*suspects[t.name], *_new(connection, t, notes[t.name])} for t in tables}
     recalled, since = late.accessed(connection, job.needs().nodes, asked.since, notes[NODES].digests)
     ids[NODES].update(recalled)
     if asked.distrust:
@@ -104,6 +105,15 @@ def _at_one_moment(
     if all(len(keys) <= min(ROWS, job.chunk_rows) for keys in found.ids.values()):
         found.rows = {t.name: source_rows.read_ids(connection, t, found.ids[t.name]) for t in tables}
     return found
+
+
+def _new(connection: sqlite3.Connection, table: Table, notes: Notes) -> set[int]:
+    """Rows that came since: above the last, or, where ids are numbers of ours, anywhere."""
+    if is_numbered(connection, table.name):
+        return (
+            source_rows.read_keys(connection, table) - notes.digests.keys() - notes.aside.keys() - notes.absent.keys()
+        )
+    return set(late.above(connection, table, notes.last))
 
 
 def _gone(connection: sqlite3.Connection, tables: tuple[Table, ...], notes: Notebook) -> dict[str, list[int]]:
