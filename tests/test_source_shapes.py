@@ -248,7 +248,6 @@ ODD_NAMES = [
     "with space",
     'double"quote',
     "single'quote",
-    "back`tick",
     "back\\slash",
     "new\nline",
     "group",
@@ -272,6 +271,26 @@ def test_odd_column_names_arrive_as_they_are(path: Path) -> None:
     target = assert_same(path, migrate_smoothly(path).target)
     for rows in (target.nodes, target.edges, target.turns):
         assert {name: rows[1][name] for name in ODD_NAMES} == row
+
+
+def test_a_backtick_in_a_name_is_an_apostrophe_in_the_target(path: Path) -> None:
+    """0.15.3 stores such a name as another one, and nothing arrived."""
+    added = [one for name in ("node", "edge", "turn") for one in adding(f"memory_{name}s", '"a`b" TEXT', '"a\'b" TEXT')]
+    row = {"a`b": "back", "a'b": "straight"}
+    make_memory(path, schema=added, nodes=[node(1, **row)], edges=[edge(1, 1, 1, **row)], turns=[turn(1, 1, **row)])
+    run = migrate_smoothly(path)
+    assert run.result.exit_code == 0
+    target = read_target(run.target)
+    for rows in (target.nodes, target.edges, target.turns):
+        assert {rows[1]["a'b"], rows[1]["a'b_"]} == {"back", "straight"}
+
+
+def test_a_column_whose_name_is_no_text_is_left_out_by_its_name(path: Path) -> None:
+    make_memory(path, schema=adding("memory_nodes", "namex TEXT"), nodes=[node(1, namex="lost"), node(2)])
+    path.write_bytes(path.read_bytes().replace(b"namex", b"name\xff"))
+    run = migrate_smoothly(path)
+    assert (run.result.exit_code, len(read_target(run.target).nodes)) == (0, 2)
+    assert ("memory_nodes.name\ufffd", None, "its name is not valid UTF-8") in run.only(Analyzed).left_out
 
 
 def test_names_that_the_engine_keeps_or_takes_for_one_get_an_underscore(path: Path) -> None:

@@ -173,6 +173,11 @@ _RESERVED = frozenset({"_id", "_label", "_src", "_dst", "rowid"})
 _RESERVED_IN_EDGES = _RESERVED | {"from", "to", "edge_id"}
 
 
+#: The engine up to 0.15.3 stores a name with a backtick as one with two. One name whichever engine writes, so that any
+#: command finds it.
+_FOR_BACKTICK = "'"
+
+
 def quoted(name: str) -> str:
     """Quote an SQLite identifier."""
     return '"' + name.replace('"', '""') + '"'
@@ -343,7 +348,7 @@ def _is_lost(connection: sqlite3.Connection, column: str) -> str:
 
 
 def _free_name(column: str, known: Mapping[str, Kind], reserved: frozenset[str], taken: set[str]) -> str:
-    name = column.lower() if column.lower() in known else column
+    name = column.lower() if column.lower() in known else column.replace("`", _FOR_BACKTICK)
     while name.lower() in reserved or name.lower() in taken or not name:
         name += "_"
     return name
