@@ -23,7 +23,7 @@ from nimad.errors import ExitCode, LockedError, NimadError, RefusedError, Stoppe
 from nimad.folders import ROOT
 from nimad.migration.events import Analyzing, Event, HookRan, Listener
 from nimad.migration.files import Files
-from nimad.migration.interpreter import foreign_environment
+from nimad.migration.interpreter import hook_environment
 from nimad.migration.result import Outcome, Result
 
 #: Seconds that a hook may take; once the program is to stop; and, told to end, until it is killed.
@@ -116,7 +116,7 @@ class Hooks:
         folder = self._settings.source.parent
         if os.geteuid() == ROOT and not folder.exists():
             return None, "", f"there is no {folder}, so it is not known as whom to run it"
-        environment = {**foreign_environment(), **facts}
+        environment = {**hook_environment(), **facts}
         named = os.path.join(Path.home(), words[0][2:]) if words[0].startswith("~/") else words[0]  # noqa: PTH118
         program = shutil.which(named, path=environment.get("PATH", os.defpath))
         if program is None:

@@ -18,10 +18,18 @@ from nimad import guest
 from nimad.errors import StoppedError
 
 #: What a child inherits of the environment. Everything else, secrets and systemd's sockets among it, stays here.
-_PASSED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TMPDIR", "VIRTUAL_ENV"})
-_PASSED_PREFIXES = ("LC_", "LD_", "PYTHON", "MALLOC_")
+_PASSED = frozenset({"PATH", "HOME", "USER", "LOGNAME", "TZ", "TMPDIR", "VIRTUAL_ENV"})
+_PASSED_PREFIXES = ("LD_", "PYTHON", "MALLOC_")
 #: Of these, what leads to our own packages, or into every program.
 _OUR_OWN = ("PYTHON", "VIRTUAL_ENV", "LD_")
+#: The language of who called us, which a hook speaks.
+_LANGUAGE = ("LANG", "LC_")
+#: What would have a worker read its job, or a name on the disk, in another encoding than UTF-8.
+_ENCODING = ("PYTHONIOENCODING", "PYTHONUTF8")
+
+#: Of every child that imports an engine: it upper-cases names as the locale does, and in a Turkish one `fsm_info`
+#: becomes `FSM_İNFO`, which no function is called.
+LOCALE = "C.UTF-8"
 
 #: Seconds between looks at the stop flag while a guest works.
 _POLL_S = 0.1
@@ -29,15 +37,30 @@ _POLL_S = 0.1
 ANSWER_BYTES = 64 * 1024
 
 
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+def child_environment(environment: Mapping[str, str], locale: str = LOCALE) -> dict[str, str]:
     """Of an environment, what our own workers get."""
-    return {name: value for name, value in environment.items() if name in _PASSED or name.startswith(_PASSED_PREFIXES)}
+    return {**_passed(environment), "LC_ALL": locale}
 
 
-def foreign_environment() -> dict[str, str]:
+def foreign_environment(locale: str = LOCALE) -> dict[str, str]:
     """What a program that is not ours gets of our environment."""
-    passed = child_environment(os.environ)
+    passed = child_environment(os.environ, locale)
     return {name: value for name, value in passed.items() if not name.startswith(_OUR_OWN)}
+
+
+def hook_environment() -> dict[str, str]:
+    """The same for a program of the owner's, which speaks the owner's language."""
+    language = {name: value for name, value in os.environ.items() if name.startswith(_LANGUAGE)}
+    ours = {name: value for name, value in foreign_environment().items() if not name.startswith(_LANGUAGE)}
+    return {**ours, **language}
+
+
+def _passed(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name in _PASSED or (name.startswith(_PASSED_PREFIXES) and name not in _ENCODING)
+    }
 
 
 @dataclass(frozen=True)
@@ -45,13 +68,16 @@ class Interpreter:
     """`python` is not resolved: in a virtual environment the link is what tells where its packages are."""
 
     python: str = sys.executable
+    locale: str = LOCALE
 
     @property
     def is_ours(self) -> bool:
         return self.python == sys.executable
 
     def environment(self) -> dict[str, str]:
-        return child_environment(os.environ) if self.is_ours else foreign_environment()
+        ours = child_environment(os.environ, self.locale) if self.is_ours else foreign_environment(self.locale)
+        places = {"LOCPATH": os.environ["LOCPATH"]} if self.locale != LOCALE and "LOCPATH" in os.environ else {}
+        return {**ours, **places}
 
     def ask(self, stop: threading.Event, limit_s: float, *words: str) -> tuple[list[dict[str, Any]], str]:
         """What `guest.py` answers in this interpreter, and how it ended where that was not well."""
