@@ -1,10 +1,12 @@
 """Listeners: what turns a run's events into lines, or into JSON."""
 
+import os
 from pathlib import Path
 
 from nimad.migration import events as e
 from nimad.migration import follow_events as f
 from nimad.printable import as_json
+from nimad.report import connection
 from nimad.report.console import Console, write
 from nimad.report.level import Level
 from nimad.report.lines import heading, lines
@@ -26,6 +28,8 @@ class PeopleListener:
         if title:
             self._console.title(title)
         _log_lines(self._log, event)
+        if isinstance(event, e.Started) and connection.ends_with_us(os.environ):
+            self._log.write(Level.INFO, connection.HINT)
 
 
 class JsonListener:
