@@ -3,6 +3,7 @@
     python guest.py engines MODULE...
     python guest.py count MODULE FILE POOL_BYTES ADDRESS_SPACE_BYTES
     python guest.py extension MODULE [FILE]
+    python guest.py casing MODULE
 
 An answer is one JSON line on stdout, for each module one. Standard library only and the syntax of Python 3.8, because
 the agent's interpreter need not be able to run the rest of this program.
@@ -120,6 +121,22 @@ def load_extension(name: str, file: str) -> dict[str, Any]:
     return facts
 
 
+def casing(name: str) -> dict[str, Any]:
+    """See whether the engine finds a function by its name, which it upper-cases as the locale has it."""
+    module, facts = identify(name)
+    if module is None:
+        return facts
+    try:
+        database = module.Database(":memory:", buffer_pool_size=1 << 26, max_db_size=1 << 30, max_num_threads=1)
+        connection = module.Connection(database)
+        connection.execute("RETURN list_contains([1], 1)")
+        connection.close()
+        database.close()
+    except Exception as error:  # noqa: BLE001 - as above
+        return dict(facts, problem=" ".join(str(error).split()) or type(error).__name__)
+    return facts
+
+
 def _names_no_database(folder: str) -> bool:
     """Whether a package is none of the engine's: read, not run, because importing ladybug-core makes `~/.ladybug`."""
     try:
@@ -159,6 +176,8 @@ def main() -> None:
     if task == "count":
         name, file, pool_bytes, address_space_bytes = arguments
         answer.write(json.dumps(count(name, file, int(pool_bytes), int(address_space_bytes))) + "\n")
+    elif task == "casing":
+        answer.write(json.dumps(casing(*arguments)) + "\n")
     elif task == "extension":
         answer.write(json.dumps(load_extension(*arguments)) + "\n")
     else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from nimad.config import Settings
 from nimad.config.variables import explained
-from nimad.desk.checks import agent, engines, files, machine, units
+from nimad.desk.checks import agent, engines, files, language, machine, units
 from nimad.desk.checks.finding import Examined, Finding, Verdict, problem, warning
 from nimad.errors import NimadError, StoppedError
 
@@ -23,6 +23,7 @@ CHECKS: Sequence[tuple[str, _Check]] = (
     ("engine", engines.own_engine),
     ("storage version", engines.storage),
     ("readers", engines.readers),
+    ("language", language.language),
     ("settings", files.settings),
     ("OpenClaw", agent.openclaw),
     ("backend", agent.python_side),
