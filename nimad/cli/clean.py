@@ -11,6 +11,7 @@ from nimad.cli.options import file_option
 from nimad.migration import cleaning
 from nimad.report import cleaning_lines
 from nimad.report.screen import say_line, show_json
+from nimad.report.streams import Matter, matters
 
 
 @click.command()
@@ -49,6 +50,8 @@ def clean(
     options = begin({"source": source, "target": target}, config, user)
     settings = load(options, os.environ, config)
     found = (cleaning.apply if applies else cleaning.look)(settings, days, newest=newest)
+    if applies:
+        matters(Matter.DONE)
     if as_json:
         show_json(cleaning_lines.to_json(found))
         return

@@ -12,6 +12,7 @@ from nimad.cli.options import file_option
 from nimad.config.settings import ENGINES
 from nimad.migration.indexing import index as make
 from nimad.report.screen import say_line
+from nimad.report.streams import Matter, matters
 
 
 @click.command()
@@ -29,5 +30,6 @@ def index(target: Path | None, extension: Path | None, config: Path | None, **op
     options = begin({"target": target, "vector_extension": extension, **options}, config, by="target")
     settings = load(options, os.environ, config)
     backup = make(settings)
+    matters(Matter.DONE)
     say_line(f"Vector index: embedding_idx is made in {settings.target}, and answers")
     say_line(f"Kept what was there before as {backup}")

@@ -8,9 +8,8 @@ from typing import Any
 import click
 
 from nimad import __version__
-from nimad.disk import DISK_ERRORS
 from nimad.errors import ExitCode, NimadError, NotAllowedError, limit_reached
-from nimad.report.console import forget_stdout
+from nimad.report import streams
 from nimad.report.log import say_error, say_traceback
 
 #: Each in a module of its own, by its own name. A command's help is its function's, and so needs the module too.
@@ -62,31 +61,38 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can cause is one line, never a traceback."""
+    """Run the command line, whatever becomes of the terminal, and exit."""
+    streams.names_in_utf_8()
+    streams.prepare()
+    sys.exit(streams.end(_run()))
+
+
+def _run() -> int:
+    """Return the exit code; an error that a user can cause is one line, never a traceback."""
     try:
         cli(standalone_mode=False)
+    except SystemExit as end:
+        return int(end.code or 0)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        error.show(sys.stderr)
+        return error.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(int(ExitCode.INTERRUPTED))
+        return int(ExitCode.INTERRUPTED)
     except NimadError as error:
         say_error(str(error))
-        sys.exit(int(error.exit_code))
+        return int(error.exit_code)
     except OSError as error:  # of a command that only looks; a run explains its own
-        forget_stdout()  # what it still holds would fail again when it is closed
         explained = _explained(error)
         say_error(str(explained))
-        sys.exit(int(explained.exit_code))
+        return int(explained.exit_code)
     except Exception:  # noqa: BLE001 - not to be taken for exit code 1, which says that the run is complete
         say_traceback(traceback.format_exc())
         say_error(f"this is a bug of nimad {__version__}; please report it with the lines above")
-        sys.exit(int(ExitCode.INTERNAL))
+        return int(ExitCode.INTERNAL)
+    return int(ExitCode.COMPLETE)
 
 
 def _explained(error: OSError) -> NimadError:
-    if error.filename is None and error.errno in DISK_ERRORS:
-        return NimadError(f"the output cannot be written ({error.strerror}); see where it goes")
     if error.filename is not None and isinstance(error, PermissionError):
         return NotAllowedError(f"{error.filename} may not be opened by this user; run it as its owner")
     message = f"{error.filename or 'the system refuses'}: {error.strerror or error}"

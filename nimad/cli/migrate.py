@@ -29,6 +29,7 @@ from nimad.report.level import Level
 from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
 from nimad.report.log import Log
 from nimad.report.metrics import Metrics
+from nimad.report.streams import Matter, matters, say_at_once
 from nimad.service.heart import Heart
 
 
@@ -83,6 +84,7 @@ def beginning(*, as_json: bool) -> Iterator[None]:
 
 def run_to_the_end(settings: Settings, *, as_json: bool) -> NoReturn:
     """Run with these settings, tell of it, and exit with the code that says how it ended."""
+    matters(Matter.ANSWER if settings.dry_run else Matter.LOGGED)
     with _stop_on_signal() as stop, Console() as console:
         # Started as a unit, its stdout is the journal, which stamps lines by itself.
         journal = None if as_json else Journal.of_streams((STDOUT,))
@@ -132,10 +134,10 @@ def _stop_on_signal() -> Iterator[threading.Event]:
     stop = Heart(lambda: False, None)
 
     def ask(_: int, __: FrameType | None) -> None:
-        if not stop.stopped:
-            # Unbuffered and without locks, because a signal may come in the middle of a line.
-            os.write(2, b"\nStopping: this batch may end, or is dropped after some seconds...\n")
+        first = not stop.stopped
         stop.set()
+        if first:
+            say_at_once("\nStopping: this batch may end, or is dropped after some seconds...\n")
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     # What our caller had us ignore (`nohup`, a shell's `&`) stays ignored.

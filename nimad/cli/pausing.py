@@ -12,6 +12,7 @@ from nimad.cli.options import file_option
 from nimad.migration import pausing
 from nimad.migration.files import Files
 from nimad.report.screen import say_line
+from nimad.report.streams import Matter, matters
 
 _source_option = file_option("--source", "The SQLite memory, where its target is beside it.")
 _target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
@@ -26,6 +27,7 @@ def pause(source: Path | None, target: Path | None, config: Path | None) -> None
     """Hold a migration, the service's too, until `nimad resume`. It outlasts a restart."""
     files = _files(source, target, config)
     new = pausing.pause(files)
+    matters(Matter.DONE)
     say_line(f"{'Paused' if new else 'Paused already'}: {files.target}. A batch under way ends, nothing more begins.")
     if not any(os.path.lexists(path) for path in (files.target, files.staging, files.state)):
         say_line("No migration has begun there. If another one was meant, name it with --source or --target.")
@@ -40,6 +42,7 @@ def resume(source: Path | None, target: Path | None, config: Path | None) -> Non
     """End what `nimad pause` began."""
     files = _files(source, target, config)
     was_paused = pausing.resume(files)
+    matters(Matter.DONE)
     say_line(f"{'Going on' if was_paused else 'It was not paused'}: {files.target}")
 
 

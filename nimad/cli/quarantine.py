@@ -58,7 +58,7 @@ def list_(target: Path | None = None, *, as_json: bool = False) -> None:
         say_error(found.lacking)
         sys.exit(int(ExitCode.QUARANTINED))
     if not found.entries and not as_json:
-        click.echo("Nothing is in quarantine.")
+        say_line("Nothing is in quarantine.")
     say_unread(settings)
 
 

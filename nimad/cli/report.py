@@ -13,7 +13,8 @@ from nimad.errors import UsageError
 from nimad.migration.files import Files
 from nimad.migration.origin import source_of
 from nimad.migration.recorded import choose, read
-from nimad.report.screen import say_line
+from nimad.report.screen import say_line, show_file, show_json
+from nimad.report.streams import Matter, matters
 
 if TYPE_CHECKING:
     from nimad.migration.timing import Compared
@@ -54,14 +55,18 @@ def report(
 
     target = load(begin({"target": target}, config, by="target"), os.environ, config).target
     told = _told(target, run, search=not no_search)
-    write = (lambda told: json_of(told.to_json(), indent=2) + "\n") if as_json else text if as_text else page
-    content = write(told)
     in_file = not (as_text or as_json)
     place = output or (target.with_name(target.name + SUFFIX) if in_file else Path(_STDOUT))
+    if str(place) == _STDOUT and as_json:
+        show_json(told.to_json())
+        return
+    write = (lambda told: json_of(told.to_json(), indent=2) + "\n") if as_json else text if as_text else page
+    content = write(told)
     if str(place) == _STDOUT:
-        click.echo(content, nl=False)
+        show_file(content, in_utf_8=in_file)
         return
     save(content, place, target, Path(told.source) if told.source else None)
+    matters(Matter.DONE)
     say_line(f"{headline(told)}.")
     say_line(f"Report: {place.absolute()}")
 

@@ -18,6 +18,7 @@ from nimad.report import rollback_lines
 from nimad.report.level import Level
 from nimad.report.log import Log
 from nimad.report.screen import say_line, show_json
+from nimad.report.streams import Matter, matters
 
 
 @click.command()
@@ -43,6 +44,8 @@ def rollback(config: Path | None, user: str | None, *, applies: bool, as_json: b
     found = going_back.apply(settings) if applies else going_back.look(settings)
     if found.applied and not found.before:
         _note(settings, rollback_lines.done(found))
+    if found.applied:
+        matters(Matter.DONE)
     if as_json:
         show_json(rollback_lines.to_json(found))
     else:

@@ -24,6 +24,7 @@ from nimad.report.listener import ServiceListener
 from nimad.report.log import Log
 from nimad.report.metrics import Metrics
 from nimad.report.status import status
+from nimad.report.streams import Matter, matters
 from nimad.service.daemon import Daemon
 from nimad.service.manager import Manager
 
@@ -53,6 +54,7 @@ def run(config: Path | None, user: str | None, **options: Any) -> None:
 
     SIGTERM stops it, and everything counted is kept. SIGHUP has it read its configuration again.
     """
+    matters(Matter.LOGGED)
     manager, given = Manager(), options
 
     def settings() -> Settings:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from nimad.report.screen import say_line
+from nimad.report.streams import Matter, matters
 from nimad.sample import SHAPES, Sample, write_sample
 
 
@@ -16,6 +18,6 @@ from nimad.sample import SHAPES, Sample, write_sample
 def sample(path: Path, nodes: int, seed: int, shape: str, dimension: int) -> None:
     """Write a sample NIMA memory with edges, turns and embeddings."""
     counts = write_sample(path, Sample(nodes=nodes, seed=seed, shape=shape, dimension=dimension))
-    click.echo(
-        f"Wrote {path}: {counts.nodes} nodes, {counts.edges} edges, {counts.turns} turns, {counts.bytes / 1e6:.0f} MB"
-    )
+    matters(Matter.DONE)
+    rows = f"{counts.nodes} nodes, {counts.edges} edges, {counts.turns} turns"
+    say_line(f"Wrote {path}: {rows}, {counts.bytes / 1e6:.0f} MB")

@@ -35,7 +35,7 @@ def search(text: str, target: Path | None, like: int | None, limit: int, *, as_j
     settings = load(begin({"target": target}, by="target"), os.environ)
     hits = ask(settings.target, text, like, limit)
     if not hits and not as_json:
-        click.echo("Nothing found.")
+        say_line("Nothing found.")
     for hit in hits:
         if as_json:
             show_json(hit, indent=None)

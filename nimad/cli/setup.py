@@ -8,6 +8,7 @@ from nimad import command
 from nimad.cli.options import file_option
 from nimad.errors import UsageError
 from nimad.report.screen import say_line
+from nimad.report.streams import Matter, matters
 from nimad.rights import account_of
 from nimad.service.agent_scripts import FOLDER
 from nimad.service.setup import NAME, Written, set_up
@@ -27,12 +28,15 @@ def setup(*, user: str | None, source: Path | None, no_drop_ins: bool, undo: boo
     nima-core's start-up hook and its guide call become nimad's, where its plugin is installed; what was there is kept.
     """
     if undo:
-        _say_undone(take_back(root))
+        written = take_back(root)
+        matters(Matter.DONE)
+        _say_undone(written)
         return
     if user is None:
         raise UsageError("setup has to know whose memory it is: sudo nimad setup --user NAME")
     account = account_of(user)
     written = set_up(account, source, command.program(), root, drop_ins=not no_drop_ins)
+    matters(Matter.DONE)
     _say_done(written)
     if not written.scripts and not no_drop_ins:
         say_line(f"No drop-ins: there is no {Path(account.home) / FOLDER} of {account.name}'s")

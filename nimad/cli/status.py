@@ -14,8 +14,8 @@ from nimad.cli.loading import load
 from nimad.cli.options import file_option
 from nimad.desk.status import Status
 from nimad.desk.status import status as ask
-from nimad.report.console import forget_stdout
-from nimad.report.screen import Live, can_be_drawn_on, show, show_json
+from nimad.report import streams
+from nimad.report.screen import Live, can_be_drawn_on, say_line, show, show_json
 from nimad.report.signs import signs_of_stdout
 from nimad.report.status_page import headline, lines, to_json
 
@@ -58,18 +58,16 @@ def _watch(look: Callable[[], Status], *, as_json: bool) -> None:
         else:
             signs = signs_of_stdout()
             with Live(signs) as live:
-                while True:
+                while not streams.is_lost():
                     live.show(list(lines(look(), signs, live.width)))
                     time.sleep(_EVERY_S)
     except KeyboardInterrupt:  # how it is meant to end
         return
-    except BrokenPipeError:  # `| head`
-        forget_stdout()
 
 
 def _watch_in_lines(look: Callable[[], Status], *, as_json: bool) -> None:
     """A line whenever something changed, for as long as somebody reads."""
-    said, signs, reader = "", signs_of_stdout(), select.poll()
+    said, reader = "", select.poll()
     reader.register(sys.stdout, 0)  # of itself it tells when the other end of a pipe is closed
     gone = False
     while not gone:
@@ -80,8 +78,8 @@ def _watch_in_lines(look: Callable[[], Status], *, as_json: bool) -> None:
             if as_json:
                 show_json(to_json(found), indent=None)
             else:
-                print(signs.text(_in_a_line(found)), flush=True)  # noqa: T201 - a reader that has gone ends it
-        gone = bool(reader.poll(_EVERY_S * 1_000))
+                say_line(_in_a_line(found))
+        gone = streams.is_lost() or bool(reader.poll(_EVERY_S * 1_000))
 
 
 def _figures(found: Status) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -252,6 +253,9 @@ class Settings:
             text = str(getattr(self, name) or "")
             if not _is_utf8(text):
                 self.refuse(name, f"{text} is not UTF-8, so the engine cannot open it; rename it")
+            if not _is_read_as_utf8(text):  # the command itself begins again in UTF-8 mode
+                read = sys.getfilesystemencoding()
+                self.refuse(name, f"{text} is {read} to Python and UTF-8 to the engine; start Python with -X utf8")
             if not is_one_line(text):
                 self.refuse(name, f"{text!r} has control characters; rename it")
         for each in self.also or ():
@@ -317,6 +321,14 @@ def _is_utf8(path: Path | str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def _is_read_as_utf8(path: str) -> bool:
+    """Whether this process names the same file by it as SQLite and the engine do."""
+    try:
+        return os.fsencode(path) == path.encode()
+    except UnicodeEncodeError:
+        return False
 
 
 def _is_file(origin: str) -> bool:

@@ -78,7 +78,7 @@ def _boot_moment() -> float:
 
 def _behind_program(words: Sequence[str]) -> list[str]:
     """What follows the word that calls this program; empty where there is no such word."""
-    for position, word in enumerate(words[:4]):  # an interpreter and its options come before it
+    for position, word in enumerate(words[:6]):  # an interpreter and its options come before it
         if Path(word).name == _PROGRAM:
             return list(words[position + 1 :])
     return []

@@ -1,8 +1,6 @@
 """The console: plain lines when piped, a progress bar under them on a terminal."""
 
-import os
 import sys
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -17,10 +15,6 @@ class Console:
     """Where lines go that a person reads while a run goes on. Losing the reader does not stop the run."""
 
     def __init__(self) -> None:
-        if sys.stdout is None:  # `>&-`
-            forget_stdout()
-        with suppress(AttributeError):
-            sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
         self._bar = _Bar() if sys.stdout.isatty() else None
 
     def __enter__(self) -> Self:
@@ -50,18 +44,8 @@ class Console:
 
 
 def write(line: str) -> None:
-    """One line on stdout, for as long as there is somebody to read it."""
-    try:
-        print(line, flush=True)  # noqa: T201 - this is the console
-    except OSError:
-        forget_stdout()
-
-
-def forget_stdout() -> None:
-    """Nobody reads (`| head`), or nothing more fits: the migration goes on, and the log file tells of it."""
-    with suppress(OSError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes there at the end
-    sys.stdout = open("/dev/null", "w", encoding="utf-8")  # noqa: SIM115, PTH123 - open for the process's life
+    """One line on stdout."""
+    print(line, flush=True)  # noqa: T201 - this is the console
 
 
 class _Bar:

@@ -38,7 +38,7 @@ class Line:
 def show(lines: Iterable[Line], signs: Signs) -> None:
     """Print a page."""
     page = [Line(signs.text(line.text), line.style) for line in lines]
-    if sys.stdout is None or not sys.stdout.isatty():
+    if not sys.stdout.isatty():
         for line in page:
             write(line.text)
         return
@@ -61,9 +61,18 @@ def show_json(data: object, *, indent: int | None = 2) -> None:
     print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - who asked reads it
 
 
+def show_file(content: str, *, in_utf_8: bool) -> None:
+    """Print what could as well be a file: in the encoding that it says itself, or in that of stdout."""
+    if in_utf_8:
+        sys.stdout.buffer.write(content.encode(errors="replace"))
+    else:
+        sys.stdout.write(content)
+    sys.stdout.flush()
+
+
 def can_be_drawn_on() -> bool:
     """Whether stdout is a terminal on which a page can be drawn at its place."""
-    return sys.stdout is not None and sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def text_of(lines: Sequence[Line]) -> "Text":

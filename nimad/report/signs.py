@@ -22,12 +22,10 @@ class Signs:
 
     def text(self, line: str) -> str:
         """A line that can be shown, whoever wrote what is in it: nothing in it that a terminal would obey."""
-        plain = one_line(line).encode("utf-8", "backslashreplace").decode()  # halves of characters
-        return plain if self is not PLAIN else plain.translate(_IN_PLAIN).encode("ascii", "replace").decode()
+        return one_line(line).encode("utf-8", "backslashreplace").decode()  # halves of characters
 
 
 PLAIN = Signs("#", ".", "!=", "+", "!", "x", "->", "...", "-")
-_IN_PLAIN = str.maketrans({"«": '"', "»": '"', "→": "->", "…": "...", "–": "-", "✅": "OK:", "·": "-"})
 
 
 def signs_of(encoding: str | None) -> Signs:
