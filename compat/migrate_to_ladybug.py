@@ -17,7 +17,6 @@ target is there, and the output and migration.log name them.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import pwd
@@ -33,7 +32,7 @@ sys.dont_write_bytecode = True
 sys.path.append(str(Path(__file__).resolve().parent))  # which `-I` and PYTHONSAFEPATH leave out
 
 import nimad_program
-from nimad_program import say
+from nimad_program import say, tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -132,9 +131,7 @@ class Tail:
             return
         whole = text[: text.rfind(b"\n") + 1] or (text if len(text) == _READ_BYTES else b"")
         self._at += len(whole)
-        with contextlib.suppress(OSError, ValueError):  # nobody reads any more
-            sys.stdout.write(whole.decode("utf-8", "replace"))
-            sys.stdout.flush()
+        tell(whole.decode("utf-8", "replace"), sys.stdout)
 
     def _stamp(self) -> tuple[int, int]:
         try:
@@ -184,7 +181,13 @@ def _words(options: argparse.Namespace) -> list[str]:
 
 def _places(answer: bytes) -> Places:
     found = {(row["table"], row["key"]): row["value"] for row in json.loads(answer)}
-    return Places(Path(found["target", "path"]), Path(found["log", "file"]))
+    target, log = (_path(found[key]) for key in (("target", "path"), ("log", "file")))
+    return Places(target, log)
+
+
+def _path(name: str) -> Path:
+    """The file of this name, which is UTF-8 whatever this Python takes names for."""
+    return Path(os.fsdecode(name.encode("utf-8", "surrogateescape")))
 
 
 def _migrate(command: Sequence[str], places: Places, child: Child, deadline: float | None) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import TextIO
 
 #: The words that start nimad, where `nimad setup` wrote them in; the variable NIMAD comes before them.
 INSTALLED: Sequence[str] = ()
@@ -64,8 +65,20 @@ def environment() -> dict[str, str]:
 def say(level: str, text: str) -> None:
     """One line as in nimad's log. What went wrong goes to stderr, which is what the gateway repeats."""
     stream = sys.stdout if level == "INFO" else sys.stderr
-    with contextlib.suppress(OSError, ValueError):  # nobody reads any more; the work goes on
-        print(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] [{level}] {text}", file=stream, flush=True)
+    tell(f"[{time.strftime('%Y-%m-%d %H:%M:%S')}] [{level}] {text}\n", stream)
+
+
+def tell(text: str, stream: TextIO | None) -> None:
+    """Write to a stream what its encoding has, as long as there is somebody to read it; the work goes on without."""
+    if stream is None:  # `>&-`
+        return
+    encoding = stream.encoding or "ascii"
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):  # what is still buffered goes there at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_program(path: str) -> bool:
