@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import locales
 import pytest
 from environments import Index, MakeEnvironment
 from users import BOB, REACH, as_alice, folder_of, words_that_open
@@ -37,6 +38,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.umask(0o022)
+locales.inherited()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what was not asked for
