@@ -64,7 +64,7 @@ def lines(root: Path) -> list[str]:
 def test_it_names_the_user_and_opens_the_home_and_the_folder_of_the_memory(root: Path, home: Path) -> None:
     setup.set_up(user(home), None, PROGRAM, root)
     assert {"User=pi", "DynamicUser=no", f"Environment=HOME={home}", "ProtectHome=tmpfs"} <= set(lines(root))
-    assert {f"BindReadOnlyPaths={home}", f"ReadWritePaths={home}/.nima/memory"} <= set(lines(root))
+    assert {f"BindReadOnlyPaths=-{home}", f"ReadWritePaths=-{home}/.nima/memory"} <= set(lines(root))
     assert f"RequiresMountsFor={home}/.nima/memory" in lines(root)
 
 
@@ -156,14 +156,14 @@ def test_a_source_that_was_typed_is_what_the_service_reads(root: Path, home: Pat
     source = make_memory(tmp_path / "disk/other.sqlite", nodes=[node(1)])
     setup.set_up(user(home), source, PROGRAM, root)
     assert f"Environment=NIMA_DB_PATH={source}" in lines(root)
-    assert f"ReadWritePaths={tmp_path}/disk" in lines(root)
+    assert f"ReadWritePaths=-{tmp_path}/disk" in lines(root)
 
 
 def test_a_memory_that_is_a_link_to_another_disk_is_opened_there(root: Path, home: Path, tmp_path: Path) -> None:
     (home / ".nima").rename(tmp_path / "disk")
     (home / ".nima").symlink_to(tmp_path / "disk")
     setup.set_up(user(home), None, PROGRAM, root)
-    assert f"ReadWritePaths={tmp_path}/disk/memory" in lines(root)
+    assert f"ReadWritePaths=-{tmp_path}/disk/memory" in lines(root)
 
 
 def test_a_memory_in_a_shared_home_is_bound_there(root: Path, home: Path, tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_a_memory_in_a_shared_home_is_bound_there(root: Path, home: Path, tmp_pa
     shared.mkdir()
     source = make_memory(shared / "graph.sqlite", nodes=[node(1)])
     setup.set_up(user(home), source, PROGRAM, root)
-    assert f"BindPaths={shared}" in lines(root)
+    assert f"BindPaths=-{shared}" in lines(root)
 
 
 def test_words_that_systemd_would_take_apart_are_quoted(root: Path, home: Path, tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_words_that_systemd_would_take_apart_are_quoted(root: Path, home: Path, 
     setup.set_up(user(home), source, PROGRAM, root)
     quoted = str(folder).replace('"', '\\"').replace("%", "%%")
     assert f'Environment="NIMA_DB_PATH={quoted}/graph.sqlite"' in lines(root)
-    assert f'ReadWritePaths="{quoted}"' in lines(root)
+    assert f'ReadWritePaths=-"{quoted}"' in lines(root)
 
 
 def test_the_settings_file_of_the_machine_says_where_the_memory_is(root: Path, home: Path, tmp_path: Path) -> None:
@@ -190,7 +190,7 @@ def test_the_settings_file_of_the_machine_says_where_the_memory_is(root: Path, h
     (root / "etc/nima").mkdir(parents=True)
     (root / "etc/nima/nimad.toml").write_text(f'[source]\npath = "{tmp_path}/disk/graph.sqlite"\n')
     setup.set_up(user(home), None, PROGRAM, root)
-    assert f"ReadWritePaths={tmp_path}/disk" in lines(root)
+    assert f"ReadWritePaths=-{tmp_path}/disk" in lines(root)
     assert not any("NIMA_DB_PATH" in line for line in lines(root))
 
 
@@ -199,7 +199,7 @@ def test_the_folder_of_the_metrics_is_opened_too(root: Path, home: Path, tmp_pat
     (root / "etc/nima").mkdir(parents=True)
     (root / "etc/nima/nimad.toml").write_text(f'[metrics]\nfile = "{tmp_path}/node-exporter/nimad.prom"\n')
     setup.set_up(user(home), None, PROGRAM, root)
-    assert f"ReadWritePaths={tmp_path}/node-exporter" in lines(root)
+    assert f"ReadWritePaths=-{tmp_path}/node-exporter" in lines(root)
 
 
 def refusal(root: Path, account: Account, source: Path | None = None, program: list[str] = PROGRAM) -> NimadError:

@@ -25,6 +25,7 @@ from nimad.report.log import Log
 from nimad.report.metrics import Metrics
 from nimad.report.status import status
 from nimad.report.streams import Matter, matters
+from nimad.service import disks
 from nimad.service.daemon import Daemon
 from nimad.service.manager import Manager
 
@@ -89,7 +90,7 @@ def _serve(settings: Callable[[], Settings], manager: Manager, log: Log, metrics
         metrics.use(fresh)
 
     try:
-        return Daemon(settings, manager, listener, on_reload).run()
+        return Daemon(settings, manager, listener, on_reload, disks.named(os.environ)).run()
     except NimadError as error:
         explain(error, click.get_current_context().find_root())
         metrics.failed(error)

@@ -7,6 +7,7 @@ import click
 from nimad import command
 from nimad.cli.options import file_option
 from nimad.errors import UsageError
+from nimad.report.log import say_warning
 from nimad.report.screen import say_line
 from nimad.report.streams import Matter, matters
 from nimad.rights import account_of
@@ -40,6 +41,7 @@ def setup(*, user: str | None, source: Path | None, no_drop_ins: bool, undo: boo
     _say_done(written)
     if not written.scripts and not no_drop_ins:
         say_line(f"No drop-ins: there is no {Path(account.home) / FOLDER} of {account.name}'s")
+    _say_away_at_boot(written)
 
 
 def _say_done(written: Written) -> None:
@@ -55,6 +57,15 @@ def _say_done(written: Written) -> None:
     verb = "restart" if written.running else "enable --now"
     say_line(f"Go on with: sudo systemctl {verb} {NAME}")
     say_line(f"Watch it with: journalctl -fu {NAME}")
+
+
+def _say_away_at_boot(written: Written) -> None:
+    for place, line in written.away_at_boot.items():
+        say_warning(
+            f"systemd does not mount {place} when the machine starts: the service then waits until somebody does. "
+            "Add this line to /etc/fstab, and run setup again:"
+        )
+        say_line(line)
 
 
 def _say_undone(written: Written) -> None:

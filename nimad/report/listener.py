@@ -44,6 +44,10 @@ class JsonListener:
         _log_lines(self._log, event)
 
 
+#: After these nothing is done for a while.
+_RESTS = (s.Waiting, s.Watching, s.Looked, s.Postponed, f.LeftAlone, e.Paused)
+
+
 class ServiceListener:
     """Lines for the journal, with where the run is, or for stdout; and in the log file."""
 
@@ -61,6 +65,8 @@ class ServiceListener:
             self._log.fields = self._position.fields()
         else:
             self._position = position
+        if isinstance(event, _RESTS):
+            self._log.rest()
 
     def _follow(self, event: s.Followed) -> None:
         """What comes now is of no run, and the log file goes on from the one before, if there was one."""

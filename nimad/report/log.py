@@ -105,6 +105,11 @@ class Log:
         if self._file is not None:
             self._refused = ""
 
+    def rest(self) -> None:
+        """Hold the log file no longer, until there is another line for it: its disk can be unmounted meanwhile."""
+        if self._file is not None:
+            self._file.close()
+
     def close(self) -> None:
         """Flush and close the log file; another may be opened."""
         self._close_file()

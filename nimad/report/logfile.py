@@ -28,14 +28,17 @@ class LogFile:
         self._open()
 
     def follow(self) -> None:
-        """Write a new file if ours was moved away or removed, as logrotate does."""
-        if self._is_there():
+        """Write a new file if ours was moved away or removed, as logrotate does; or open ours again."""
+        if self._sink is not None and self._is_there():
             return
+        if self._sink is None and not self.path.parent.is_dir():
+            return  # its disk was unmounted while nothing was written, and may come back
         self.close()
         self.path.parent.stat()  # raises: without its folder, the memory itself is gone
         self._open()
 
     def close(self) -> None:
+        """Hold no file open, until `follow` is to."""
         if self._sink is not None:
             sink, self._sink = self._sink, None
             with suppress(OSError):

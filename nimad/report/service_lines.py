@@ -13,6 +13,10 @@ def _waiting(event: s.Waiting) -> Lines:
     yield Level.INFO, f"Waiting for {event.what}: {event.why}"
 
 
+def _disk_came(event: s.DiskCame) -> Lines:
+    yield Level.INFO, f"The disk at {event.place} is there; starting anew, because this process cannot see it"
+
+
 def _target_gone(event: s.TargetGone) -> Lines:
     yield Level.WARN, f"{event.target} is gone: somebody took it away. Migrate again by starting the service anew"
 
@@ -45,6 +49,7 @@ def _stopping(_: s.Stopping) -> Lines:
 
 WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
     s.Waiting: _waiting,
+    s.DiskCame: _disk_came,
     s.TargetGone: _target_gone,
     s.NameMissing: _name_missing,
     s.Watching: _watching,

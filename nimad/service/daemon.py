@@ -1,7 +1,7 @@
 """The daemon: waits until it is asked, migrates, and brings what reaches SQLite afterwards."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 from nimad.config import Settings
@@ -24,7 +24,7 @@ from nimad.migration.following import Follower
 from nimad.migration.memory import check_memory
 from nimad.migration.result import Result
 from nimad.migration.run import migrate
-from nimad.service import events
+from nimad.service import disks, events
 from nimad.service.following import End, Following, wait_for_more
 from nimad.service.heart import Heart, heeding
 from nimad.service.manager import Manager
@@ -53,6 +53,8 @@ class Daemon:
         Called with every event of the service and of its runs.
     on_reload:
         Called with settings that hold from now on.
+    places:
+        Where disks have to be mounted for there to be a memory.
 
     """
 
@@ -62,7 +64,9 @@ class Daemon:
         manager: Manager,
         listener: Listener,
         on_reload: Callable[[Settings], None],
+        places: Sequence[str] = (),
     ) -> None:
+        self._places = places
         self._load, self._manager, self._listener, self._on_reload = load, manager, listener, on_reload
         self._heart = Heart(self._beat, manager.interval_s)
         self._reload_asked = self._begin_again = self._told_stopping = False
@@ -81,6 +85,11 @@ class Daemon:
 
     def _once(self, settings: Settings) -> ExitCode | None:
         """Migrate when it is time, and follow; the exit code once nothing is left to do."""
+        if not self._wait_for_disks():
+            return None
+        if covered := disks.covered(self._places):
+            self._heard(events.DiskCame(covered[0]))
+            return ExitCode.IO_ERROR  # after which systemd starts a process that can see it
         _check_set_up(settings)
         asked = settings if _is_due(settings) else self._wait_until_asked(settings)
         result = None if asked is None else self._migrate(asked)
@@ -91,10 +100,26 @@ class Daemon:
         follower = Follower(asked, self._heart, self._heard)
         if Following(asked, follower, self._heart, self._heard).run() is End.INTERRUPTED:
             return None
+        if disks.away(self._places):
+            return None
         self._heard(events.TargetGone(str(asked.target)))
         return ExitCode.COMPLETE if settings.trigger == "start" else None
 
     # Before a run
+
+    def _wait_for_disks(self) -> bool:
+        """Wait until the disks are there; whether they are."""
+        said: list[str] = []
+        while not self._heart.is_set():
+            away = disks.away(self._places)
+            if not away:
+                return True
+            if away != said:
+                why = "the memory is on it; the service goes on as soon as it is mounted"
+                self._heard(events.Waiting(f"the disk at {' and '.join(away)}", why))
+            said = away
+            self._heart.wait(disks.POLL_S)
+        return False
 
     def _wait_until_asked(self, settings: Settings) -> Settings | None:
         """Wait for OpenClaw's file and the memory; the settings of the run, or None when something else came first."""
@@ -125,7 +150,7 @@ class Daemon:
         try:
             result = migrate(settings, self._heard, self._heart)
         except NimadError as error:
-            if self._heart.is_set():
+            if self._heart.is_set() or disks.away(self._places):
                 return None
             if not _may_pass(error):
                 raise

@@ -14,6 +14,13 @@ class Waiting(Event):
 
 
 @dataclass(frozen=True)
+class DiskCame(Event):
+    """A disk that was waited for is there, and this process cannot see it."""
+
+    place: str
+
+
+@dataclass(frozen=True)
 class Followed(Event):
     """From now on what reaches the source is brought to the complete target."""
 

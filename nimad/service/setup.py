@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -23,8 +23,9 @@ from nimad.errors import CannotWriteError, ConfigurationError, NotAllowedError, 
 from nimad.folders import name_of
 from nimad.printable import is_one_line
 from nimad.rights import Account
-from nimad.service import agent_scripts
+from nimad.service import agent_scripts, disks
 from nimad.service.agent_scripts import Place
+from nimad.service.disks import Disk
 
 NAME: Final = "nima-migrate"
 _UNIT: Final = f"{NAME}.service"
@@ -65,7 +66,8 @@ class Written:
     """What a set-up made of the machine: the files that are new or changed, and those that are gone.
 
     `kept`: where what stood in the place of the agent's scripts is now; `put_back`: what stands there again.
-    `scripts`: whether the agent's scripts are ours.
+    `scripts`: whether the agent's scripts are ours. `away_at_boot`: by the place of a disk that systemd does not mount
+    by itself, the line of /etc/fstab that has it do so.
     """
 
     changed: Sequence[Path]
@@ -75,6 +77,7 @@ class Written:
     kept: Sequence[Path] = ()
     put_back: Sequence[Path] = ()
     scripts: bool = False
+    away_at_boot: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class _Plan:
     source_typed: bool
     scripts: Place | None  # where the agent's scripts are to be ours
     folders: Sequence[Path]  # that are written to, without symbolic links in their names
+    disks: Sequence[Disk]  # that these and the home lie on, besides the system's own
 
     @property
     def home(self) -> Path:
@@ -108,7 +112,7 @@ def set_up(
     scripts = agent_scripts.place_of(account) if drop_ins else None
     settings = _settings(account, source, root)
     folders = [Path(folder) for folder in as_user(account, lambda: _folders(settings))]
-    plan = _Plan(account, settings, program, source is not None, scripts, folders)
+    plan = _Plan(account, settings, program, source is not None, scripts, folders, _disks(account, settings, root))
     _check_memory(plan)
     _check_program(plan)
     wanted = _wanted(plan, root)
@@ -126,6 +130,8 @@ def set_up(
         raise
     gone = _take_scripts_back(before, root, unless=scripts)
     _reload(root)
+    drop_in = root / _DROP_IN
+    _enable_again(root, before.get(drop_in, ""), wanted[drop_in])
     return Written(
         [*(path for path, text in wanted.items() if before.get(path) != text), *placed.written],
         [*sorted(before.keys() - wanted.keys()), *gone.removed],
@@ -134,6 +140,7 @@ def set_up(
         placed.kept,
         gone.put_back,
         scripts is not None,
+        {str(disk.point): disk.fstab(account.uid, account.gid) for disk in plan.disks if not disk.lasts},
     )
 
 
@@ -146,6 +153,7 @@ def undo(root: Path = _SYSTEM) -> Written:
     with suppress(OSError):  # somebody else's drop-ins are in it, or it was never there
         (root / _DROP_IN).parent.rmdir()
     _reload(root)
+    _enable_again(root, before.get(root / _DROP_IN, ""), "")
     return Written([], [*sorted(before), *gone.removed], _says(root, "is-active"), enabled, put_back=gone.put_back)
 
 
@@ -178,6 +186,15 @@ def _folders(settings: Settings) -> list[str]:
     """The folders that are written to; the source's too, because readers of SQLite share a file beside it."""
     files = (settings.source, settings.target, settings.log_file, settings.metrics_file)
     return sorted({os.path.realpath(each.parent) for each in files if each is not None})
+
+
+def _disks(account: Account, settings: Settings, root: Path) -> list[Disk]:
+    if root != _SYSTEM:
+        return []
+    _reload(root)  # somebody may just have written a line into /etc/fstab
+    files = (settings.source, settings.target, settings.log_file, settings.metrics_file)
+    home = Path(account.home)
+    return disks.needed([home, *(path.parent for path in files if path is not None)], home)
 
 
 def _check_memory(plan: _Plan) -> None:
@@ -258,20 +275,29 @@ def _wanted(plan: _Plan, root: Path) -> dict[Path, str]:
 
 def _drop_in(plan: _Plan, root: Path, *, with_program: bool) -> str:
     account = plan.account
-    lines = ["[Unit]", *(f"RequiresMountsFor={_word(folder)}" for folder in plan.folders), "", "[Service]"]
+    automatic = [disk.point for disk in plan.disks if disk.automatic]
+    firm = [folder for folder in plan.folders if not any(folder.is_relative_to(point) for point in automatic)]
+    lines = ["[Unit]", *(f"RequiresMountsFor={_word(folder)}" for folder in firm)]
+    lines += [line for disk in plan.disks for line in disk.of_unit()]
+    lines += ["", "[Service]"]
     lines += ["DynamicUser=no", f"User={account.name}", f"Group={_group(account.gid)}"]
     lines += ["Environment=", f"Environment={_word(f'HOME={account.home}')}"]
     if plan.source_typed:
         lines += [f"Environment={_word(f'NIMA_DB_PATH={plan.settings.source}')}"]
+    if plan.disks:
+        lines += [f"Environment={_word(f'{disks.VARIABLE}={disks.said(plan.disks)}')}"]
     if with_program and list(plan.program) != [_PACKAGED_PROGRAM]:
         lines += ["ExecStart=", f"ExecStart={_words(plan.program)} run"]
     lines += ["", "# The home, to be read, and the folder of the memory, to be written to; all other homes are empty."]
-    lines += ["ProtectHome=tmpfs", f"BindReadOnlyPaths={_bind(plan.home)}"]
+    lines += ["# «-»: what is not there yet is to be waited for by nimad, in words."]
+    lines += ["ProtectHome=tmpfs", f"BindReadOnlyPaths=-{_bind(plan.home)}"]
     lines += [f"InaccessiblePaths=-{_word(plan.home / name)}" for name in _not_needed(plan)]
-    lines += [_opened(folder, plan) for folder in plan.folders]
+    lines += dict.fromkeys(_opened(folder, plan) for folder in plan.folders)
     if _systemd_version(root) >= _GROWING_DELAY:
         lines += ["", "# From 5 s on, each restart comes later than the one before.", "RestartSteps=6"]
         lines += ["RestartMaxDelaySec=10min"]
+    if plan.disks:
+        lines += ["", "[Install]", *(line for disk in plan.disks for line in disk.of_install())]
     if plan.scripts is not None:
         lines += ["", plan.scripts.record()]
     return _unit_text(lines)
@@ -295,11 +321,18 @@ def _unit_text(lines: Sequence[str]) -> str:
 
 
 def _opened(folder: Path, plan: _Plan) -> str:
-    """The line that lets the service write in a folder, which has no symbolic links in its name."""
+    """The line that lets the service write in a folder, which has no symbolic links in its name.
+
+    On a disk that may be pulled it opens the place of the disk itself. For a folder below, systemd would mount that
+    folder over itself, and by that the service would keep the disk after the system has let go of it.
+    """
     home = plan.home.resolve()
+    points = [disk.point for disk in plan.disks if folder.is_relative_to(disk.point)]
+    if points and not home.is_relative_to(max(points)):
+        folder = max(points)  # of several, each of which begins the folder's name, the longest
     if folder.is_relative_to(home):
-        return f"ReadWritePaths={_word(plan.home / folder.relative_to(home))}"
-    return f"BindPaths={_bind(folder)}" if _is_hidden(folder) else f"ReadWritePaths={_word(folder)}"
+        return f"ReadWritePaths=-{_word(plan.home / folder.relative_to(home))}"
+    return f"BindPaths=-{_bind(folder)}" if _is_hidden(folder) else f"ReadWritePaths=-{_word(folder)}"
 
 
 def _group(gid: int) -> str:
@@ -364,6 +397,16 @@ def _verify() -> None:
 def _reload(root: Path) -> None:
     if root == _SYSTEM and (done := _systemd("systemctl", "daemon-reload")).returncode:
         raise CannotWriteError(f"systemd could not be told ({done.stderr.strip()}); type: systemctl daemon-reload")
+
+
+def _enable_again(root: Path, before: str, now: str) -> None:
+    """Have systemd take over what [Install] says, where the service is enabled and that is new."""
+    if _wanted_by(before) != _wanted_by(now) and _says(root, "is-enabled"):
+        _systemd("systemctl", "reenable", _UNIT)
+
+
+def _wanted_by(drop_in: str) -> list[str]:
+    return [line for line in drop_in.splitlines() if line.startswith("WantedBy=")]
 
 
 def _says(root: Path, verb: str) -> bool:
