@@ -18,11 +18,13 @@ from test_health import NODES
 
 from nimad.config import Settings
 from nimad.desk import doctor
-from nimad.desk.checks import machine, units
+from nimad.desk.checks import units
 from nimad.desk.checks.finding import Examined, Finding, Verdict, ok, problem, warning
 from nimad.desk.doctor import CHECKS, Report, examine
+from nimad.desk.services import Unit
 from nimad.report.doctor_page import lines
 from nimad.report.signs import Signs
+from nimad.service.disks import mount_of
 
 __all__ = ["restricted"]
 
@@ -257,9 +259,9 @@ def test_the_weather_file_library_beside_our_engine_is_a_warning_with_the_comman
 
 
 def test_a_mount_is_told_by_the_longest_name_and_a_disk_by_what_it_is(tmp_path: Path) -> None:
-    mount = machine._mount_of(tmp_path)
+    mount = mount_of(tmp_path)
     assert str(tmp_path).startswith(mount.point)
-    assert machine._mount_of(Path("/proc/self")).kind == "proc"
+    assert mount_of(Path("/proc/self")).kind == "proc"
 
 
 @pytest.mark.parametrize(
@@ -270,9 +272,20 @@ def test_a_mount_is_told_by_the_longest_name_and_a_disk_by_what_it_is(tmp_path: 
         ({"LoadState": "loaded", "ActiveState": "failed"}, Verdict.PROBLEM, "systemctl restart nima-migrate"),
         ({"LoadState": "bad-setting"}, Verdict.PROBLEM, "systemctl status nima-migrate"),
         ({"LoadState": "loaded", "NeedDaemonReload": "yes"}, Verdict.WARNING, "systemctl daemon-reload"),
+        (
+            {"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "enabled"},
+            Verdict.PROBLEM,
+            "systemctl start nima-migrate",
+        ),
+        ({"LoadState": "loaded", "ActiveState": "inactive", "UnitFileState": "disabled"}, Verdict.OK, ""),
+        (
+            {"LoadState": "loaded", "ActiveState": "failed", "User": "nobody-of-that-name"},
+            Verdict.PROBLEM,
+            "sudo nimad setup --user NEW",
+        ),
         ({"LoadState": "loaded", "SubState": "auto-restart"}, Verdict.WARNING, "journalctl -u nima-migrate -n 20"),
     ],
 )
 def test_a_unit_is_judged_by_what_systemd_says(unit: Mapping[str, str], verdict: Verdict, mend: str) -> None:
-    found = units._judged(unit, "systemctl", "journalctl")
+    found = units._judged(Unit(unit, "systemctl"), "journalctl")
     assert (found.verdict, found.mend) == (verdict, mend)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad.config import Settings, read_openclaw
-from nimad.desk import processes
+from nimad.desk import processes, services
 from nimad.desk.processes import Process
 from nimad.desk.stand import FINISHED, OF_SERVICE, UNFINISHED, Scene, Stand, look, stand_of, tally_of
 from nimad.desk.steps import steps
@@ -36,6 +36,8 @@ _CODES: Mapping[Stand, int] = {
     Stand.FAILED: int(ExitCode.INTERRUPTED),
     Stand.GONE: int(ExitCode.INTERRUPTED),
 }
+#: While these last, the service does what it should, or another run does it.
+_AT_WORK = (Stand.RUNNING, Stand.FOLLOWING)
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Status:
     updated: str = ""
     names: Sequence[str] = ()  # what is to be known of the target's names, and of logs beside them
     previous_target: bool = False  # one that was there before is to be seen until this run is through
+    service: str = ""  # what keeps the service that this memory has from its work
     log_file: Path
     log: Sequence[str] = ()
     steps: Sequence[tuple[str, str]] = field(default=())  # what to do next: words, and the command
@@ -99,6 +102,7 @@ def status(settings: Settings) -> Status:
     scene = look(settings)
     stand = stand_of(scene)
     at_work = scene.holder or (scene.service if stand in OF_SERVICE else None)
+    trouble = None if stand in _AT_WORK else services.trouble_of(scene.settings)
     return Status(
         source=settings.source,
         target=settings.target,
@@ -109,7 +113,8 @@ def status(settings: Settings) -> Status:
         log=_last_lines(settings.log_file),
         why=_why(scene, stand),
         made_from=_another_source(scene, stand),
-        steps=steps(scene, stand),
+        service=trouble.text if trouble else "",
+        steps=[*([("Mend the service with:", trouble.mend)] if trouble and trouble.mend else []), *steps(scene, stand)],
         names=[*map(str, names.remarks(scene.settings, scene.files)), *names.unread(scene.files), *_of_another(scene)],
         **_progress(scene, stand),
     )

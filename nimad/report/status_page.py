@@ -41,6 +41,8 @@ def lines(status: Status, signs: Signs, width: int = WIDTH) -> Iterator[Line]:
     yield Line(headline(status), _style(status))
     if status.why:
         yield Line(f"  {status.why}")
+    if status.service:
+        yield Line(f"  {status.service}", Style.WARNING)
     if status.made_from:
         yield Line(f"  made from another source: {status.made_from}", Style.WARNING)
     yield from (Line(f"  {remark}", Style.WARNING) for remark in status.names)

@@ -1,12 +1,10 @@
 """The machine: processor, pages, memory and what limits it, the disk and its kind."""
 
 import os
-import re
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +12,7 @@ from nimad.desk.checks.finding import Examined, Finding, ok, problem, warning
 from nimad.errors import NimadError
 from nimad.migration import cgroup, machine
 from nimad.packages import missing
+from nimad.service.disks import Mount, mount_of
 
 _LEAST_64_BIT: Final = 2**32
 _MB = 1_000_000
@@ -68,7 +67,7 @@ def memory(examined: Examined) -> Iterator[Finding]:
 
 def disk(examined: Examined) -> Iterator[Finding]:
     folder = _existing(examined.settings.target.parent)
-    mount, free = _mount_of(folder), machine.free_disk(folder)
+    mount, free = mount_of(folder.resolve()), machine.free_disk(folder)
     where = f"{folder}: {free // _MB:,} MB free, {mount.kind} on {_device(mount, folder)}"
     if "ro" in mount.options:
         yield problem("disk", f"{where}, mounted read-only", f"sudo mount -o remount,rw {shlex.quote(mount.point)}")
@@ -93,30 +92,7 @@ def _room(examined: Examined, where: str, free: int) -> Finding:
     return ok("disk", takes) if free >= needed else problem("disk", f"{takes}: make room")
 
 
-@dataclass(frozen=True)
-class _Mount:
-    point: str
-    kind: str
-    source: str
-    options: tuple[str, ...]
-
-
-def _mount_of(folder: Path) -> _Mount:
-    """The mount that a folder lies in: of those that begin its path, the longest, and of equals the last."""
-    best = _Mount("/", "an unknown file system", "", ())
-    here = os.path.realpath(folder)
-    with suppress(OSError):
-        for line in Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            before, _, after = line.partition(" - ")
-            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), before.split()[4])  # a blank is \040
-            inside = here == point or here.startswith(f"{point.rstrip('/')}/")
-            if inside and len(point) >= len(best.point):
-                kind, source, options = after.split()[:3]
-                best = _Mount(point, kind, source, (*before.split()[5].split(","), *options.split(",")))
-    return best
-
-
-def _device(mount: _Mount, folder: Path) -> str:
+def _device(mount: Mount, folder: Path) -> str:
     """What the file system lies on, in words; the device's own name behind it."""
     device = _block(mount, folder)
     if device is None:
@@ -132,7 +108,7 @@ def _device(mount: _Mount, folder: Path) -> str:
     return name
 
 
-def _block(mount: _Mount, folder: Path) -> Path | None:
+def _block(mount: Mount, folder: Path) -> Path | None:
     """The whole disk's folder in /sys, of whichever of its partitions."""
     number = folder.stat().st_dev
     name = Path(os.path.realpath(mount.source)).name if mount.source.startswith("/dev/") else ""
@@ -143,7 +119,7 @@ def _block(mount: _Mount, folder: Path) -> Path | None:
     return None
 
 
-def _wear(mount: _Mount) -> Iterator[Finding]:
+def _wear(mount: Mount) -> Iterator[Finding]:
     device = _block(mount, Path(mount.point))
     reserve = _read(device / "device/pre_eol_info") if device else ""
     if device and reserve and reserve not in _RESERVE_NORMAL:

@@ -1,67 +1,48 @@
 """The service: what systemd says of it, the system's own and that of the user."""
 
 import os
-import shutil
-import subprocess
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Final
 
+from nimad.desk import services
 from nimad.desk.checks.finding import Examined, Finding, ok, problem, warning
-from nimad.service.setup import NAME
+from nimad.desk.services import Unit
 
-#: Seconds that systemd may take for an answer.
-_ANSWER_S = 5.0
-_WANTED: Final = "Id,LoadState,ActiveState,SubState,Result,StatusText,UnitFileState,NeedDaemonReload,LoadError"
 _CHECK: Final = "service"
 
 
-def units(_: Examined) -> Iterator[Finding]:
-    if not Path("/run/systemd/system").is_dir() or shutil.which("systemctl") is None:
+def units(examined: Examined) -> Iterator[Finding]:
+    if not services.is_run_by_systemd():
         yield ok(_CHECK, "this machine is not run by systemd")
         return
-    if not (own := _show()):
+    ends = examined.settings.after == "exit"
+    own, *instances = services.units()
+    if not own.facts:
         yield warning(_CHECK, "systemd does not answer", "systemctl is-system-running")
         return
-    for unit in [own, *_instances()]:
-        yield _judged(unit, "sudo systemctl", "journalctl")
-    if os.geteuid() != 0 and (unit := _show("--user")).get("LoadState") == "loaded":
-        yield _judged(unit, "systemctl --user", "journalctl --user")
+    for unit in [own, *instances]:
+        yield _judged(unit, "journalctl", ends=ends)
+    if os.geteuid() != 0 and (unit := services.of_user()).facts.get("LoadState") == "loaded":
+        yield _judged(unit, "journalctl --user", ends=ends)
 
 
-def _judged(unit: Mapping[str, str], systemctl: str, journalctl: str) -> Finding:
-    name, active = unit.get("Id", NAME).removesuffix(".service"), unit.get("ActiveState", "")
-    says = f": {unit['StatusText']}" if unit.get("StatusText") else ""
-    log = f"{journalctl} -u {name} -n 20"
-    if unit.get("NeedDaemonReload") == "yes":
-        return warning(_CHECK, f"{name} was changed on the disk since systemd read it", f"{systemctl} daemon-reload")
-    if unit.get("LoadState") == "not-found":
+def _judged(unit: Unit, journalctl: str, *, ends: bool = False) -> Finding:
+    name, facts = unit.name, unit.facts
+    says = f": {facts['StatusText']}" if facts.get("StatusText") else ""
+    if facts.get("NeedDaemonReload") == "yes":
+        return warning(
+            _CHECK, f"{name} was changed on the disk since systemd read it", f"{unit.systemctl} daemon-reload"
+        )
+    if facts.get("LoadState") == "not-found":
         return ok(_CHECK, f"{name} is not installed as a service")
-    if unit.get("LoadState") != "loaded":
-        return problem(_CHECK, f"{name} cannot be loaded ({unit.get('LoadState')})", f"systemctl status {name}")
-    if active == "failed":
-        return problem(_CHECK, f"{name} has failed ({unit.get('Result')}){says}", f"{systemctl} restart {name}")
-    if unit.get("SubState") == "auto-restart":
-        return warning(_CHECK, f"{name} ended, and is about to be started again{says}", log)
-    enabled = unit.get("UnitFileState") or "unknown"
-    return ok(_CHECK, f"{name} is {active} ({enabled}){says}")
-
-
-def _show(*words: str, unit: str = NAME) -> Mapping[str, str]:
-    said = _ask([*words, "show", f"--property={_WANTED}", f"{unit}.service"])
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-
-
-def _instances() -> Iterator[Mapping[str, str]]:
-    said = _ask(["list-units", "--all", "--plain", "--no-legend", f"{NAME}@*.service"])
-    for line in said.splitlines():
-        if line.split():
-            yield _show(unit=line.split()[0].removesuffix(".service"))
-
-
-def _ask(words: Sequence[str]) -> str:
-    environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(
-        ["systemctl", *words], check=False, capture_output=True, text=True, timeout=_ANSWER_S, env=environment
-    )
-    return done.stdout
+    if facts.get("LoadState") != "loaded":
+        return problem(_CHECK, f"{name} cannot be loaded ({facts.get('LoadState')})", f"systemctl status {name}")
+    if trouble := unit.trouble(ends=ends):
+        return problem(_CHECK, trouble.text, trouble.mend)
+    if unit.active == "failed":
+        return problem(_CHECK, f"{name} has failed ({facts.get('Result')}){says}", f"{unit.systemctl} restart {name}")
+    if facts.get("SubState") == "auto-restart":
+        return warning(_CHECK, f"{name} ended, and is about to be started again{says}", f"{journalctl} -u {name} -n 20")
+    text = f"{name} is {unit.active} ({facts.get('UnitFileState') or 'unknown'}){says}"
+    waits = unit.waits() if unit.active == "active" else None
+    return ok(_CHECK, text) if waits is None else warning(_CHECK, text, waits.mend)
