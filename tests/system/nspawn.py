@@ -8,6 +8,7 @@ limits do not reach inside (for these: `uml.py`).
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -123,6 +124,13 @@ class Container:
             "cp /opt/source/systemd/user/*.service /usr/lib/systemd/user/\n"
             "systemctl daemon-reload"
         )
+
+    def make_device(self, name: str) -> None:
+        """Give the container a block device of this machine, by the same name."""
+        number = os.stat(name).st_rdev  # noqa: PTH116 - a number is all that is wanted
+        place = Path(f"/proc/{self._leader}/root{name}")
+        place.unlink(missing_ok=True)  # of the scenario before
+        os.mknod(place, 0o660 | stat.S_IFBLK, number)
 
     def run(self, script: str, stdin: object = None) -> str:
         """What a shell script, run by root in the container, prints. One that fails is an error."""

@@ -607,8 +607,8 @@ def play(suite: str, service: Service, scenario: Callable[[Service], None]) -> b
     return True
 
 
-def main() -> int:
-    parser = common.arguments(__doc__)
+def main(scenarios: Sequence[Callable[[Service], None]] = SCENARIOS, description: str | None = __doc__) -> int:
+    parser = common.arguments(description)
     parser.add_argument("--suite", choices=nspawn.PYTHONS, help="Debian's release  [both]")
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="by name  [all]")
     options = common.parse(parser)
@@ -616,7 +616,7 @@ def main() -> int:
     roots = {suite: nspawn.image(options.build, options.source, suite) for suite in suites}
     if len(suites) > 1:
         return side_by_side(suites)
-    chosen = [each for each in SCENARIOS if not options.scenario or each.__name__ in options.scenario]
+    chosen = [each for each in scenarios if not options.scenario or each.__name__ in options.scenario]
     (suite,) = suites
     began = time.monotonic()
     with Container(roots[suite]) as box:

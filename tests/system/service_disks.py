@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""Play what happens to the service's surroundings on a small machine: disks that come and go, a user who is renamed,
+folders in memory, a Python that is replaced. Under systemd 252 and 257, each booted in a container.
+
+    python3 tests/system/service_disks.py [--suite bookworm|trixie] [SCENARIO …]
+
+As root. Disks are ext4 on loop devices of this machine. Exit status 0 only if all of them went well.
+"""
+
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import common
+from common import Done
+from nspawn import Container
+from service import UNIT, USER, Service, check, main
+
+_SIZE = 100 * 1024**2
+#: Seconds within which nothing of ours holds a disk that somebody wants to pull.
+_HELD_S = 10.0
+_FOLLOWING = "; watching for late ones$"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """An ext4 disk that the container has as a device, and where it belongs."""
+
+    box: Container
+    device: str
+    place: str
+
+    @property
+    def unit(self) -> str:
+        return f"{self.place.strip('/').replace('/', '-')}.mount"
+
+    def mount(self) -> None:
+        self.box.run(f"mkdir -p {self.place} && mount {self.device} {self.place}")
+
+    def unmount(self) -> None:
+        """As somebody does who wants to pull it: again while it is busy, for so many seconds."""
+        deadline = time.monotonic() + _HELD_S
+        while (done := self.box.attempt(f"umount {self.place}")).status:
+            check(time.monotonic() < deadline, f"{self.place} is let go of within {_HELD_S:.0f} s", done.output)
+        held = self.box.attempt(f"grep -ls ' {self.place} ' /proc/[0-9]*/mountinfo").output
+        check(not held, "no process has it any more", held)
+        found = subprocess.run(["e2fsck", "-fn", self.device], check=False, capture_output=True, text=True)
+        check(found.returncode == 0 and "recovery" not in found.stdout, "e2fsck finds it clean", found.stdout)
+
+    def take(self, service: Service) -> None:
+        """Move the memory there, and leave a link in its place."""
+        folder = f"{service.home}/.nima/memory"
+        self.box.run(
+            f"install -d -o {USER} -g {USER} {self.place}/memory && mv {folder}/* {self.place}/memory/ && "
+            f"rmdir {folder} && ln -s {self.place}/memory {folder}"
+        )
+
+
+@contextmanager
+def disk(box: Container, place: str) -> Iterator[Disk]:
+    """A new disk, mounted there."""
+    common.need("e2fsprogs")
+    with tempfile.NamedTemporaryFile() as file:
+        file.truncate(_SIZE)
+        common.run("mke2fs", "-q", "-t", "ext4", file.name)
+        device = common.run("losetup", "--find", "--show", file.name).strip()
+        try:
+            box.make_device(device)
+            found = Disk(box, device, place)
+            found.mount()
+            yield found
+            box.run(f"systemctl stop {UNIT}; umount {place}")
+        finally:
+            box.attempt(f"systemctl stop {UNIT}; umount -l {place}; systemctl disable {UNIT}")
+            common.run("losetup", "--detach", device)
+
+
+def doctor(service: Service) -> Done:
+    return _as_user(service, "nimad doctor")
+
+
+def status(service: Service) -> str:
+    return _as_user(service, "nimad status").output
+
+
+def _as_user(service: Service, command: str) -> Done:
+    who = f"HOME={service.home} setpriv --reuid={service.user} --regid={service.user} --init-groups"
+    done = service.box.attempt(f"cd / && {who} {command}")
+    return Done(done.status, re.sub(r"\s*\n {18}", " ", done.output), done.seconds)  # lines that were wrapped
+
+
+def _set_up(service: Service) -> str:
+    said = service.box.run(f"nimad setup --user {USER}")
+    service.box.run(f"systemctl enable --now {UNIT}")
+    return said
+
+
+# Disks
+
+
+def a_disk_of_fstab(service: Service) -> None:
+    """Of which systemd has a unit: the service stops with it, and comes back with it."""
+    with disk(service.box, "/mnt/ssd") as ssd:
+        unit = f"[Mount]\\nWhat={ssd.device}\\nWhere={ssd.place}\\n"
+        service.box.run(f"printf '{unit}' >/etc/systemd/system/{ssd.unit} && systemctl daemon-reload")
+        ssd.take(service)
+        said = _set_up(service)
+        check("fstab" not in said, "a disk that is there at boot is not warned of", said)
+        service.wait_for_status(_FOLLOWING)
+        ssd.unmount()
+        service.wait(lambda: service.show("ActiveState") == "inactive", "the end of the service")
+        found, words = doctor(service), f"no disk is mounted at {ssd.place}"
+        mend = f"sudo systemctl start {ssd.unit}"
+        check(found.status == 2 and words in found.output and mend in found.output, "doctor says why", found.output)
+        said = status(service)
+        check(words in said and mend in said, "status says why", said)
+        ssd.mount()
+        service.wait_for_status(_FOLLOWING)
+        service.box.run(f"systemctl stop {ssd.unit}")
+        check(service.show("ActiveState") == "inactive", "it stops before the disk does", service.lines())
+        check(service.show("Result") == "success", "which is no failure", service.lines())
+        service.box.run(mend.removeprefix("sudo "))
+        service.wait_for_status(_FOLLOWING)
+        service.write_in_the_background(3, 0.01)
+        service.wait_for_writer()
+        service.wait_until_complete()
+        found = doctor(service)
+        check(f"{UNIT} is active" in found.output, "doctor sees it again", found.output)
+
+
+def a_stick_without_fstab(service: Service) -> None:
+    """The service starts without it, waits in words, and goes on as soon as somebody mounts it."""
+    with disk(service.box, f"/media/{USER}/STICK") as stick:
+        stick.take(service)
+        said = _set_up(service)
+        check(f"{stick.place} ext4 defaults,nofail" in said, "setup prints the line for fstab", said)
+        service.wait_for_status(_FOLLOWING)
+        stick.unmount()
+        waiting = f"^Waiting for the disk at {stick.place}"
+        service.wait_for_status(waiting)
+        stick.mount()
+        service.wait_for_status(_FOLLOWING)
+        for leave in ("true", f"rmdir {stick.place}"):  # as by hand, and as a desktop does
+            stick.unmount()
+            service.systemctl("stop")
+            service.box.run(leave)
+            service.systemctl("start")
+            service.wait_for_status(waiting)
+            found = doctor(service)
+            check(
+                f"Waiting for the disk at {stick.place}" in found.output, "doctor says what it waits for", found.output
+            )
+            said = status(service)
+            check(f"no disk is mounted at {stick.place}" in said, "status says what it waits for", said)
+            stick.mount()
+            service.wait_for_status(_FOLLOWING)
+            check(service.show("ActiveState") == "active", "it is active", service.lines())
+        service.write_in_the_background(3, 0.01)
+        service.wait_for_writer()
+        service.wait_until_complete()
+
+
+# People
+
+
+def the_user_was_renamed(service: Service) -> None:
+    box, new = service.box, "petra"
+    _set_up(service)
+    service.wait_for_status(_FOLLOWING)
+    service.systemctl("stop")
+    box.run(f"usermod --login {new} {USER}")
+    try:
+        service.systemctl("start", fails=True)
+        time.sleep(3)
+        check(service.restarts == 0, "it is not tried again and again", service.lines())
+        service.user = new
+        found = box.attempt("nimad doctor --source /nowhere")
+        words, mend = f"runs for {USER}, and there is no such user any more", f"sudo nimad setup --user {new}"
+        said = re.sub(r"\s*\n {18}", " ", found.output)
+        check(found.status == 2 and words in said and mend in said, "doctor names user and command", found.output)
+        box.run(mend.removeprefix("sudo "))
+        service.systemctl("start")
+        service.box.run("true")
+        service.wait_for_status(_FOLLOWING)
+    finally:
+        box.run(f"systemctl disable --now {UNIT}; usermod --login {USER} {new}")
+
+
+SCENARIOS: Sequence[Callable[[Service], None]] = (a_disk_of_fstab, a_stick_without_fstab, the_user_was_renamed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(SCENARIOS, __doc__))
