@@ -54,7 +54,7 @@ def renumber(job: Job, database: Database, known: Mapping[str, Known]) -> Renumb
     edges = _edges_at(job, database, nodes)
     links = {kind: _links_at(database, kind, turns, nodes) for kind in LINKS.values()} if _has(job, TURNS) else {}
     for name, ids in done.ids.items():
-        done.bytes += _move(job, database, job.needs().table(name), ids, min(0, *there[name], *ids.values()))
+        done.bytes += _move(job, database, job.needs().table(name), ids, min((0, *there[name], *ids.values())))
     _draw(job, database, edges, nodes)
     for kind, pairs in links.items():
         moved = [(turns.get(turn, turn), nodes.get(node, node)) for turn, node in pairs]
@@ -73,7 +73,7 @@ def _has(job: Job, name: str) -> bool:
 def _all_ids(there: set[int], known: Known) -> Ids:
     """The ids of rows that are to have another than SQLite's: what is known, or else one below all."""
     ids = {key: at for key, at in known.ids.items() if key in there}
-    lowest = min(0, *there, *known.taken, *ids.values())
+    lowest = min((0, *there, *known.taken, *ids.values()))
     for key in sorted(there & set(known.taken) - ids.keys(), reverse=True):
         lowest -= 1
         ids[key] = lowest
