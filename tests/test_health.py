@@ -189,6 +189,34 @@ def test_what_the_agent_stored_in_the_target_alone_is_the_agents(pair: Path) -> 
     assert not any("late" in note for note in found.notes)
 
 
+def test_what_left_one_side_hides_no_late_one(pair: Path) -> None:
+    """As many came to SQLite as it lost, and as the agent added to the target."""
+    store(pair, 4, on="sqlite")
+    change(pair / "graph.sqlite", "DELETE FROM memory_nodes WHERE id = 3")
+    found = health(pair)
+    assert any(note.startswith("1 memory, 1 turn came late and SQLite alone has them") for note in found.notes)
+    change(pair / "graph.sqlite", "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (5, 7, 'new', 'later')")
+    with agent(pair / "graph.ladybug") as connection:
+        connection.execute(f"CREATE (:MemoryNode {{id: 9, timestamp: {NOW_MS}, layer: 'own', text: 'of the agent'}})")
+    found = health(pair)
+    assert any(note.startswith("2 memories, 1 turn came late") for note in found.notes)
+    assert differing(found)["layer output"] == "", "what left SQLite is no arrival of the target's"
+
+
+def test_ids_that_are_not_sqlites_are_no_difference(pair: Path) -> None:
+    """The agent gives a memory another id in the target, far above SQLite's or below zero."""
+    for key, at in ((4, 1_000), (5, -3)):
+        store(pair, key, on="sqlite")
+        with agent(pair / "graph.ladybug") as connection:
+            connection.execute(f"CREATE (:MemoryNode {{id: {at}, timestamp: {NOW_MS}, layer: 'new', text: 'late'}})")
+    assert set(differing(health(pair))) == {"turns"}
+    store(pair, 6, on="sqlite")
+    found = health(pair)
+    assert found.ok
+    assert differing(found)["nodes"] == "late"
+    assert any(note.startswith("1 memory, 3 turns came late") for note in found.notes)
+
+
 def test_memories_that_no_reader_sees_are_told_and_seen_once_the_target_is_made_anew(tmp_path: Path) -> None:
     """As in a target of the first release, which had no defaults: neither SQLite's memories nor the agent's own."""
     source, target = make_memory(tmp_path / "graph.sqlite", nodes=NODES), tmp_path / "graph.ladybug"

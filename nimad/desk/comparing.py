@@ -1,11 +1,11 @@
 """Comparing the figures of a source with those of its target: what differs, and what of that is as it should be."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from nimad.source.schema import EDGES, NODES, TURNS
-from nimad.source.vitals import Vitals
+from nimad.source.vitals import Apart, Vitals
 
 #: Digits to which two means are the same: engines add up in different orders.
 _DIGITS = 9
@@ -29,13 +29,16 @@ class Difference:
 class Pair:
     """Both sides, and what is known of why they may differ.
 
-    `quarantine`: entries of what was set aside; `tables`: of the source, which the run took, None where nothing tells.
+    `quarantine`: entries of what was set aside; `tables`: of the source, which the run took, None where nothing tells;
+    `late`: rows that came to the source, and are not in the target yet; `own`: rows that the target alone ever had.
     """
 
     source: Vitals
     target: Vitals
     quarantine: Sequence[Mapping[str, Any]] = ()
     tables: Sequence[str] | None = None
+    late: Apart = field(default_factory=Apart)
+    own: Apart = field(default_factory=Apart)
 
 
 def differences(pair: Pair) -> list[Difference]:
@@ -64,7 +67,7 @@ def _explained(pair: Pair, what: str, source: Any, target: Any) -> Difference:
 
 
 def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
-    """What accounts for a difference: that which was migrated has to agree, and what came later may differ."""
+    """What accounts for a difference: rows that both have had have to agree, and each may have others."""
     table = {"turns": TURNS, "edges": EDGES}.get(what, NODES)
     if pair.tables is not None and table not in pair.tables:
         return "left out"
@@ -73,7 +76,7 @@ def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
         values = any(entry["table"] == NODES and entry["part"] == column for entry in pair.quarantine)
         what, source, target = "nodes", pair.source.nodes, pair.target.nodes
     aside = sum(_takes(entry, table, what) for entry in pair.quarantine)
-    late, own = _above(pair.source, what), _above(pair.target, what)
+    late, own = _figure(pair.late, what), _figure(pair.own, what)
     if (source - late) - aside != target - own:
         return ""
     if late > own:
@@ -81,12 +84,10 @@ def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
     return "agent" if own else "quarantine" if aside or values else ""
 
 
-def _above(vitals: Vitals, what: str) -> int:
-    """That figure of the rows which came later."""
-    above = vitals.above
+def _figure(apart: Apart, what: str) -> int:
     if what.startswith("layer "):
-        return above.layers.get(what.removeprefix("layer "), 0)
-    return {"nodes": above.nodes, "turns": above.turns, "edges": above.edges, "embeddings": above.embeddings}[what]
+        return apart.layers.get(what.removeprefix("layer "), 0)
+    return {"nodes": apart.nodes, "turns": apart.turns, "edges": apart.edges, "embeddings": apart.embeddings}[what]
 
 
 #: Figures that come from a column of some rows, whichever these are.

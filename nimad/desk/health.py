@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from nimad.desk.comparing import Difference, Pair, differences
 from nimad.desk.stand import was_taken_away
 from nimad.disk import FileKind, has_log, kind_of, pieces, sqlite_pieces
 from nimad.errors import NimadError
-from nimad.migration import machine, names, retry, state
+from nimad.migration import comparing, machine, names, retry, state
 from nimad.migration.child import Workers
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.files import Files, not_for_us
@@ -28,7 +28,7 @@ from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.schema import NODES, TARGET_TABLES
 from nimad.source.survey import read_schema
-from nimad.source.vitals import Above, Vitals, read_vitals
+from nimad.source.vitals import Apart, Vitals, read_vitals
 from nimad.words import number_of
 from nimad.worker.job import Job, Task
 from nimad.worker.quarantine import entries
@@ -73,17 +73,9 @@ class Health:
         return files and not self.unread and all(found.expected for found in self.differences)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """What is asked of each file: from when on a memory is recent, and above which ids one came later."""
-
-    since_ms: int
-    bounds: Mapping[str, int] = field(default_factory=dict)
-
-
 def of_file(path: Path) -> Health:
     """The health of one file of either kind, told apart by what is in it."""
-    found = _look(path, _Asked(_moment()))
+    found = _look(path, _moment())
     unread = _unread_with(path) if found.kind is FileKind.LADYBUG else []
     return Health([found], notes=[*_emptiness([found]), *_open_elsewhere([found])], unread=unread)
 
@@ -99,9 +91,9 @@ def _unread_with(path: Path) -> list[str]:
 def of_memory(settings: Settings) -> Health:
     """The health of a memory: of its source, of its target, or of both beside each other."""
     files = Files.of(settings)
-    asked = _Asked(_moment(), _bounds(files))
+    since_ms = _moment()
     there = [path for path in (settings.source, settings.target) if _exists(path)]
-    found = [_explained(_look(path, asked), settings) for path in there or [settings.source]]
+    found = [_explained(_look(path, since_ms), settings) for path in there or [settings.source]]
     if settings.source in there and settings.target not in there and was_taken_away(files):
         found.append(Checkup(settings.target, problem=_taken_away(settings)))
     notes = [*_emptiness(found), *_open_elsewhere(found), *_missing(settings, files, [file.path for file in found])]
@@ -114,14 +106,18 @@ def of_memory(settings: Settings) -> Health:
 
 def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes: Sequence[str]) -> Health:
     source, target = found[0].vitals or Vitals(), found[1].vitals or Vitals()
-    made = state.of_target(files)
-    pair = Pair(source, target, list(_entries(files)), made.get("tables"))
+    apart = _apart(settings, files)
+    if isinstance(apart, str):
+        notes = [*notes, f"Which memories came late, and which the agent added, cannot be told: {apart}"]
+        apart = Apart(), Apart()
+    late, own = apart
+    pair = Pair(source, target, list(_entries(files)), state.of_target(files).get("tables"), late, own)
     differing = differences(pair)
     advice = ""
     if not all(difference.expected for difference in differing):
         advice = f"See what differs, row by row, with: {_two_files('verify', settings)}"
-    if late := _late(source, target, differing):
-        notes = [*notes, f"{late} came late and SQLite alone has them; bring them with: {command.migrate(settings)}"]
+    if came := _words(late):
+        notes = [*notes, f"{came} came late and SQLite alone has them; bring them with: {command.migrate(settings)}"]
     return Health(found, differing, notes, advice)
 
 
@@ -137,16 +133,22 @@ def _explained(found: Checkup, settings: Settings) -> Checkup:
     return replace(found, problem=explained(found.problem, settings)) if found.problem else found
 
 
-def _late(source: Vitals, target: Vitals, differing: Sequence[Difference]) -> str:
+def _words(late: Apart) -> str:
     """How much came late; empty where nothing did."""
-    what = {found.what for found in differing if found.why == "late"}
-    one, other = source.above, target.above
-    counts = {
-        "nodes": number_of(one.nodes - other.nodes, "memory", "memories"),
-        "edges": number_of(one.edges - other.edges, "edge"),
-        "turns": number_of(one.turns - other.turns, "turn"),
-    }
-    return ", ".join(words for name, words in counts.items() if name in what)
+    counts = [(late.nodes, ("memory", "memories")), (late.edges, ("edge",)), (late.turns, ("turn",))]
+    return ", ".join(number_of(count, *words) for count, words in counts if count)
+
+
+def _apart(settings: Settings, files: Files) -> tuple[Apart, Apart] | str:
+    """What came late and what the agent added, row by row; or why that cannot be told."""
+    try:
+        base = comparing.job_of(settings, files, state.of_target(files))
+    except (NimadError, OSError) as error:
+        return str(error)
+    answer = _ask(settings.target, replace(base, task=Task.UNPAIRED, bounds=_bounds(files)))
+    if not answer.ok:
+        return answer.message
+    return Apart(**answer.facts["late"]), Apart(**answer.facts["own"])
 
 
 def _two_files(name: str, settings: Settings) -> str:
@@ -219,7 +221,7 @@ def _moment() -> int:
 # One file
 
 
-def _look(path: Path, asked: _Asked) -> Checkup:
+def _look(path: Path, since_ms: int) -> Checkup:
     rights.check_own(path)
     try:
         str(path).encode()
@@ -239,7 +241,7 @@ def _look(path: Path, asked: _Asked) -> Checkup:
     look = _sqlite if kind is FileKind.SQLITE else _ladybug
     size = _bytes(sqlite_pieces(path) if kind is FileKind.SQLITE else pieces(path))
     try:
-        vitals = look(path, asked)
+        vitals = look(path, since_ms)
     except NimadError as error:
         return Checkup(path, kind, size, problem=str(error))
     if isinstance(vitals, str):
@@ -261,9 +263,9 @@ def _bytes(files: Iterable[Path]) -> int:
     return sum(file.stat().st_size for file in files if file.exists())
 
 
-def _sqlite(path: Path, asked: _Asked) -> Vitals | None:
+def _sqlite(path: Path, since_ms: int) -> Vitals | None:
     check_source(path)
-    return SourceFile(path).read(partial(read_vitals, since_ms=asked.since_ms, bounds=asked.bounds))
+    return SourceFile(path).read(partial(read_vitals, since_ms=since_ms))
 
 
 def _damage(path: Path) -> str:
@@ -277,19 +279,19 @@ def _damage(path: Path) -> str:
     return f"{path} is damaged ({found[0]}); restore a backup of it, or see what of it can be read with: {look}"
 
 
-def _ladybug(path: Path, asked: _Asked) -> Vitals | str | None:
+def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:
     """The figures of an engine's file, by a worker; or why it cannot be asked."""
+    answer = _ask(path, Job(task=Task.VITALS, since_ms=since_ms))
+    if answer.ok:
+        found = answer.facts["vitals"]
+        return None if found is None else Vitals(**found)
+    return _why_not(path, answer)
+
+
+def _ask(path: Path, job: Job) -> Answer:
+    """Have a worker do a job that reads an engine's file."""
     path = path if has_log(path) else path.resolve()  # a log stands by the name that the file was opened by
-    limits = limits_for(machine.space_taken(path))
-    job = Job(
-        task=Task.VITALS,
-        target=str(path),
-        pool_bytes=POOL_FLOOR,
-        address_space_bytes=limits.address_space_bytes,
-        threads=limits.threads,
-        since_ms=asked.since_ms,
-        bounds=asked.bounds,
-    )
+    job = replace(job, target=str(path)).within(replace(limits_for(machine.space_taken(path)), pool_bytes=POOL_FLOOR))
     with Workers(threading.Event()) as workers:
         workers.early = False
         for left in range(_TRIES - 1, -1, -1):
@@ -298,10 +300,7 @@ def _ladybug(path: Path, asked: _Asked) -> Vitals | str | None:
             if answer.ok or not left or not (answer.kind is Kind.LOCKED or machine.holder_of(path)):
                 break
             workers.pause(_PAUSE_S)
-    if answer.ok:
-        found = answer.facts["vitals"]
-        return None if found is None else Vitals(**{**found, "above": Above(**found["above"])})
-    return _why_not(path, answer)
+    return answer
 
 
 def _why_not(path: Path, answer: Answer) -> str:

@@ -14,8 +14,8 @@ CONTRIBUTORS = 5
 
 
 @dataclass(frozen=True)
-class Above:
-    """Figures of the rows whose ids are above the highest that was migrated: what came later, on either side."""
+class Apart:
+    """Figures of rows that one of two sides alone has."""
 
     nodes: int = 0
     turns: int = 0
@@ -42,15 +42,12 @@ class Vitals:
     full_text_index: bool = False
     vector_index: bool = False
     hidden: int = 0  # of a target: memories whose `is_ghost` is NULL, which no reader of the agent's sees
-    above: Above = field(default_factory=Above)
 
 
-def read_vitals(
-    connection: sqlite3.Connection, since_ms: int, bounds: Mapping[str, int] | None = None
-) -> Vitals | None:
+def read_vitals(connection: sqlite3.Connection, since_ms: int) -> Vitals | None:
     """The figures of an SQLite file, `recent` from `since_ms` on; None where it has no memories' table.
 
-    `bounds`: by table, the highest id that was migrated. Columns and tables that a release lacks count as empty, and a
+    Columns and tables that a release lacks count as empty, and a
     value of another type than its column's as none.
     """
     nodes = _Columns(connection, NODES)
@@ -75,24 +72,6 @@ def read_vitals(
         mean_fe_score=finite(row[5]),
         tables=_tables(connection),
         full_text_index=_has_full_text_index(connection),
-        above=_read_above(connection, bounds or {}),
-    )
-
-
-def _read_above(connection: sqlite3.Connection, bounds: Mapping[str, int]) -> Above:
-    nodes, bound = _Columns(connection, NODES), bounds.get(NODES)
-    if bound is None or "id" not in nodes.names:
-        return Above()
-    where = _above(nodes.names["id"], bound)
-    row = connection.execute(
-        f"SELECT count(*), count({nodes.any('embedding')}) FROM {quoted(NODES)} WHERE {where}"
-    ).fetchone()
-    return Above(
-        nodes=row[0],
-        turns=_rows(connection, TURNS, bounds.get(TURNS)),
-        edges=_rows(connection, EDGES, bounds.get(EDGES)),
-        embeddings=row[1],
-        layers=nodes.groups("layer", where=where),
     )
 
 
@@ -110,11 +89,11 @@ class _Columns:
     def any(self, name: str) -> str:
         return self.names.get(name, "NULL")
 
-    def groups(self, name: str, most: int = -1, where: str = "TRUE") -> dict[str, int]:
+    def groups(self, name: str, most: int = -1) -> dict[str, int]:
         """Rows by a column's value, the most frequent first; of all values, or of so many."""
         return named(
             self._connection.execute(
-                f"SELECT {self.any(name)} COLLATE BINARY, count(*) FROM {self._table} WHERE {where} "
+                f"SELECT {self.any(name)} COLLATE BINARY, count(*) FROM {self._table} "
                 "GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT ?",
                 (most,),
             )
@@ -140,18 +119,10 @@ def _whole(value: Any) -> int | None:
     return None if finite(value) is None else int(value)
 
 
-def _rows(connection: sqlite3.Connection, table: str, *above: int | None) -> int:
-    """Rows of a table; with a bound, those whose ids are above it, and none where there is no bound for the table."""
-    names = {name.lower(): quoted(name) for name, _ in columns_of(connection, table)}
-    if not names or (above and (above[0] is None or "id" not in names)):
+def _rows(connection: sqlite3.Connection, table: str) -> int:
+    if not columns_of(connection, table):
         return 0
-    where = f"WHERE {_above(names['id'], above[0] or 0)}" if above else ""
-    return int(connection.execute(f"SELECT count(*) FROM {quoted(table)} {where}").fetchone()[0])
-
-
-def _above(key: str, bound: int) -> str:
-    """A condition for ids above a bound; SQLite counts each text among them, which is no id."""
-    return f"typeof({key}) = 'integer' AND {key} > {int(bound)}"
+    return int(connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0])
 
 
 def _tables(connection: sqlite3.Connection) -> list[str]:

@@ -1,9 +1,6 @@
 """Vital figures of a target, as those of its source."""
 
-from collections.abc import Mapping
-
-from nimad.source.schema import EDGES, NODES, TURNS
-from nimad.source.vitals import CONTRIBUTORS, Above, Vitals, finite, named
+from nimad.source.vitals import CONTRIBUTORS, Vitals, finite, named
 from nimad.target import schema as t
 from nimad.target.database import Database
 
@@ -11,11 +8,8 @@ from nimad.target.database import Database
 _KEY_INDEX = "HASH"
 
 
-def of(database: Database, since_ms: int, bounds: Mapping[str, int]) -> Vitals | None:
-    """The figures of an open file, `recent` from `since_ms` on; None where it has no memories' table.
-
-    `bounds`: by the source's table, the highest id that was migrated.
-    """
+def of(database: Database, since_ms: int) -> Vitals | None:
+    """The figures of an open file, `recent` from `since_ms` on; None where it has no memories' table."""
     tables = sorted(str(row[0]) for row in database.ask("CALL show_tables() RETURN name"))
     if t.NODE_TABLE not in tables:
         return None
@@ -46,27 +40,6 @@ def of(database: Database, since_ms: int, bounds: Mapping[str, int]) -> Vitals |
         full_text_index=text,
         vector_index=vectors,
         hidden=row[0] - row[6],
-        above=_above(database, bounds, tables, columns),
-    )
-
-
-def _above(database: Database, bounds: Mapping[str, int], tables: list[str], columns: set[str]) -> Above:
-    """The figures of what the agent, or whoever it was, added to the file. Edges of the agent's have no id."""
-    if NODES not in bounds:
-        return Above()
-    where = f"WHERE n.id > {int(bounds[NODES])}"
-    embedding = "n.embedding" if "embedding" in columns else "CAST(NULL AS STRING)"
-    row = database.ask(f"MATCH (n:{t.NODE_TABLE}) {where} RETURN count(*), count({embedding})")[0]
-    turns, edges = (
-        f"(n:{t.TURN_TABLE}) WHERE n.id > ",
-        f"()-[n:{t.EDGE_TABLE}]->() WHERE n.edge_id IS NULL OR n.edge_id > ",
-    )
-    return Above(
-        nodes=row[0],
-        turns=_count(database, t.TURN_TABLE, f"{turns}{int(bounds[TURNS])}", tables) if TURNS in bounds else 0,
-        edges=_count(database, t.EDGE_TABLE, f"{edges}{int(bounds[EDGES])}", tables) if EDGES in bounds else 0,
-        embeddings=row[1],
-        layers=_groups(database, "layer", columns, where=where),
     )
 
 
@@ -74,13 +47,12 @@ def _count(database: Database, table: str, pattern: str, tables: list[str]) -> i
     return int(database.ask(f"MATCH {pattern} RETURN count(*)")[0][0]) if table in tables else 0
 
 
-def _groups(database: Database, name: str, columns: set[str], limit: str = "", where: str = "") -> dict[str, int]:
+def _groups(database: Database, name: str, columns: set[str], limit: str = "") -> dict[str, int]:
     if name not in columns:
         return {}
     return named(
         database.ask(
-            f"MATCH (n:{t.NODE_TABLE}) {where} "
-            f"RETURN n.{name} AS value, count(*) AS rows ORDER BY rows DESC, value {limit}"
+            f"MATCH (n:{t.NODE_TABLE}) RETURN n.{name} AS value, count(*) AS rows ORDER BY rows DESC, value {limit}"
         )
     )
 

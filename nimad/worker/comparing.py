@@ -95,16 +95,18 @@ class Comparison:
 
     # Table by table
 
+    def pairs(self, table: Table) -> tuple[Mapping[int, Natural], Mapping[int, Natural], pairing.Pairs]:
+        """What nodes or turns are here and there, by their ids, and which are the same ones."""
+        here, there = self._naturals_here(table), self._naturals_there(table)
+        texts, wholes = self._texts(table), self._texts(table, every=True)
+        return here, there, pairing.pair(table.name, here, there, texts, self.noted(table.name), wholes)
+
     def _compare(self, table: Table) -> None:
         found, here = self.tables[table.name], set[int]()
         edges = Edges(self.database, self.fit) if table.name == EDGES else None
         there: Mapping[int, Natural] = {}
         if table.name in COLUMNS:
-            there = self._naturals_there(table)
-            texts, wholes = self._texts(table), self._texts(table, every=True)
-            found.pairs = pairing.pair(
-                table.name, self._naturals_here(table), there, texts, self.noted(table.name), wholes
-            )
+            _, there, found.pairs = self.pairs(table)
         for rows in self._chunks(table):
             here.update(rows.keys)
             judged = judging.judged(self.job, rows, self.fit.schema)
@@ -310,7 +312,7 @@ class Comparison:
                 found.pairs[key] = key
                 empty = frozenset(_empty(judged, position))
                 differences += [Difference(key, key, frozenset(names), empty)] if names else []
-            elif edges.take(what := (*drawn[position], _relation(judged, position))):
+            elif edges.take(what := (*drawn[position], relation_of(judged, position))):
                 found.pairs[key] = key  # drawn by the agent in both of them: what it says is the same
             else:
                 edges.wanted.append((key, what))
@@ -365,7 +367,8 @@ def count(database: Database, table: str, condition: str = "true") -> int:
     return int(database.ask(f"MATCH {pattern} WHERE {condition} RETURN count(*)")[0][0])
 
 
-def _relation(judged: Judged, position: int) -> Any:
+def relation_of(judged: Judged, position: int) -> Any:
+    """The relation of an edge of SQLite's."""
     at = {column.target: len(judged.rows.table.ends) + i for i, column in enumerate(judged.rows.table.columns)}
     return judged.columns[at["relation"]][position] if "relation" in at else None
 

@@ -32,6 +32,7 @@ class Task(StrEnum):
     CATCH_UP = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
     COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
+    UNPAIRED = "unpaired"  # how many rows one side alone has, by the same pairs
     CARRY = "carry"  # the same, and write what SQLite lacks of it into a file
     EXPORT = "export"  # the same, and write what the agent wrote to it into a file, for another target
     IMPORT = "import"  # take what such a file holds into a target
@@ -126,7 +127,7 @@ class Job:
     ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY and SET_ASIDE
     removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without
     table: str = ""  # table of MEND, and of VERIFY by ids
-    bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table, for VERIFY and VITALS
+    bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that was migrated
     isolated: Isolated = field(default_factory=dict)  # rows that took workers down, which go to quarantine
     refused: Refused = field(default_factory=dict)  # values that did, or that the engine did not give back
     salvaged: bool = False  # the source is a copy of what can be read: VERIFY takes nothing for removed from it

@@ -147,7 +147,7 @@ def _vitals(job: Job, module: ModuleType) -> Facts:
     from nimad.target import vitals
 
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        found = vitals.of(database, job.since_ms, job.bounds)
+        found = vitals.of(database, job.since_ms)
     return {"vitals": None if found is None else asdict(found)}
 
 
@@ -189,6 +189,12 @@ def _compare(job: Job, module: ModuleType) -> Facts:
 
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         return comparing.Comparison(job, database).run()
+
+
+def _unpaired(job: Job, module: ModuleType) -> Facts:
+    from nimad.worker import unpaired
+
+    return unpaired.unpaired(job, module)
 
 
 def _carry(job: Job, module: ModuleType) -> Facts:
@@ -243,6 +249,7 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.CATCH_UP: _catch_up,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,
+    Task.UNPAIRED: _unpaired,
     Task.CARRY: _carry,
     Task.EXPORT: _export,
     Task.IMPORT: _import,

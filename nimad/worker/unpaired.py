@@ -1,0 +1,119 @@
+"""Unpaired: how many rows one side alone has, for a health check: paired as a comparison pairs them, without values."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
+from types import ModuleType
+from typing import Any
+
+from nimad.source import late
+from nimad.source import rows as source_rows
+from nimad.source.file import SourceFile
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS, Table
+from nimad.source.vitals import Apart, named
+from nimad.target import merging
+from nimad.target.database import open_database
+from nimad.worker.comparing import Comparison, relation_of
+from nimad.worker.edges import Edges
+from nimad.worker.job import Job
+from nimad.worker.limits import limits_of
+
+
+def unpaired(job: Job, module: ModuleType) -> dict[str, Any]:
+    """Return the figures of rows that came late, which SQLite alone has, and of those that the target alone ever had.
+
+    A row that is in neither of them, and that one side lacks, was lost or taken out there.
+    """
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        rows = _Unpaired(job, Comparison(job, database))
+        for table in job.needs().tables():
+            rows.look(table)
+        return {"late": asdict(rows.figures_here()), "own": asdict(rows.figures_there())}
+
+
+class _Unpaired:
+    def __init__(self, job: Job, compared: Comparison) -> None:
+        self._job, self._compared = job, compared
+        self._source = SourceFile(job.source_path())
+        self._late: dict[str, list[int]] = {}
+        self._own: dict[str, list[int]] = {}
+        self._nodes: dict[int, int] = {}  # the target's ids by SQLite's
+        self._edges_of_others = 0
+
+    def look(self, table: Table) -> None:
+        if table.name == EDGES:
+            self._look_at_edges(table)
+            return
+        here, there, pairs = self._compared.pairs(table)
+        if table.name == NODES:
+            self._nodes = pairs
+        self._sort(table.name, here.keys() - pairs.keys(), there.keys() - set(pairs.values()))
+
+    def _sort(self, table: str, here: Collection[int], there: Collection[int]) -> None:
+        """Leave out what was set aside or lost on one side: that is a difference, and no arrival."""
+        bound, aside = self._job.bounds.get(table), self._job.quarantined.get(table, {})
+        self._late[table] = sorted(key for key in here if bound is not None and key > bound and key not in aside)
+        notes = self._compared.noted(table)
+        known = notes.target_ids() if table != EDGES else notes.digests.keys()
+        since = there if known or bound is None else [at for at in there if at > bound]
+        self._own[table] = sorted(set(since) - known) if bound is not None else []
+
+    def _look_at_edges(self, table: Table) -> None:
+        """Pair edges by their keys, and others by what they say."""
+        edges = Edges(self._compared.database, self._compared.fit)
+        here = self._source.read(lambda c: source_rows.read_keys(c, table))
+        lacking = sorted(here - edges.keyed)
+        edges.keyed -= here
+        found = {key for part in _parts(lacking, self._job.chunk_rows) for key in self._found(table, part, edges)}
+        self._sort(EDGES, set(lacking) - found, edges.keyed)
+        self._edges_of_others = len(edges.left())
+
+    def _found(self, table: Table, keys: Sequence[int], edges: Edges) -> set[int]:
+        """Which of these edges the target has without their key, or under another one."""
+        rows = self._source.read(lambda c: source_rows.read_ids(c, table, keys))
+        judged = source_rows.judge(rows, self._compared.fit.schema)
+        found = set()
+        for position, (key, *ends) in enumerate(zip(judged.rows.keys, *judged.columns[:2], strict=True)):
+            if all(end in self._nodes for end in ends):
+                what = (self._nodes[ends[0]], self._nodes[ends[1]], relation_of(judged, position))
+                if edges.take(what):
+                    found.add(key)
+                else:
+                    edges.wanted.append((key, what))
+        free = edges.contents(self._compared.database) if edges.wanted else {}
+        for key, what in edges.wanted:
+            if free.get(what):
+                edges.keyed.discard(free[what].pop())
+                found.add(key)
+        edges.wanted.clear()
+        return found
+
+    # Figures
+
+    def figures_here(self) -> Apart:
+        nodes = self._late.get(NODES, [])
+        table = self._job.needs().nodes
+        rows = self._source.read(lambda c: late.columns(c, table, ("layer", "embedding"), nodes)) if nodes else {}
+        return self._figures(self._late, rows.values(), len(self._late.get(EDGES, ())))
+
+    def figures_there(self) -> Apart:
+        nodes, database = self._own.get(NODES, []), self._compared.database
+        columns = {column.target for column in self._compared.fit.schema.nodes.columns}
+        there = [name for name in ("layer", "embedding") if name in columns]
+        found = merging.columns(database, TARGET_TABLES[NODES], there, nodes) if nodes else {}
+        rows = [dict(zip(there, row, strict=True)) for row in found.values()]
+        edges = len(self._own.get(EDGES, ())) + self._edges_of_others
+        return self._figures(self._own, [(row.get("layer"), row.get("embedding")) for row in rows], edges)
+
+    def _figures(self, keys: dict[str, list[int]], nodes: Iterable[Sequence[Any]], edges: int) -> Apart:
+        rows = list(nodes)
+        return Apart(
+            nodes=len(keys.get(NODES, ())),
+            turns=len(keys.get(TURNS, ())),
+            edges=edges,
+            embeddings=sum(embedding is not None for _, embedding in rows),
+            layers=named((layer, 1) for layer, _ in rows),
+        )
+
+
+def _parts(keys: Sequence[int], size: int) -> Iterable[Sequence[int]]:
+    return (keys[start : start + size] for start in range(0, len(keys), max(1, size)))
