@@ -262,8 +262,9 @@ def test_a_column_of_ones_own_is_what_is_in_it(tmp_path: Path, declared: str, va
 def half_lost(path: Path, lost: int, count: int = 20) -> Path:
     """Memories of which so many have no id."""
     keys = [*range(1, count - lost + 1), *[None] * lost]
+    rows = [{"id": key, "text": f"text {number}"} for number, key in enumerate(keys)]
     schema = ["CREATE TABLE memory_nodes (id, text TEXT)"]
-    return make_memory(path, own_schema=True, schema=schema, nodes=[{"id": key, "text": "a"} for key in keys])
+    return make_memory(path, own_schema=True, schema=schema, nodes=rows)
 
 
 def test_where_most_would_not_arrive_nothing_is_published(tmp_path: Path) -> None:

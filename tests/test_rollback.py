@@ -36,7 +36,7 @@ from support import (
 from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, nimad
 from test_following import LAYERS, Following, agent, ask, made, new_turn, source, written_by_agent
-from torture import beside, target_of
+from torture import beside, opened, target_of
 
 import nimad as program
 from nimad.config import Settings
@@ -643,10 +643,29 @@ def test_a_damaged_memory_is_not_written_to(source: Path) -> None:
     refused(source, SourceDamagedError, "nothing is written to it")
 
 
-def test_a_table_of_another_shape_is_not_written_to(tmp_path: Path) -> None:
-    schema = ["CREATE TABLE memory_nodes (id INTEGER, timestamp INTEGER, layer TEXT, text TEXT, turn_id TEXT)"]
-    source = make_memory(tmp_path / "graph.sqlite", schema=schema, own_schema=True, nodes=[node(1, turn_id="t")])
+#: Tables that no row is written to, by how they are declared.
+ODD_TABLES: dict[str, tuple[str, list[Any]]] = {
+    "an id that is no key": ("(id INTEGER, text TEXT, turn_id TEXT, layer TEXT, timestamp INTEGER)", [1, 2]),
+    "ids that are texts": ("(id TEXT PRIMARY KEY, text TEXT, turn_id TEXT, layer, timestamp)", ["a", "b"]),
+    "no rowids": ("(id TEXT PRIMARY KEY, text TEXT, turn_id TEXT, layer, timestamp) WITHOUT ROWID", ["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_TABLES)
+def test_a_table_of_another_shape_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    """What the agent wrote since is listed all the same, with the way out; where that is nothing, it is a rollback."""
+    columns, ids = ODD_TABLES[kind]
+    rows, schema = [node(own, turn_id=f"t{own}") for own in ids], [f"CREATE TABLE memory_nodes {columns}"]
+    source = make_memory(tmp_path / "graph.sqlite", schema=schema, own_schema=True, nodes=rows)
     migrate(source, reader_python=Path("none"))
+    assert not look(source).writes
+    target = target_of(source)
+    with opened(target) as write:
+        write("CREATE (:MemoryNode {id: 7000, text: 'of the agent', layer: 'input', turn_id: 't7', timestamp: 7})")
+    found = look(source)
+    assert (list(found.added), found.added["memory_nodes"].count) == (["memory_nodes"], 1)
+    assert "whose id is not its INTEGER PRIMARY KEY" in found.obstacle
+    assert found.obstacle.endswith(f"mv {target} {target}.aside")
     refused(source, RefusedError, "whose id is not its INTEGER PRIMARY KEY")
 
 

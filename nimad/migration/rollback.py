@@ -43,7 +43,7 @@ from nimad.worker.comparison import Listed, TableCompared
 from nimad.worker.job import Job, Task
 from nimad.writeback.backup import back_up
 from nimad.writeback.obstacles import obstacle
-from nimad.writeback.writer import Memory, Written, check_schema
+from nimad.writeback.writer import Memory, Written
 
 #: How often it is begun again when somebody writes to SQLite meanwhile.
 ROUNDS = 3
@@ -167,12 +167,12 @@ def _checked(settings: Settings, files: Files) -> Job:
             f"{settings.source} is damaged ({damage[0]}), and nothing is written to it; restore a backup of it, or "
             f"stay with {files.target}"
         )
-    source.read(lambda connection: check_schema(connection, settings.source, job.needs()))
     return job
 
 
 def _obstacle(settings: Settings, job: Job) -> str:
-    return SourceFile(settings.source).read(lambda connection: obstacle(connection, settings.source, job.needs()))
+    source, target = settings.source, settings.target
+    return SourceFile(source).read(lambda connection: obstacle(connection, source, target, job.needs()))
 
 
 def _check_same_memory(settings: Settings, files: Files, answer: Answer) -> None:

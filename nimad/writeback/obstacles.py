@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+from nimad.source.numbering import is_numbered
 from nimad.source.schema import Schema, Table, generated, quoted
 from nimad.source.stand_ins import Reading
 
@@ -21,8 +22,15 @@ _MISSING = re.compile(r"(?:no such|unknown) [a-z ]+: (?:\w+\.)?(.+?)(?:\(\))?")
 _SHELL = ("sqlite3", "-safe")
 
 
-def obstacle(connection: sqlite3.Connection, path: Path, schema: Schema) -> str:
+def obstacle(connection: sqlite3.Connection, path: Path, target: Path, schema: Schema) -> str:
     """Why a row cannot be added or changed, and the way out; empty where each table takes rows."""
+    if odd := [table.name for table in schema.tables() if not _has_ids(connection, table.name)]:
+        aside = shlex.join(["mv", str(target), f"{target}.aside"])
+        return (
+            f"{path} has a table {odd[0]} whose id is not its INTEGER PRIMARY KEY, as no release of nima-core makes "
+            f"it; nothing is written to it. Stay with {target}, or do without what is listed: stop the agent, and then "
+            f"{aside}"
+        )
     if isinstance(connection, Reading) and connection.reads_past_definitions:
         return (
             f"{path} has a definition that SQLite {sqlite3.sqlite_version} cannot parse, so it is read and not written "
@@ -38,6 +46,13 @@ def obstacle(connection: sqlite3.Connection, path: Path, schema: Schema) -> str:
             except sqlite3.Error as error:
                 return _explained(connection, path, table, str(error))
     return ""
+
+
+def _has_ids(connection: sqlite3.Connection, table: str) -> bool:
+    """Whether a row can be added to a table as the agent adds one, and its id is the table's own."""
+    query = "SELECT lower(name), upper(type) FROM pragma_table_info(?, 'main') WHERE pk"
+    keys = connection.execute(query, (table,)).fetchall()
+    return keys == [("id", "INTEGER")] and not is_numbered(connection, table)
 
 
 def _statements(table: Table, computed: set[str]) -> Iterator[str]:

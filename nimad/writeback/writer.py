@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from nimad.errors import RefusedError
 from nimad.printable import said
 from nimad.source import bounds
 from nimad.source.schema import EDGES, NODES, TURNS, Schema, Table, generated, quoted
@@ -87,18 +86,6 @@ class Memory:
         writer.change_all(line for line in read(record) if line.what is What.CHANGE)
         writer.index()
         return writer.written
-
-
-def check_schema(connection: sqlite3.Connection, path: Path, schema: Schema) -> None:
-    """Raise `RefusedError` unless each table is one to which a row can be added as the agent adds one."""
-    for table in schema.tables():
-        columns = connection.execute(f"PRAGMA table_info({quoted(table.name)})").fetchall()
-        keys = [(name.lower(), declared.upper()) for _, name, declared, _, _, is_key in columns if is_key]
-        if keys != [("id", "INTEGER")]:
-            raise RefusedError(
-                f"{path} has a table {table.name} whose id is not its INTEGER PRIMARY KEY, as no release of nima-core "
-                "makes it; nothing is written to it"
-            )
 
 
 def _added(record: Path, table: str) -> Iterator[Line]:
