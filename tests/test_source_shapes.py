@@ -1,7 +1,9 @@
 """Each shape that a memory has in the field, and some that only bad luck makes: all of it arrives."""
 
 import sqlite3
+import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,13 @@ from support import (
     vector,
 )
 
+import nimad
+from nimad.desk.health import of_memory
+from nimad.desk.status import status
+from nimad.errors import SourceError
+from nimad.migration.damaged import Place, readable
 from nimad.migration.events import Analyzed
+from nimad.migration.files import Files
 from nimad.sample import Sample, write_sample
 from nimad.source.file import SourceFile
 from nimad.source.rows import column_names, read_slices
@@ -480,3 +488,57 @@ def test_edges_or_turns_that_are_a_view_of_what_is_gone_keep_no_memory_out(tmp_p
     run = migrate(source, reader_python=Path("none"))
     assert run.result.migrated == 1
     assert (table, None, "it cannot be read: no such table: main.gone") in run.only(Analyzed).left_out
+    (entry,) = run.quarantine
+    assert (run.result.exit_code, entry["table"], entry["part"]) == (1, table, "range")
+    settings = nimad.Settings(source=source)
+    assert status(settings).exit_code == 1
+    health = of_memory(settings)
+    assert not health.ok
+    assert f"{table} cannot be read (no such table: main.gone)" in health.files[0].problem
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (
+            "CREATE VIRTUAL TABLE memory_edges USING vec0(source_id, target_id)",
+            "it cannot be read: no such module: vec0",
+        ),
+        ("CREATE TABLE memory_edges (id INTEGER PRIMARY KEY, source_id INTEGER)", "it has no column target_id"),
+    ],
+)
+def test_edges_none_of_which_can_be_drawn_are_set_aside_as_that(tmp_path: Path, made: str, why: str) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("DROP TABLE memory_edges")
+        connection.execute("CREATE VIRTUAL TABLE boxes USING rtree(id, a, b)")
+        if "VIRTUAL" in made:
+            connection.execute("PRAGMA writable_schema = ON")
+            put = "INSERT INTO sqlite_master VALUES ('table', 'memory_edges', 'memory_edges', 0, ?)"
+            connection.execute(put, (made,))
+        else:
+            connection.execute(made)
+            connection.execute("INSERT INTO memory_edges VALUES (1, 1)")
+    settings = nimad.Settings(source=source)
+    place, stop = Place(settings, Files.of(settings)), threading.Event()
+    found = readable(settings, place, lambda _: None, stop)
+    (entry,) = found.rejects
+    assert (entry.table, entry.part) == ("memory_edges", "range")
+    assert entry.reason == f"none of its rows can be migrated: {why}"
+    assert readable(replace(settings, nodes_only=True), place, lambda _: None, stop).rejects == []
+
+
+def test_memories_in_a_view_of_a_virtual_table_are_refused_with_the_way_out(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)])
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("CREATE VIRTUAL TABLE boxes USING rtree(number, a, b)")
+        connection.execute("ALTER TABLE memory_nodes RENAME TO store")
+        connection.execute("CREATE VIEW memory_nodes AS SELECT * FROM store LEFT JOIN boxes ON number = id")
+    with pytest.raises(SourceError, match=r"unsafe use of virtual table .* its own schema asks for what is not here"):
+        survey(SourceFile(source))
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:  # as docs/TROUBLESHOOTING.md says it
+        connection.executescript(
+            "CREATE TABLE plain AS SELECT * FROM memory_nodes; DROP VIEW memory_nodes; "
+            "ALTER TABLE plain RENAME TO memory_nodes"
+        )
+    assert survey(SourceFile(source)).nodes.rows == 2

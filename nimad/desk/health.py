@@ -26,7 +26,7 @@ from nimad.migration.plan import POOL_FLOOR, limits_for
 from nimad.source import quick_check
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
-from nimad.source.schema import NODES, TARGET_TABLES
+from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS, why_undefined
 from nimad.source.survey import read_schema
 from nimad.source.vitals import Apart, Vitals, read_vitals
 from nimad.words import number_of
@@ -274,9 +274,21 @@ def _damage(path: Path) -> str:
     schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
     found = quick_check.damage(source, schema)
     if not found:
-        return ""
+        return _unread(source)
     look = command.line("migrate", "--source", path, "--dry-run")
     return f"{path} is damaged ({found[0]}); restore a backup of it, or see what of it can be read with: {look}"
+
+
+def _unread(source: SourceFile) -> str:
+    """Which edges or turns cannot be read at all, though no page is damaged; empty where none."""
+    for table in (EDGES, TURNS):
+        why = source.read(lambda connection, table=table: why_undefined(connection, table))  # type: ignore[misc]
+        if why:
+            return (
+                f"{source.path}: {table} cannot be read ({why}), and none of its rows migrates; mend that view or "
+                "table, or drop it, and run again"
+            )
+    return ""
 
 
 def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:

@@ -97,7 +97,7 @@ def readable(settings: Settings, place: Place, listener: Listener, stop: threadi
         except SourceDamagedError as error:
             damage = [str(error.__cause__ or error)]  # SQLite's words: ours name the file, as whoever quotes them does
     if not damage:
-        return Readable(source, found)
+        return Readable(source, found, rejects=[] if settings.nodes_only else _without_rows(found))
     return _salvaged(settings, source, place.make(source, damage[0]), damage, listener)
 
 
@@ -110,6 +110,17 @@ def _looked_at(source: SourceFile, *, nodes_only: bool) -> tuple[Survey, list[st
     if not damage:
         quick_check.refuse_foreign_log(source)
     return found, damage
+
+
+def _without_rows(found: Survey) -> list[Reject]:
+    """Edges or turns none of which can be read, in a file that is whole."""
+    lost = [each for each in found.left_out if each.is_lost]
+    return [
+        Reject(
+            each.name.lower(), shown(FIRST_KEY, LAST_KEY), "range", f"none of its rows can be migrated: {each.why}", {}
+        )
+        for each in lost
+    ]
 
 
 def _salvaged(settings: Settings, source: SourceFile, to: Path, damage: Sequence[str], listener: Listener) -> Readable:

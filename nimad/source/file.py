@@ -27,6 +27,7 @@ from nimad.source.header import READ_VERSION, WAL_FORMAT, beside, header_of, loc
 from nimad.source.log import holds_commit
 from nimad.source.numbering import number_rows
 from nimad.source.pages import corrupt, error_code
+from nimad.source.schema import NODES
 from nimad.source.stand_ins import Reading
 
 T = TypeVar("T")
@@ -199,6 +200,13 @@ class SourceFile:
             return SourceError(f"{self.path} cannot be opened ({error}); {limit}")
         if code in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
             return SourceError(f"{self.path} cannot be opened ({error}); check its permissions and its folder's")
+        if code == sqlite3.SQLITE_ERROR:
+            schema = shlex.join(["sqlite3", str(self.path), f".schema {NODES}"])
+            return SourceError(
+                f"{self.path} cannot be read ({error}): its own schema asks for what is not here, or is not let; see "
+                f"it with: {schema} and put what a view gives into a plain table, in a copy, and name that with "
+                "--source"
+            )
         return SourceError(f"{self.path} cannot be read ({error})")
 
 

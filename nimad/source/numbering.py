@@ -9,6 +9,7 @@ The view of a table in which a column does not compute in some row has that colu
 """
 
 import hashlib
+import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,22 +32,16 @@ _IDENTITY: Mapping[str, Sequence[str]] = {
 _OF_OTHERS = frozenset({*EDGE_ENDS, *LINKS, "turn_id", "conversation_id"})
 #: Columns that hold ids of nodes.
 _ENDS: Mapping[str, Sequence[str]] = {NODES: (), EDGES: EDGE_ENDS, TURNS: tuple(LINKS)}
+_TABLES = tuple(_IDENTITY)
 _FUNCTION = "nimad_number"
-#: What may have to be read through a view: a look that costs next to nothing where, as nearly always, none is.
-_MAY_NEED = (
-    "(type = 'view' OR sql LIKE '%without%rowid%' OR sql LIKE '%desc%' OR (sql NOT LIKE 'create virtual%' AND "
-    "NOT EXISTS (SELECT 1 FROM pragma_table_info(sqlite_master.name, 'main') "
-    "WHERE pk = 1 AND lower(name) = 'id' AND upper(type) = 'INTEGER')))"
-)
 
 
 def number_rows(connection: Reading) -> None:
     """Lay the views over the tables of a memory that need one."""
-    marks = ", ".join("?" * len(_IDENTITY))
-    needed = "1" if connection.computes_each_alone else _MAY_NEED
-    query = f"SELECT lower(name), {needed} FROM sqlite_master WHERE lower(name) IN ({marks})"
+    marks = ", ".join("?" * len(_TABLES))
+    query = f"SELECT lower(name), type, sql FROM sqlite_master WHERE lower(name) IN ({marks})"
     try:
-        found = dict(connection.execute(query, tuple(_IDENTITY)).fetchall())
+        found = {name: _may_need(connection, name, *made) for name, *made in connection.execute(query, _TABLES)}
         views = list(_views(connection, [name for name, needs in found.items() if needs or found.get(NODES)]))
     except UnicodeDecodeError:  # SQLite's words on a schema that is damaged
         return
@@ -56,6 +51,17 @@ def number_rows(connection: Reading) -> None:
     for view in views:
         connection.execute("PRAGMA temp_store = MEMORY")  # a view needs no file, and none is made
         connection.execute(view)
+
+
+def _may_need(connection: Reading, table: str, kind: str, sql: str) -> bool:
+    """Whether a table may have to be read through a view: a look that costs next to nothing, and mostly says no."""
+    made = str(sql).lower()
+    if connection.computes_each_alone or kind == "view" or "desc" in made or re.search(r"without\s+rowid", made):
+        return True
+    if made.startswith("create virtual"):
+        return False
+    keys = "SELECT lower(name), upper(type) FROM pragma_table_info(?, 'main') WHERE pk"
+    return connection.execute(keys, (table,)).fetchall() != [("id", "INTEGER")]
 
 
 def is_numbered(connection: sqlite3.Connection, table: str) -> bool:

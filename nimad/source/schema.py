@@ -223,7 +223,11 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, st
 
 def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]]:
     # xinfo is table_info and the generated columns; 1 marks a virtual table's hidden ones, which hold no data.
-    return connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,)).fetchall()
+    rows = connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,)).fetchall()
+    is_view = "SELECT 1 FROM sqlite_master WHERE type = 'view' AND lower(name) = ?"
+    if table in (EDGES, TURNS) and connection.execute(is_view, (table,)).fetchone():
+        connection.execute(f"SELECT * FROM {quoted(table)} LIMIT 0")  # a view may have columns, and give no row
+    return rows
 
 
 def why_undefined(connection: sqlite3.Connection, table: str) -> str:

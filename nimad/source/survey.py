@@ -36,6 +36,7 @@ class LeftOut:
     name: str
     rows: int | None
     why: str
+    is_lost: bool = False  # rows of a memory, which were to be migrated and cannot be
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,18 @@ def _left_out(connection: sqlite3.Connection, schema: s.Schema) -> tuple[LeftOut
     ).fetchall()
     undefined = {name: why for name in (s.EDGES, s.TURNS) if (why := s.why_undefined(connection, name))}
     named = [(_name(name), kind) for name, kind in rows if name not in undefined]
-    tables = [
-        LeftOut(name, _count(connection, name), "an index, not data" if kind == "virtual" else "not migrated")
-        for name, kind in named
-        if _folded(name) not in migrated
-    ]
-    tables += [LeftOut(name, None, f"it cannot be read: {why}") for name, why in undefined.items()]
+    tables = [_of_table(connection, name, kind) for name, kind in named if _folded(name) not in migrated]
+    tables += [LeftOut(name, None, f"it cannot be read: {why}", is_lost=True) for name, why in undefined.items()]
     return (*tables, *_unparsed(connection), *_not_computed(connection, schema), *_unspelled(connection, schema))
+
+
+def _of_table(connection: sqlite3.Connection, name: str, kind: str) -> LeftOut:
+    rows = _count(connection, name)
+    there = {column.lower() for column, _ in s.columns_of(connection, name)} if _folded(name) == s.EDGES else set()
+    lacking = [end for end in s.EDGE_ENDS if there and end not in there]
+    if lacking:
+        return LeftOut(name, rows, f"it has no column {lacking[0]}", is_lost=bool(rows))
+    return LeftOut(name, rows, "an index, not data" if kind == "virtual" else "not migrated")
 
 
 def _name(name: str | InvalidText) -> str:
