@@ -21,7 +21,7 @@ _PIECE_BYTES: Final = 1 << 20
 #: Bytes of a block of `st_blocks`, whatever blocks the file system has (stat(2)).
 STAT_BLOCK: Final = 512
 #: Bytes of a file that a byte on the disk stands for at most, where the file system compresses what repeats itself.
-_COMPRESSED: Final = 64
+COMPRESSED: Final = 64
 
 
 def opened(path: Path, *, links: bool = False) -> IO[bytes]:
@@ -41,7 +41,7 @@ def _check(path: Path, status: os.stat_result) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a plain file", str(path))
-    if status.st_size > max(STATE_BYTES, status.st_blocks * STAT_BLOCK * _COMPRESSED):
+    if status.st_size > max(STATE_BYTES, status.st_blocks * STAT_BLOCK * COMPRESSED):
         raise OSError(errno.EFBIG, "nearly all of it is holes", str(path))
     if status.st_uid not in (os.geteuid(), ROOT, path.parent.stat().st_uid):
         raise PermissionError(errno.EPERM, "it belongs to another user", str(path))
@@ -69,7 +69,10 @@ def lines(path: Path) -> Iterator[bytes]:
     is_whole = True
     for piece in pieces(path):
         is_whole = is_whole and len(line) + len(piece) <= LINE_BYTES
-        line = line + piece if is_whole else bytearray()
+        if is_whole:
+            line += piece
+        else:
+            line = bytearray()
         if piece.endswith(b"\n"):
             if is_whole:
                 yield bytes(line)

@@ -20,6 +20,7 @@ _WITH_TABS: Final = {sign: shown for sign, shown in _OBEYED.items() if sign != o
 _QUOTED: Final = re.compile(r"(['\"`]).*\1", re.DOTALL)
 #: json.dumps escapes C0 itself; what else there is stands inside strings only.
 _IN_JSON: Final = {sign: f"\\u{sign:04x}" for sign in _OTHERS}
+_IN_LINE_OF_JSON: Final = {sign: f"\\u{sign:04x}" for sign in _OBEYED}
 
 
 def one_line(text: str, *, tabs: bool = False) -> str:
@@ -45,4 +46,9 @@ def is_one_line(text: str) -> bool:
 
 def as_json(data: object, *, indent: int | None = None, ascii_only: bool = False, **more: Any) -> str:
     """JSON in which nothing is obeyed, and that says the same."""
-    return json.dumps(data, indent=indent, ensure_ascii=ascii_only, **more).translate(_IN_JSON)
+    return in_json(json.dumps(data, indent=indent, ensure_ascii=ascii_only, **more))
+
+
+def in_json(text: str, *, one_line: bool = False) -> str:
+    """JSON in which nothing is obeyed any more. `one_line`: nor what may stand between its words."""
+    return text.translate(_IN_LINE_OF_JSON if one_line else _IN_JSON)

@@ -19,7 +19,7 @@ from nimad.errors import ExitCode
 from nimad.migration.origin import source_to_retry
 from nimad.migration.quarantined import Quarantined, matching, quarantined
 from nimad.report.log import say_error
-from nimad.report.screen import say_line, show_json
+from nimad.report.screen import say_line, show_json, show_line_of_json
 from nimad.words import number_of
 
 #: Tables that a memory's rows come from.
@@ -47,25 +47,26 @@ def list_(target: Path | None = None, *, as_json: bool = False) -> None:
     """List what was set aside, and why."""
     settings = _settings(target)
     found = quarantined(settings.target)
-    for entry in found.entries:
+    count, first = 0, ""
+    for entry, _ in found.lines():
+        count, first = count + 1, first or str(entry["id"])
         if as_json:
             show_json({name: entry.get(name) for name in _LISTED}, indent=None)
         else:
             say_line(_line(entry))
-    if found.entries and not as_json:
-        _say_next_steps(found)
-    if found.lacking:
-        say_error(found.lacking)
+    if count and not as_json:
+        _say_next_steps(found, count, first)
+    if lacking := found.lacking(count):
+        say_error(lacking)
         sys.exit(int(ExitCode.QUARANTINED))
-    if not found.entries and not as_json:
+    if not count and not as_json:
         say_line("Nothing is in quarantine.")
     say_unread(settings)
 
 
-def _say_next_steps(found: Quarantined) -> None:
-    key = str(found.entries[0]["id"])
+def _say_next_steps(found: Quarantined, count: int, key: str) -> None:
     words = ["--", key] if key.startswith("-") else [key]
-    say_line(f"{number_of(len(found.entries), 'entry', 'entries')} in {found.file}")
+    say_line(f"{number_of(count, 'entry', 'entries')} in {found.file}")
     say_line(f"Look at one whole: {command.line('quarantine', 'show', '--target', found.target, *words)}")
     say_line(f"Once their cause is mended: {command.line('quarantine', 'retry', '--target', found.target)}")
 
@@ -78,8 +79,11 @@ def _say_next_steps(found: Quarantined) -> None:
 def show(key: str, table: str | None, target: Path | None, *, as_json: bool) -> None:
     """Show everything that is known of one row."""
     settings = _settings(target)
-    for entry in matching(quarantined(settings.target), key, table):
-        show_json(entry, indent=None if as_json else 2)
+    for entry, line in matching(quarantined(settings.target), key, table):
+        if "row" in entry:
+            show_json(entry, indent=None if as_json else 2)
+        else:
+            show_line_of_json(line)
     say_unread(settings)
 
 

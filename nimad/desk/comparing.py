@@ -1,14 +1,19 @@
 """Comparing the figures of a source with those of its target: what differs, and what of that is as it should be."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from nimad.migration.tally import READ
 from nimad.source.schema import EDGES, NODES, TURNS
 from nimad.source.vitals import Apart, Vitals
 
 #: Digits to which two means are the same: engines add up in different orders.
 _DIGITS = 9
+#: What the figure is called that counts the rows of a table.
+_ROWS: Mapping[str, str] = {NODES: "nodes", EDGES: "edges", TURNS: "turns"}
 
 
 @dataclass(frozen=True)
@@ -25,17 +30,54 @@ class Difference:
         return bool(self.why)
 
 
+@dataclass
+class Aside:
+    """What rows and values in quarantine take from figures, by table and figure, without the rows themselves.
+
+    `columns`: those of nodes of which a value is there; `unread`: by table, whole rows of which nothing else is known.
+    """
+
+    taken: Counter[tuple[str, str]] = field(default_factory=Counter)
+    columns: set[str] = field(default_factory=set)
+    unread: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, entries: Iterable[Mapping[str, Any]], layers: Collection[str]) -> "Aside":
+        """Of entries, as many as there may be. `layers`: those that either side has."""
+        found = cls()
+        for number, entry in enumerate(entries):
+            if number >= READ:
+                found.unread.update(dict.fromkeys(_ROWS, sys.maxsize))
+                break
+            table, part, row = entry["table"], entry["part"], entry.get("row")
+            if table not in _ROWS:
+                continue
+            if table == NODES and part in _COLUMN_OF.values():
+                found.columns.add(part)
+            if part == "embedding":
+                found.taken[table, "embeddings"] += 1
+            if part == "row":
+                found.taken[table, _ROWS[table]] += 1
+                if not isinstance(row, Mapping):
+                    found.unread[table] += 1
+                    continue
+                found.taken[table, "embeddings"] += row.get("embedding") is not None
+                if (layer := _name(row.get("layer"))) in layers:
+                    found.taken[table, f"layer {layer}"] += 1
+        return found
+
+
 @dataclass(frozen=True)
 class Pair:
     """Both sides, and what is known of why they may differ.
 
-    `quarantine`: entries of what was set aside; `tables`: of the source, which the run took, None where nothing tells;
-    `late`: rows that came to the source, and are not in the target yet; `own`: rows that the target alone ever had.
+    `aside`: what was set aside; `tables`: of the source, which the run took, None where nothing tells; `late`: rows
+    that came to the source, and are not in the target yet; `own`: rows that the target alone ever had.
     """
 
     source: Vitals
     target: Vitals
-    quarantine: Sequence[Mapping[str, Any]] = ()
+    aside: Aside = field(default_factory=Aside)
     tables: Sequence[str] | None = None
     late: Apart = field(default_factory=Apart)
     own: Apart = field(default_factory=Apart)
@@ -73,15 +115,16 @@ def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
         return "left out"
     values = False
     if (column := _COLUMN_OF.get(what)) is not None:  # of which rows follows from how many
-        values = any(entry["table"] == NODES and entry["part"] == column for entry in pair.quarantine)
+        values = column in pair.aside.columns
         what, source, target = "nodes", pair.source.nodes, pair.target.nodes
-    aside = sum(_takes(entry, table, what) for entry in pair.quarantine)
+    aside = pair.aside.taken[table, what]
     late, own = _figure(pair.late, what), _figure(pair.own, what)
-    if (source - late) - aside != target - own:
+    beyond = (source - late) - aside - (target - own)
+    if not 0 <= beyond <= pair.aside.unread[table]:
         return ""
     if late > own:
         return "late"
-    return "agent" if own else "quarantine" if aside or values else ""
+    return "agent" if own else "quarantine" if aside or values or beyond else ""
 
 
 def _figure(apart: Apart, what: str) -> int:
@@ -97,17 +140,5 @@ _COLUMN_OF: Mapping[str, str] = {
 }
 
 
-def _takes(entry: Mapping[str, Any], table: str, what: str) -> bool:
-    """Whether what was set aside is one less of a figure."""
-    row = entry.get("row")
-    if entry["table"] != table or not isinstance(row, Mapping):
-        return False
-    if what == "embeddings":
-        return entry["part"] == "embedding" or (entry["part"] == "row" and row.get("embedding") is not None)
-    if entry["part"] != "row":
-        return False
-    return what.removeprefix("layer ") == _name(row.get("layer")) if what.startswith("layer ") else True
-
-
 def _name(layer: Any) -> str:
-    return layer if isinstance(layer, str) else repr(layer)
+    return layer if isinstance(layer, str) else repr(layer) if isinstance(layer, int | float | None) else ""

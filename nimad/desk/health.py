@@ -14,7 +14,7 @@ from nimad.config.places import SOURCE_NAME
 from nimad.config.target_names import Surroundings, choose
 from nimad.config.variables import explained
 from nimad.desk import processes
-from nimad.desk.comparing import Difference, Pair, differences
+from nimad.desk.comparing import Aside, Difference, Pair, differences
 from nimad.desk.stand import was_taken_away
 from nimad.disk import FileKind, has_log, kind_of, pieces, sqlite_pieces
 from nimad.errors import NimadError
@@ -111,7 +111,9 @@ def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes:
         notes = [*notes, f"Which memories came late, and which the agent added, cannot be told: {apart}"]
         apart = Apart(), Apart()
     late, own = apart
-    pair = Pair(source, target, list(_entries(files)), state.of_target(files).get("tables"), late, own)
+    made = state.of_target(files)
+    aside = Aside.of(_entries(files), {*source.layers, *target.layers})
+    pair = Pair(source, target, aside, made.get("tables"), late, own)
     differing = differences(pair)
     advice = ""
     if not all(difference.expected for difference in differing):

@@ -136,11 +136,11 @@ def is_complete(scene: Scene) -> bool:
     return scene.target and not scene.staging and bool(scene.made.get("published"))
 
 
-def tally_of(scene: Scene, told: Mapping[str, Any], stand: Stand) -> Tally | None:
+def tally_of(scene: Scene, stand: Stand) -> Tally | None:
     """What is in the quarantine of a finished target, where it can be read."""
     if stand not in FINISHED:
         return None
     try:
-        return Tally.of(scene.files.quarantine, told)
+        return Tally.of(scene.files.quarantine, scene.made)
     except OSError:
         return None

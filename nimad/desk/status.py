@@ -19,6 +19,7 @@ from nimad.desk.steps import steps
 from nimad.errors import ExitCode, NimadError
 from nimad.migration import names, state
 from nimad.migration.plan import BATCH_FACTOR, WORKER_BASE
+from nimad.migration.tally import Tally
 from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
 
 #: Lines of the log that are shown, and the bytes at its end in which they are looked for.
@@ -101,8 +102,10 @@ def status(settings: Settings) -> Status:
     """How the migration to `settings.target` stands. Raises `NotAllowedError` where its files are closed to us."""
     scene = look(settings)
     stand = stand_of(scene)
+    tally = tally_of(scene, stand)
     at_work = scene.holder or (scene.service if stand in OF_SERVICE else None)
     trouble = None if stand in _AT_WORK else services.trouble_of(scene.settings)
+    mending = [("Mend the service with:", trouble.mend)] if trouble and trouble.mend else []
     return Status(
         source=settings.source,
         target=settings.target,
@@ -114,9 +117,9 @@ def status(settings: Settings) -> Status:
         why=_why(scene, stand),
         made_from=_another_source(scene, stand),
         service=trouble.text if trouble else "",
-        steps=[*([("Mend the service with:", trouble.mend)] if trouble and trouble.mend else []), *steps(scene, stand)],
+        steps=[*mending, *steps(scene, stand, tally)],
         names=[*map(str, names.remarks(scene.settings, scene.files)), *names.unread(scene.files), *_of_another(scene)],
-        **_progress(scene, stand),
+        **_progress(scene, stand, tally),
     )
 
 
@@ -162,14 +165,13 @@ def _what_is_waited_for(scene: Scene) -> str:
 # How far it is
 
 
-def _progress(scene: Scene, stand: Stand) -> dict[str, Any]:
+def _progress(scene: Scene, stand: Stand, tally: Tally | None) -> dict[str, Any]:
     """The figures of the run that is under way or was interrupted, or of the target that is there."""
     if scene.holder and not scene.is_of_holder and stand is not Stand.FOLLOWING:
         return {"phase": "looking at source and target", "elapsed_s": max(0.0, time.time() - scene.holder_since)}
     told = scene.made if stand in FINISHED else scene.told
     began, updated = state.moment(told.get("started")), state.moment(told.get("updated"))
     now = time.time() if scene.holder and stand is not Stand.FOLLOWING else updated
-    tally = tally_of(scene, told, stand)
     loading = stand is Stand.RUNNING and str(told.get("phase")).startswith("loading")
     return {
         "phase": _phase(told, stand),

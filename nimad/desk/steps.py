@@ -2,10 +2,11 @@
 
 from nimad import command
 from nimad.config import Settings
-from nimad.desk.stand import FINISHED, UNFINISHED, Scene, Stand, tally_of
+from nimad.desk.stand import FINISHED, UNFINISHED, Scene, Stand
+from nimad.migration.tally import Tally
 
 
-def steps(scene: Scene, stand: Stand) -> list[tuple[str, str]]:
+def steps(scene: Scene, stand: Stand, tally: Tally | None) -> list[tuple[str, str]]:
     """What to do next, as words and the command that does it."""
     settings, target = scene.settings, scene.files.target
     replaces = stand in UNFINISHED and scene.told.get("replaces")  # else the target that is there counts as complete
@@ -17,7 +18,7 @@ def steps(scene: Scene, stand: Stand) -> list[tuple[str, str]]:
             [("Go on with:", resume)] if scene.holder or scene.service else [("Go on with:", f"{resume} && {migrate}")]
         )
     if stand in FINISHED:
-        return _steps_of_finished(scene, stand)
+        return _steps_of_finished(scene, tally)
     if stand is Stand.NOTHING:
         return _steps_from_nothing(settings)
     if stand is Stand.UNTOLD:
@@ -38,10 +39,9 @@ def _steps_from_nothing(settings: Settings) -> list[tuple[str, str]]:
     return [("There is no memory there; name it with:", f"{command.line('status', '--source')} FILE")]
 
 
-def _steps_of_finished(scene: Scene, stand: Stand) -> list[tuple[str, str]]:
+def _steps_of_finished(scene: Scene, tally: Tally | None) -> list[tuple[str, str]]:
     target = scene.files.target
     found = []
-    tally = tally_of(scene, scene.made, stand)
     if tally and (tally.entries or tally.lacking):
         found.append(("What was set aside, and why:", command.line("quarantine", "list", "--target", target)))
     health = command.line("health", "--source", scene.settings.source, "--target", target)

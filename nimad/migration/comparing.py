@@ -1,10 +1,12 @@
 """Comparing a finished target with an SQLite memory at any time: only reading, on both sides, and believing neither."""
 
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nimad import command, rights
 from nimad.config import Settings
@@ -18,14 +20,16 @@ from nimad.migration.interpreter import Interpreter
 from nimad.migration.patience import Patience
 from nimad.migration.plan import MIB, POOL_FLOOR, limits_for
 from nimad.packages import MODULE, unloadable
+from nimad.source.bounds import size_taken
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.ranges import FIRST_KEY
+from nimad.source.rows import keys_among
 from nimad.source.schema import EDGES, INT64_MIN, NODES, TARGET_TABLES, Schema, quoted
 from nimad.source.survey import read_schema
 from nimad.worker.comparison import Listed, TableCompared
 from nimad.worker.job import Job, Quarantined, Task
-from nimad.worker.quarantine import entries
+from nimad.worker.quarantine import entries, key_of
 
 #: Seconds before each try: whoever has the target open may be the service, which needs it for a moment.
 DELAYS_S = (0.0, 1.0, 5.0)
@@ -33,6 +37,10 @@ DELAYS_S = (0.0, 1.0, 5.0)
 #: Rows, and bytes of them, that are held against each other at the same time. With 9,770 memories the worker takes
 #: 216 MB so, where 8,192 rows made it 490 MB: the engine takes much for a long list of edges.
 _CHUNK_ROWS, _CHUNK_BYTES = 1_000, 4 * MIB
+
+#: Entries of a quarantine that are looked for in SQLite at the same time, and characters of a reason.
+_ENTRIES: Final = 5_000
+_REASON_CHARS: Final = 200
 
 #: Ends that say that the file cannot be read as a LadybugDB file, or not to its end.
 _UNREADABLE = (Kind.UNREADABLE, Kind.WAL_REPLAY, Kind.DAMAGED, Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER)
@@ -162,19 +170,30 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
         schema=schema,
         bounds=bounds,
         ledger=str(files.followed) if known else "",
-        quarantined=_quarantined(files),
-        refused=existing.still_refused(source, schema, files.quarantine),
+        quarantined=_quarantined(source, schema, files.quarantine),
+        refused=existing.left_out(source, schema, files.quarantine)[1],
         chunk_rows=_CHUNK_ROWS,
         chunk_bytes=_CHUNK_BYTES,
     )
 
 
-def _quarantined(files: Files) -> Quarantined:
+def _quarantined(source: SourceFile, schema: Schema, file: Path) -> Quarantined:
+    """Why rows that SQLite has were set aside whole. What a file of any length says of others takes no memory."""
     found: dict[str, dict[int, str]] = {}
-    for entry in entries(files.quarantine):
-        if entry["part"] == "row" and isinstance(entry["id"], int):
-            found.setdefault(entry["table"], {})[entry["id"]] = str(entry.get("reason", ""))
+    tables = {table.name: table for table in schema.tables()}
+    whole = (entry for entry in entries(file) if entry["part"] == "row" and entry["table"] in tables)
+    while part := [(entry["table"], key_of(entry), _reason(entry)) for entry in islice(whole, _ENTRIES)]:
+        for name, table in tables.items():
+            reasons = {key: why for of, key, why in part if of == name and key is not None}
+            if not reasons:
+                continue
+            there = source.read(lambda c, table=table, reasons=reasons: keys_among(c, table, reasons))  # type: ignore[misc]
+            found.setdefault(name, {}).update({key: reasons[key] for key in there})
     return found
+
+
+def _reason(entry: Mapping[str, Any]) -> str:
+    return sys.intern(str(entry.get("reason", ""))[:_REASON_CHARS])
 
 
 def ask(job: Job, workers: Workers, launch: Launch) -> Answer:
@@ -197,7 +216,7 @@ def ask(job: Job, workers: Workers, launch: Launch) -> Answer:
 def _try(job: Job, workers: Workers) -> Answer:
     target, pool_factor = job.target_path(), 1
     for following in (*DELAYS_S[1:], None):
-        size = machine.space_taken(target) + job.source_path().stat().st_size
+        size = machine.space_taken(target) + size_taken(job.source_path())
         # What is only read need not stay in the pool.
         limits = replace(limits_for(size), pool_bytes=POOL_FLOOR * pool_factor)
         answer = workers.do(job.within(limits), limit_s=Patience().limit_s(size), last=True)

@@ -1,10 +1,13 @@
 """What is there already: a finished target, another file in its place, or an interrupted run to go on with."""
 
 import os
-from collections.abc import Mapping
+import re
+import sqlite3
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nimad import command
 from nimad.config import Verify
@@ -18,11 +21,11 @@ from nimad.migration.files import check_plain, not_for_us
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
 from nimad.source.file import Identity, SourceFile
-from nimad.source.rows import columns_of, json_row, part_of, read_ids
-from nimad.source.schema import TARGET_TABLES, Schema
+from nimad.source.rows import Reject, columns_of, json_row, part_of, read_ids
+from nimad.source.schema import TARGET_TABLES, Column, Schema, Table
 from nimad.words import number_of, set_aside
 from nimad.worker.job import Failed, Task
-from nimad.worker.quarantine import entries
+from nimad.worker.quarantine import entries, entry_of, key_of, line_of, lines
 
 #: What the engine says, in lower case, of a sound file that a program writes to, and of one that was being written to
 #: when that was killed; who opens that for writing recovers it.
@@ -102,7 +105,7 @@ def _nothing_to_retry(context: Context) -> str | None:
     if not files.target.exists():
         raise origin.not_there(files.target)
     tally = Tally.of(files.quarantine, state.of_target(files))
-    if not tally.ids and not tally.lacking:
+    if not tally.entries and not tally.lacking:
         return f"nothing is in quarantine beside {files.target}"
     return None
 
@@ -206,63 +209,73 @@ def adopt(context: Context) -> None:
             "with the options it was begun with, or throw it away with --restart"
         )
     context.note_progress()
-    context.redone = {entry["table"] for entry in entries(files.quarantining)}
+    context.redone = {entry["table"] for entry in entries(files.quarantining) if entry["table"] in TARGET_TABLES}
     if not context.settings.retry:
         context.isolated, context.refused = left_out(context.source, context.survey.schema, files.quarantining)
 
 
+#: What tells such a line from most others, before it is read as JSON.
+_HAS_FAILED: Final = re.compile(rb'"attempts"\s*:\s*[1-9]')
+#: Entries of rows and values that failed, of which each cost some workers; what is beyond is tried again.
+MOST_FAILED: Final = 10_000
 #: Rows, and values, by source table and id.
 _LeftOut = tuple[dict[str, dict[int, Failed]], dict[str, dict[int, dict[str, Failed]]]]
 
 
 def left_out(source: SourceFile, schema: Schema, file: Path) -> _LeftOut:
-    """Rows and values that the engine does not take, as the quarantine in `file` has them."""
-    return still_isolated(source, schema, file), still_refused(source, schema, file)
+    """Rows and values that the engine does not take, by the quarantine in `file`, and that nobody changed since.
+
+    One entry at a time is compared with SQLite's row: the file may be of any length.
+    """
+    if next(_failed(schema, file), None) is None:
+        return {}, {}
+    return source.read(lambda connection: _left_out(connection, schema, file))
 
 
-#: What the line of a row has that took workers down, and that of a value that did not come back.
-_OF_FAILED = {"reason", "attempts", "engine", "row"}
+def _left_out(connection: sqlite3.Connection, schema: Schema, file: Path) -> _LeftOut:
+    isolated: dict[str, dict[int, Failed]] = {}
+    refused: dict[str, dict[int, dict[str, Failed]]] = {}
+    for table, entry, line in islice(_failed(schema, file), MOST_FAILED):
+        key, why = entry["id"], (entry["reason"], entry["attempts"], entry["engine"])
+        column = _column(table, entry["part"])
+        rows = read_ids(connection, table, [key])
+        for row in map(rows.named, range(len(rows))):
+            if entry["part"] == "row" and _is_same(entry, row, line):
+                isolated.setdefault(table.name, {})[key] = why
+            elif column and _is_same(entry, row, line, column.name):
+                refused.setdefault(table.name, {}).setdefault(key, {})[column.target] = why
+    return isolated, refused
+
+
+def _failed(schema: Schema, file: Path) -> Iterator[tuple[Table, dict[str, Any], bytes]]:
+    """What took workers down, or did not come back from the engine; without the row where its line is a long one."""
+    tables = {table.name: table for table in schema.tables()}
+    for line in lines(file):
+        entry = entry_of(line) if _HAS_FAILED.search(line) else None
+        if entry and entry["table"] in tables and _is_failed(entry):
+            yield tables[entry["table"]], entry, line
 
 
 def _is_failed(entry: Mapping[str, Any]) -> bool:
-    has_all = entry.keys() >= _OF_FAILED and isinstance(entry["row"], dict) and isinstance(entry["id"], int)
-    return has_all and bool(entry["attempts"])
+    attempts = entry.get("attempts")
+    if type(attempts) is not int or attempts < 1 or key_of(entry) is None:
+        return False
+    return isinstance(entry.get("reason"), str) and isinstance(entry.get("engine"), str)
 
 
-def still_isolated(source: SourceFile, schema: Schema, file: Path) -> dict[str, dict[int, Failed]]:
-    """Rows that took workers down before, by the quarantine in `file`, and that nobody has changed since."""
-    found: dict[str, dict[int, Failed]] = {}
-    isolated = [entry for entry in entries(file) if _is_failed(entry) and entry["part"] == "row"]
-    for table in schema.tables():
-        why = {entry["id"]: entry for entry in isolated if entry["table"] == table.name}
-        if not why:
-            continue
-        rows = source.read(lambda c, table=table, why=why: read_ids(c, table, sorted(why)))  # type: ignore[misc]
-        for position, key in enumerate(rows.keys):
-            entry = why[key]  # one that somebody edited is theirs, and its row is tried again
-            if json_row(rows.named(position)) == entry.get("row"):
-                found.setdefault(table.name, {})[key] = (entry["reason"], entry["attempts"], entry["engine"])
-    return found
+def _column(table: Table, part: str) -> Column | None:
+    return next((column for column in columns_of(table) if part_of(column) == part), None)
 
 
-def still_refused(source: SourceFile, schema: Schema, file: Path) -> dict[str, dict[int, dict[str, Failed]]]:
-    """Values that the engine did not take or give back, by the quarantine in `file`, which nobody changed since."""
-    found: dict[str, dict[int, dict[str, Failed]]] = {}
-    refused = [entry for entry in entries(file) if _is_failed(entry) and entry["part"] != "row"]
-    for table in schema.tables():
-        of_table = [entry for entry in refused if entry["table"] == table.name]
-        if not of_table:
-            continue
-        keys = sorted({entry["id"] for entry in of_table})
-        rows = source.read(lambda c, table=table, keys=keys: read_ids(c, table, keys))  # type: ignore[misc]
-        now = {key: json_row(rows.named(position)) for position, key in enumerate(rows.keys)}
-        columns = {part_of(column): column for column in columns_of(table)}
-        for entry in of_table:
-            column, here = columns.get(entry["part"]), now.get(entry["id"], {})
-            if column and column.name in here and here[column.name] == entry["row"].get(column.name):
-                why = (entry["reason"], entry["attempts"], entry["engine"])
-                found.setdefault(table.name, {}).setdefault(entry["id"], {})[column.target] = why
-    return found
+def _is_same(entry: Mapping[str, Any], row: Mapping[str, Any], line: bytes, column: str = "") -> bool:
+    """Whether a row, or its value in a column, still is what its entry says. One that somebody edited is theirs."""
+    if "row" not in entry:  # it is long: as text it takes less memory
+        told = {name: entry[name] for name in ("table", "id", "part", "reason", "attempts", "engine")}
+        return line == line_of(Reject(**told, row=row))
+    there, here = entry["row"], json_row(row)
+    if not column or not isinstance(there, dict):
+        return bool(there == here)
+    return column in here and here[column] == there.get(column)
 
 
 def _check_origin(context: Context) -> None:

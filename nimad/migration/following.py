@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -339,12 +339,16 @@ def _has_vector(schema: Schema) -> bool:
 
 def _drop_settled(files: Files, done: Done) -> None:
     """Take out of the quarantine what it says of rows that were judged anew since."""
-    before = list(lines(files.quarantine))
-    kept = [line for line in before if line_key(line) in done.rejected or not _is_settled(entry_of(line), done)]
-    if len(kept) == len(before):
+
+    def kept() -> Iterator[bytes]:
+        everything = lines(files.quarantine)
+        return (line for line in everything if line_key(line) in done.rejected or not _is_settled(entry_of(line), done))
+
+    left = sum(1 for _ in kept())
+    if left == sum(1 for _ in lines(files.quarantine)):
         return
-    if kept:
-        replace_bytes(files.quarantine, kept)
+    if left:
+        replace_bytes(files.quarantine, kept())
     else:
         files.quarantine.unlink()
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from re import Pattern
-from typing import Any
+from typing import Any, Final
 
 from nimad.bounded import STAT_BLOCK
 from nimad.config import Settings
@@ -28,7 +29,7 @@ from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.survey import read_schema
 from nimad.words import number_of
-from nimad.worker.quarantine import entries, lines
+from nimad.worker.quarantine import entries, line_key, lines
 
 
 class Kind(StrEnum):
@@ -97,6 +98,8 @@ _AFTER_SOURCE = (
     (Kind.TEMPORARY, re.compile(rf"(\.backup-{_DATE}\.tmp)(?:-journal|-wal|-shm)?")),
     (Kind.SQLITE_BACKUP, re.compile(rf"(\.backup-{_DATE})(?:-journal|-wal|-shm)?")),
 )
+#: Lines of a target's quarantine that another one is held against; where it has more, the other one is kept.
+_LINES: Final = 1_000_000
 #: What tells of a target, and is left when that is gone.
 _TELLING = (".state.json", ".ledger", ".quarantine.jsonl", ".conflicts.jsonl", ".runs.jsonl")
 
@@ -241,10 +244,15 @@ def _only_here(path: Path, standing: _Standing) -> str:
     """Whether a quarantine holds entries that the one of the target does not have."""
     if not path.is_file():
         return "it is no plain file"
-    of_target = set() if path == standing.files.quarantine else set(lines(standing.files.quarantine))
-    if all(line in of_target for line in lines(path)):
+    of_target = set() if path == standing.files.quarantine else _first_keys(standing.files.quarantine)
+    if all(line_key(line) in of_target for line in lines(path)):
         return ""
     return f"it holds {number_of(sum(1 for _ in entries(path)), 'entry', 'entries')}, which are in no target"
+
+
+def _first_keys(path: Path) -> set[str]:
+    """What tells the lines of a quarantine apart; of a longer one than we write, not all of them."""
+    return {line_key(line) for line in islice(lines(path), _LINES)}
 
 
 def _standing(settings: Settings, files: Files) -> _Standing:

@@ -1,6 +1,7 @@
 """What is in quarantine beside a target, finished or not."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,54 +11,76 @@ from nimad.errors import CannotWriteError, NotAllowedError, UsageError
 from nimad.migration import state
 from nimad.migration.files import Files
 from nimad.migration.origin import not_there
-from nimad.migration.tally import Tally
-from nimad.worker.quarantine import entries
+from nimad.migration.tally import Tally, lacking_of, say_lacking
+from nimad.worker.quarantine import entry_of, lines
 
 
 @dataclass(frozen=True)
 class Quarantined:
-    """The entries of one quarantine file, as they stand in it."""
+    """One quarantine file, which may be of any length: its lines are read one at a time, and anew each time.
+
+    Reading raises an error that names the file where that cannot be read.
+    """
 
     target: Path
     file: Path
-    entries: Sequence[dict[str, Any]]
-    lacking: str | None = None  # what to say where the file does not hold all that was set aside
+    made: Mapping[str, Any] | None = None  # what the run says that made the target
+
+    def lines(self) -> Iterator[tuple[dict[str, Any], bytes]]:
+        """Each entry, without the row where that is long, and the line that it stands in."""
+        with _told(self.file):
+            for line in lines(self.file):
+                if (entry := entry_of(line)) is not None:
+                    yield entry, line
+
+    def lacking(self, count: int) -> str | None:
+        """What to say where the file does not hold all that was set aside, but so many entries."""
+        return say_lacking(lacking_of(self.made, count), count, self.file, self.target)
+
+    def tally(self) -> Tally:
+        with _told(self.file):
+            return Tally.of(self.file, self.made)
 
 
 def quarantined(target: Path) -> Quarantined:
     """The quarantine of the run that is under way or was interrupted, or else of the finished target.
 
-    Raises `UsageError` where there is neither, and an error that names the file where it cannot be read.
+    Raises `UsageError` where there is neither.
     """
     files = Files(target)
     if files.staging.exists():
-        return Quarantined(target, files.quarantining, _entries(files.quarantining))
+        return Quarantined(target, files.quarantining)
     if not target.exists():
         raise not_there(target)
     # Not renamed yet where the run was killed right before.
     late = not files.quarantine.exists() and files.quarantining.exists()
     file = files.quarantining if late else files.quarantine
-    found = _entries(file)
-    return Quarantined(target, file, found, Tally.of(file, state.of_target(files)).lacking_in(file, target))
+    return Quarantined(target, file, state.of_target(files))
 
 
-def _entries(file: Path) -> list[dict[str, Any]]:
+@contextmanager
+def _told(file: Path) -> Iterator[None]:
     if file.exists() and not file.is_file():
         raise CannotWriteError(f"{file} is no plain file; move it away")
     try:
-        return list(entries(file))
+        yield
     except PermissionError:
         owner = rights.name_of(file.stat().st_uid)
         raise NotAllowedError(f"{file} may not be read by this user; run it as {owner}") from None
 
 
-def matching(found: Quarantined, key: str, table: str | None) -> list[dict[str, Any]]:
+def matching(found: Quarantined, key: str, table: str | None) -> Iterator[tuple[dict[str, Any], bytes]]:
     """The entries of one id, of one table if it is named. Raises `UsageError` when there is none."""
-    hits = [entry for entry in found.entries if str(entry["id"]) == key and table in (None, entry["table"])]
-    if hits:
-        return hits
-    if not found.entries:
-        raise UsageError(found.lacking or f"nothing is in quarantine beside {found.target}")
+    count, is_there = 0, False
+    for entry, line in found.lines():
+        count += 1
+        if str(entry["id"]) == key and table in (None, entry["table"]):
+            is_there = True
+            yield entry, line
+    if is_there:
+        return
+    if not count:
+        raise UsageError(found.lacking(0) or f"nothing is in quarantine beside {found.target}")
     where = f" of {table}" if table else ""
     listing = command.line("quarantine", "list", "--target", found.target)
     raise UsageError(f"no id {key}{where} in {found.file}; list what is there with: {listing}")

@@ -32,7 +32,8 @@ class Result:
     unread_ranges: int = 0  # of ids of any table, on damaged pages of the source
     unread_nodes: int | None = 0  # ids of nodes in them, each of which may have been one; None where nobody knows
     waiting: bool = False  # for what reached the source later, and could not be brought to a complete target now
-    quarantined_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by table, or table and part
+    quarantined_ids: Mapping[str, Sequence[str]] = field(default_factory=dict)  # by table, or table and part; the first
+    quarantined_counts: Mapping[str, int] = field(default_factory=dict)  # how many those are in all
     failed_batches: int = 0
     retries: int = 0
     batches: int = 0

@@ -268,6 +268,7 @@ def _nothing_done(context: Context) -> Result:
         unread_ranges=tally.ranges,
         unread_nodes=tally.unread_nodes,
         quarantined_ids=tally.ids,
+        quarantined_counts=tally.counts,
     )
 
 
@@ -417,6 +418,7 @@ def _finish(context: Context) -> Result:
         unread_ranges=tally.ranges,
         unread_nodes=tally.unread_nodes,
         quarantined_ids=tally.ids,
+        quarantined_counts=tally.counts,
         failed_batches=state.failed_batches,
         retries=state.retries,
         batches=context.batches,

@@ -1,6 +1,7 @@
 """Verification: the target against the source, and rows that changed meanwhile brought up to date."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -253,12 +254,14 @@ def _compare_counts(context: Context) -> dict[str, int]:
 
     A file of an earlier run is not begun anew for it: a count does not tell damage from rows that left the source.
     """
-    aside = list(entries(context.files.quarantining))
+    parts = ((entry["table"], entry["part"]) for entry in entries(context.files.quarantining))
+    aside = Counter(table for table, part in parts if part == "row" and table in TARGET_TABLES)
     for table in context.survey.schema.tables():
         rows = context.survey.tables[table.name].rows
-        whole = sum(entry["table"] == table.name and entry["part"] == "row" for entry in aside)
         # Rows that salvaging could not copy are listed too, and are none of the copy's rows.
-        whole -= sum(reject.table == table.name and reject.part == "row" for reject in context.memory.rejects)
+        whole = aside[table.name] - sum(
+            reject.table == table.name and reject.part == "row" for reject in context.memory.rejects
+        )
         counted = context.counted.get(TARGET_TABLES[table.name], 0)
         now = _rows_now(context, table.name, table.key)
         # The source may have lost or gained rows below the bound meanwhile, before they were copied or after.

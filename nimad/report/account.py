@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from nimad.migration.recorded import Batch
+from nimad.migration.tally import Aside
 from nimad.migration.timing import Compared
 from nimad.source.schema import EDGES, NODES, TURNS
 from nimad.words import number_of
@@ -59,16 +60,6 @@ class Moved:
     source: int | None
     target: int
     aside: int
-
-
-@dataclass(frozen=True)
-class Aside:
-    """An entry of the quarantine."""
-
-    table: str
-    id: str
-    part: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)

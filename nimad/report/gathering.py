@@ -13,12 +13,9 @@ from nimad.migration.quarantined import quarantined
 from nimad.migration.recorded import Migration
 from nimad.migration.timing import Compared
 from nimad.report import telling
-from nimad.report.account import COMPLETE, LISTED, Account, Aside, Moved
+from nimad.report.account import COMPLETE, LISTED, Account, Moved
 from nimad.source.file import SourceFile
 from nimad.source.schema import TARGET_TABLES
-
-#: Characters of a reason.
-REASON_CHARS = 200
 
 
 def account(target: Path, migration: Migration | None, *, latest: bool, compared: Compared | None) -> Account:
@@ -67,20 +64,13 @@ def _quarantine(target: Path) -> dict[str, Any]:
         found = quarantined(target)
     except UsageError:  # neither a target nor an unfinished one
         return {}
-    entries = [
-        Aside(entry["table"], str(entry["id"])[:40], entry["part"], _shortened(str(entry.get("reason", ""))))
-        for entry in found.entries
-    ]
-    whole: dict[str, int] = {}
-    for entry in entries:
-        if entry.part == "row":
-            whole[entry.table] = whole.get(entry.table, 0) + 1
+    tally = found.tally()
     return {
         "quarantine_file": str(found.file),
-        "aside": entries[:LISTED],
-        "aside_in_all": len(entries),
-        "lacking": found.lacking or "",
-        "whole": whole,
+        "aside": tally.first[:LISTED],
+        "aside_in_all": tally.entries,
+        "lacking": tally.lacking_in(found.file, target) or "",
+        "whole": tally.counts,
     }
 
 
@@ -88,11 +78,6 @@ def _elsewhere(told: Mapping[str, Any]) -> dict[str, Any]:
     """Of a migration whose target gave way to another: its quarantine went with it."""
     aside = told.get("aside_in_all", 0)
     return {"aside_in_all": aside, "lacking": "They stand beside the backup of that target." if aside else ""}
-
-
-def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= REASON_CHARS else f"{text[: REASON_CHARS - 1]}…"
 
 
 def _sizes_now(source: Path, files: Files) -> dict[str, int | None]:

@@ -342,8 +342,9 @@ def _finished(event: e.Finished) -> Lines:
         aside = set_aside(result.quarantined, result.quarantined_parts, result.unread_ranges)
         yield Level.WARN, f"{result.migrated} of {result.total_nodes} memories, {aside} set aside"
     for what, ids in result.quarantined_ids.items():
-        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
-        yield Level.WARN, f"{_aside(what, len(ids))}: {', '.join(ids[:NAMED_IDS])}{more}"
+        count = result.quarantined_counts.get(what, len(ids))
+        more = f" and {count - NAMED_IDS} more" if count > NAMED_IDS else ""
+        yield Level.WARN, f"{_aside(what, count)}: {', '.join(ids[:NAMED_IDS])}{more}"
     yield Level.INFO, f"Success rate: {_rate(result)}"
     if result.exit_code:
         yield Level.WARN, "Migration completed with errors"

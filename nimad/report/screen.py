@@ -1,6 +1,8 @@
 """A page on the screen: coloured lines on a terminal that has colours, plain ones in a pipe."""
 
+import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,7 +10,7 @@ from enum import StrEnum
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from nimad.printable import as_json
+from nimad.printable import as_json, in_json
 from nimad.report.console import write
 from nimad.report.signs import Signs, signs_of_stdout
 
@@ -56,8 +58,7 @@ def say_line(line: str) -> None:
 
 def show_json(data: object, *, indent: int | None = 2) -> None:
     """Print an object for programs; what the encoding, or any encoding, lacks is escaped as JSON has it."""
-    utf8 = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
-    text = as_json(data, indent=indent, ascii_only=not utf8)
+    text = as_json(data, indent=indent, ascii_only=not _is_utf8())
     print(text.encode("utf-8", "backslashreplace").decode(), flush=True)  # noqa: T201 - who asked reads it
 
 
@@ -68,6 +69,18 @@ def show_file(content: str, *, in_utf_8: bool) -> None:
     else:
         sys.stdout.write(content)
     sys.stdout.flush()
+
+
+def show_line_of_json(line: bytes) -> None:
+    """Print a line that is JSON already, and too long to be read as that; nothing in it is obeyed."""
+    text = in_json(line.decode("utf-8", "backslashreplace").rstrip("\n"), one_line=True)
+    if not _is_utf8():
+        text = re.sub(r"[^\0-\x7f]", lambda found: json.dumps(found[0])[1:-1], text)
+    print(text, flush=True)  # noqa: T201 - who asked reads it
+
+
+def _is_utf8() -> bool:
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
 def can_be_drawn_on() -> bool:

@@ -49,7 +49,7 @@ def shown(first: int, last: int) -> str:
 
 def count_shown(text: str) -> int | None:
     """How many ids `shown` told of; None where an end is not known."""
-    ends = re.fullmatch(r"(-?\d+)(?:-(-?\d+))?", text)
+    ends = re.fullmatch(r"(-?\d{1,19})(?:-(-?\d{1,19}))?", text)
     return None if ends is None else int(ends[2] or ends[1]) - int(ends[1]) + 1
 
 

@@ -5,7 +5,7 @@ import hashlib
 import marshal
 import math
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import getsizeof
 from typing import Any
@@ -154,6 +154,17 @@ def read_ids(connection: sqlite3.Connection, table: Table, ids: Sequence[int]) -
         marks = ", ".join("?" * len(part))
         found.extend(_select(connection, table, f"{quoted(table.key)} IN ({marks})", part).values)
     return Rows(table, [row[0] for row in found], found)
+
+
+def keys_among(connection: sqlite3.Connection, table: Table, ids: Collection[int]) -> list[int]:
+    """Those of some ids that rows of a table have."""
+    found, listed, key = [], sorted(ids), quoted(table.key)
+    for start in range(0, len(listed), _IDS_PER_QUERY):
+        part = listed[start : start + _IDS_PER_QUERY]
+        marks = ", ".join("?" * len(part))
+        rows = connection.execute(f"SELECT {key} FROM {quoted(table.name)} WHERE {key} IN ({marks})", part)
+        found += [row[0] for row in rows]
+    return found
 
 
 def read_keys(connection: sqlite3.Connection, table: Table) -> set[int]:

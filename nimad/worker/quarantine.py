@@ -3,32 +3,38 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from nimad import bounded
 from nimad.source.rows import Reject
 
+#: Bytes of a line that is read as JSON whole: an object takes some twenty times as much memory as its text may be long.
+PARSED_BYTES: Final = 4 << 20
+#: Of a longer one, bytes in which that ends which stands before the row; and the words between.
+_HEAD_BYTES: Final = 64 << 10
+_ROW: Final = b', "row": '
 _KEY_BYTES = 12
+#: The ids that SQLite gives.
+_KEYS: Final = range(-(2**63), 2**63)
 
 
 def add(path: Path, rejects: Sequence[Reject]) -> list[str]:
     """Append what is not listed yet, synced to disk before anything else happens; return every reject's key."""
     if not rejects:
         return []
-    keys = []
-    listed = set(_listed(path))
+    keys = [line_key(line_of(reject)) for reject in rejects]
+    asked = set(keys)
+    listed = {key for key in _listed(path) if key in asked}
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "r+b") as file:
         file.seek(_end_of_last_line(path))
-        for reject in rejects:
-            line = line_of(reject)
-            keys.append(line_key(line))
-            if keys[-1] not in listed:
-                listed.add(keys[-1])
-                file.write(line)
+        for reject, key in zip(rejects, keys, strict=True):
+            if key not in listed:
+                listed.add(key)
+                file.write(line_of(reject))
         file.truncate()
         file.flush()
         os.fsync(file.fileno())
@@ -62,22 +68,38 @@ def _listed(path: Path) -> Iterator[str]:
 
 
 def entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines as what they say."""
+    """The lines as what they say, each read when it is asked for: nobody knows how many there are."""
     yield from (entry for line in lines(path) if (entry := entry_of(line)) is not None)
 
 
 def entry_of(line: bytes) -> dict[str, Any] | None:
-    """What one line says, if it is one of ours."""
+    """What one line says, if it is one of ours; without the row where that makes it a long one."""
     # A line that somebody edited is theirs; one that a failing disk filled may be nested beyond all measure.
     with suppress(ValueError, RecursionError):
-        entry = json.loads(line)
+        entry = json.loads(line if len(line) <= PARSED_BYTES else _head(line))
         if isinstance(entry, dict) and {"table", "id", "part"} <= entry.keys() and _is_named(entry):
             return entry
     return None
 
 
+def _head(line: bytes) -> bytes:
+    """What stands before the row, which is the last of what we write; nothing where that is not found."""
+    head, found, _ = line[:_HEAD_BYTES].partition(_ROW)
+    return head + b"}" if found else b""
+
+
 def _is_named(entry: dict[str, Any]) -> bool:
-    return isinstance(entry["table"], str) and isinstance(entry["part"], str)
+    """Whether table, part and id are of the types that we write; a blob that is an id is an object of one text."""
+    key = entry["id"]
+    parts = key.values() if isinstance(key, dict) else (key,)
+    is_key = all(each is None or isinstance(each, int | float | str) for each in parts)
+    return is_key and isinstance(entry["table"], str) and isinstance(entry["part"], str)
+
+
+def key_of(entry: Mapping[str, Any]) -> int | None:
+    """The id of an entry that is one of SQLite's."""
+    key = entry["id"]
+    return key if type(key) is int and key in _KEYS else None
 
 
 def _end_of_last_line(path: Path) -> int:

@@ -3,6 +3,8 @@
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -12,7 +14,7 @@ from typing import Any
 
 import pytest
 from support import change, make_memory, migrate, node
-from test_console import nimad
+from test_console import environment, nimad
 from test_following import agent
 
 from nimad import bounded
@@ -20,11 +22,13 @@ from nimad.config import Settings, read_openclaw
 from nimad.errors import ConfigurationError, ExitCode, NimadError, SourceError, StoppedError, UsageError
 from nimad.migration import child, interpreter, recorded, rollback, state
 from nimad.migration.engines import look as engines_of
+from nimad.migration.existing import left_out
 from nimad.migration.files import Files, locked
 from nimad.migration.interpreter import Interpreter
 from nimad.source import bounds
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
+from nimad.source.rows import Reject, read_ids
 from nimad.source.survey import survey
 from nimad.worker import quarantine
 from nimad.worker.job import Job, Task
@@ -223,6 +227,109 @@ def test_a_quarantine_with_a_line_that_does_not_end_is_read_and_added_to(
     path.write_bytes(entry + long + entry.replace(b"1", b"2") + b"torn")
     assert [found["id"] for found in quarantine.entries(path)] == [1, 2]
     assert quarantine._end_of_last_line(path) == len(entry) * 2 + len(long)
+
+
+def long_quarantine(folder: Path, entries: int, letters: int) -> Path:
+    """A target with a quarantine of so many entries, each with so many letters in its row."""
+    target = migrate(make_memory(folder / "graph.sqlite", nodes=[node(1, timestamp="noon"), node(2)])).target
+    path = target.with_name(target.name + ".quarantine.jsonl")
+    row = json.loads(path.read_bytes())
+    with path.open("ab") as file:
+        for key in range(10, entries):
+            row |= {"id": key, "row": row["row"] | {"id": key, "text": "x" * letters}}
+            file.write(json.dumps(row).encode() + b"\n")
+    return target
+
+
+def peak_of(folder: Path, *words: str | Path) -> int:
+    """Bytes of memory that a command had at most."""
+    before = "import resource, runpy, sys; sys.argv[0] = 'nimad'"
+    after = "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    program = f"{before}\ntry:\n runpy.run_module('nimad', run_name='__main__')\nfinally:\n {after}"
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], cwd=folder, env=environment(folder), capture_output=True, check=False
+    )
+    assert done.returncode in (ExitCode.COMPLETE, ExitCode.QUARANTINED), done.stderr
+    return int(done.stderr.split()[-1]) * 1024
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [("status",), ("health",), ("report",), ("quarantine", "list"), ("verify",)])
+def test_a_look_takes_no_more_memory_for_a_longer_quarantine(tmp_path: Path, words: tuple[str, ...]) -> None:
+    target = long_quarantine(tmp_path, 10_000, 4_000)
+    at: tuple[str | Path, ...] = ("--target", target)
+    if words[0] in ("health", "verify"):
+        at += ("--source", tmp_path / "graph.sqlite")
+    long = peak_of(tmp_path, *words, *at)
+    target.with_name(target.name + ".quarantine.jsonl").write_bytes(b"")
+    assert long < peak_of(tmp_path, *words, *at) + 16 * 1024**2
+
+
+def test_a_long_row_in_quarantine_is_told_without_being_read_as_json(tmp_path: Path) -> None:
+    target = long_quarantine(tmp_path, 12, quarantine.PARSED_BYTES)
+    listed = nimad(tmp_path, "quarantine", "list", "--target", target)
+    assert [line.split()[1] for line in listed.out.splitlines()[:3]] == ["1", "10", "11"]
+    shown = json.loads(nimad(tmp_path, "quarantine", "show", "11", "--target", target).out)
+    assert len(shown["row"]["text"]) == quarantine.PARSED_BYTES
+
+
+def test_a_row_that_failed_is_known_again_however_long_it_is(tmp_path: Path) -> None:
+    nodes = [node(1, text="x" * (quarantine.PARSED_BYTES + 1)), node(2), node(3, text="y"), node(4)]
+    source = SourceFile(make_memory(tmp_path / "graph.sqlite", nodes=nodes))
+    schema = survey(source).schema
+    rows = source.read(lambda connection: read_ids(connection, schema.nodes, [1, 2, 3]))
+    file = tmp_path / "quarantine.jsonl"
+    parts = {1: "row", 2: "text", 3: "row"}
+    failed = [
+        Reject("memory_nodes", key, part, "it failed", rows.named(key - 1), 4, "x") for key, part in parts.items()
+    ]
+    quarantine.add(file, failed)
+    # What nobody of ours wrote: ids that SQLite has none of, and things in the place of words.
+    odd: list[dict[str, object]] = [
+        {"id": 2**80},
+        {"id": True},
+        {"id": [1]},
+        {"id": 4, "reason": []},
+        {"id": 4, "attempts": "9"},
+    ]
+    with file.open("ab") as ended:
+        for each in odd:
+            entry = {"table": "memory_nodes", "part": "row", "reason": "", "attempts": 1, "engine": "", "row": 1} | each
+            ended.write(json.dumps(entry).encode() + b"\n")
+    why = ("it failed", 4, "x")
+    known = {"memory_nodes": {1: why, 3: why}}, {"memory_nodes": {2: {"text": why}}}
+    assert left_out(source, schema, file) == known
+    change(source.path, "UPDATE memory_nodes SET summary = 'else' WHERE id = 1")
+    assert left_out(source, schema, file)[0] == {"memory_nodes": {3: why}}
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"id": "9" * 5_000, "part": "range"},
+        {"id": 2**80, "part": "row"},
+        {"id": [[]], "part": "row"},
+        {"id": "\ud800", "part": "row", "reason": "\ud800", "row": {"layer": ["\ud800"]}},
+        {"id": 1, "part": "row", "reason": {"a": [1]}, "attempts": "many", "engine": [], "row": []},
+        {"id": 1, "part": "row", "reason": "", "deep": json.loads("[" * 900 + "]" * 900)},
+    ],
+    ids=["long number", "large number", "list", "half a character", "other types", "deep"],
+)
+def test_an_entry_of_any_kind_is_no_bug_of_ours(tmp_path: Path, entry: dict[str, object]) -> None:
+    target = long_quarantine(tmp_path, 0, 0)
+    with target.with_name(target.name + ".quarantine.jsonl").open("a") as file:
+        file.write(json.dumps({"table": "memory_nodes"} | entry) + "\n")
+    both = ("--source", tmp_path / "graph.sqlite", "--target", target)
+    for words in (
+        ("status", *both),
+        ("health", *both),
+        ("report", "--target", target),
+        ("quarantine", "list", "--target", target),
+        ("quarantine", "show", "1", "--target", target),
+        ("verify", *both),
+    ):
+        done = nimad(tmp_path, *words)
+        assert done.code in (ExitCode.COMPLETE, ExitCode.QUARANTINED), done.err
 
 
 @pytest.mark.parametrize("signed", ["1 & touch /tmp/owned", "$(id)", "12\n34", ""])
