@@ -8,6 +8,9 @@ import stat
 from enum import StrEnum
 from pathlib import Path
 from struct import unpack_from
+from typing import Final
+
+from nimad.bounded import COMPRESSED, STAT_BLOCK
 
 #: How the system says that the disk, and not the program, is at fault.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
@@ -24,6 +27,9 @@ SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
 SQLITE_MAGIC, ENGINE_MAGIC = b"SQLite format 3\x00", b"LBUG"
 _HEADER_BYTES = 16
 
+
+#: Bytes that holes cost nobody anything in.
+_SOLID_BYTES: Final = 1 << 30
 
 #: Of statx(2) (linux/stat.h): the folder of the process, the bytes of an answer, the bit that says a birth time is in
 #: it, and where.
@@ -81,6 +87,12 @@ def export_folder(path: Path) -> Path:
     """
     digest = hashlib.blake2b(os.fsencode(path.name), digest_size=6).hexdigest()
     return path.with_name(f".nimad-{digest}.export")
+
+
+def is_hollow(path: Path) -> bool:
+    """Whether nearly all of a file is holes, which no program leaves and which take hours to read through."""
+    status = path.stat()
+    return status.st_size > max(_SOLID_BYTES, status.st_blocks * STAT_BLOCK * COMPRESSED)
 
 
 def is_closed(path: Path) -> bool:

@@ -20,6 +20,7 @@ from nimad.migration.events import Listener, SetAside
 from nimad.migration.files import Files, free_name
 from nimad.migration.patience import Patience
 from nimad.migration.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
+from nimad.source.bounds import size_taken
 from nimad.source.schema import Schema
 from nimad.worker.job import Applied, Isolated, Job, Late, Refused, Task
 
@@ -274,7 +275,7 @@ class Catching:
     def _try(self, job: Job) -> Answer:
         taken = machine.space_taken(self._files.target)
         limits = limits_for(taken * self._pool_factor, self._settings.memory_limit)
-        size = taken + self._settings.source.stat().st_size
+        size = taken + size_taken(self._settings.source)
         last = job.task is not Task.CATCH_UP  # after which another process looks
         answer = self._workers.do(job.within(limits), limit_s=self._patience.limit_s(size), last=last)
         if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it

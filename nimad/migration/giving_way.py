@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nimad.disk import FileKind, is_closed, kind_of, leads_to, sync
+from nimad.disk import FileKind, is_closed, is_hollow, kind_of, leads_to, sync
 from nimad.errors import RefusedError
 from nimad.migration import retry, state
 from nimad.migration.context import Context
@@ -87,7 +87,13 @@ def _why(context: Context, path: Path) -> str:
 
 
 def _is_copy(path: Path, target: Path) -> bool:
-    if not target.is_file() or path.samefile(target) or not is_closed(path) or not is_closed(target):
+    if (
+        not target.is_file()
+        or is_hollow(target)
+        or path.samefile(target)
+        or not is_closed(path)
+        or not is_closed(target)
+    ):
         return False
     return path.stat().st_size == target.stat().st_size and filecmp.cmp(path, target, shallow=False)
 

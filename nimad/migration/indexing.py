@@ -73,7 +73,8 @@ def _check(settings: Settings, choice: engines.Choice, before: Remembered, worke
             f"no vector index: {why_not}. Exact search by embedding works without it. Name the extension's file with "
             f"--extension, or have the engine download it: {_download(choice)}"
         )
-    needed = machine.space_taken(settings.target) * vectors.DISK_FACTOR
+    copied = settings.target.stat().st_size  # holes and all
+    needed = max(copied, machine.space_taken(settings.target) * vectors.DISK_FACTOR)
     free = machine.free_disk(settings.target.parent)
     if free < needed:
         raise DiskError(f"{settings.target.parent} has {free:,} bytes free, and an index needs {needed:,}")

@@ -10,6 +10,7 @@ from typing import Any
 
 from nimad.errors import NimadError, StoppedError
 from nimad.migration.child import Launch, Workers
+from nimad.migration.machine import space_taken
 from nimad.migration.plan import limits_for
 from nimad.source import searching
 from nimad.source.file import SourceFile
@@ -82,7 +83,7 @@ def _ask_source(source: Path, limit_s: float) -> tuple[Sequence[str], Side]:
 def _ask_target(target: Path, words: Sequence[str], limit_s: float) -> Side:
     job = Job(task=Task.TIME, target=str(target), words=words, limit=searching.HITS, limit_s=limit_s)
     try:
-        job = job.within(limits_for(target.stat().st_size))
+        job = job.within(limits_for(space_taken(target)))
         with Workers(threading.Event(), launch=Launch()) as workers:
             answer = workers.do(job, limit_s=limit_s + WORKER_S, last=True)
     except (NimadError, OSError) as error:

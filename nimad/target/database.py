@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 from nimad import heap
-from nimad.disk import logs, sync
+from nimad.disk import is_hollow, logs, sync
 from nimad.source.batch import Batch
 from nimad.source.schema import Kind
 from nimad.target import parameters
@@ -178,6 +178,8 @@ class UnopenedError(RuntimeError):
 @contextmanager
 def open_database(engine: ModuleType, path: Path, limits: Limits, *, read_only: bool = False) -> Iterator[Database]:
     """Open `path`, creating it unless `read_only`. Closed, and synced to disk when it was written, at the end."""
+    if path.exists() and is_hollow(path):
+        raise UnopenedError(f"nearly all of its {path.stat().st_size:,} bytes are holes")
     try:
         database = engine.Database(
             str(path),

@@ -332,6 +332,33 @@ def test_an_entry_of_any_kind_is_no_bug_of_ours(tmp_path: Path, entry: dict[str,
         assert done.code in (ExitCode.COMPLETE, ExitCode.QUARANTINED), done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        (("status", "--source"), ExitCode.COMPLETE),
+        (("health", "--source"), ExitCode.QUARANTINED),
+        (("report",), ExitCode.COMPLETE),
+        (("verify", "--source"), ExitCode.IO_ERROR),
+        (("migrate", "--reader-python", "none", "--source"), ExitCode.CANNOT_WRITE),
+        (("search", "memory"), ExitCode.USAGE),
+    ],
+    ids=lambda given: given[0] if isinstance(given, tuple) else "",
+)
+def test_a_target_that_is_all_holes_is_judged_by_what_the_disk_has(
+    tmp_path: Path, words: tuple[str, ...], status: int
+) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key) for key in range(1, 20)])
+    target = migrate(source).target
+    os.truncate(target, 1 << 40)
+    at = [source] if words[-1] == "--source" else []
+    done = nimad(tmp_path, *words, *at, "--target", target)
+    assert done.code == status, done.err
+    if words[0] != "status":
+        page = target.with_name(target.name + ".report.html")
+        said = done.out + done.err + (page.read_text() if page.exists() else "")
+        assert "nearly all of its 1,099,511,627,776 bytes are holes" in said
+
+
 @pytest.mark.parametrize("signed", ["1 & touch /tmp/owned", "$(id)", "12\n34", ""])
 def test_a_lock_names_a_process_by_digits_alone(tmp_path: Path, signed: str) -> None:
     files = Files(tmp_path / "graph.ladybug")
