@@ -1,8 +1,10 @@
 """What one SQLite file may take, whoever made it: memory, the length of a value, and steps, by its size."""
 
+import functools
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,8 @@ _LEAST_HEAP: Final = 256 << 20
 _HEAP_PART: Final = 4
 
 
+#: How `pragma_function_list` marks what SQLite vouches for, SQLITE_INNOCUOUS.
+_INNOCUOUS: Final = 0x200000
 #: Bytes of a file that a byte on the disk stands for at most, where the file system compresses.
 _COMPRESSED: Final = 16
 
@@ -53,16 +57,41 @@ def size_taken(path: Path) -> int:
 def limit(connection: sqlite3.Connection, size: int, stop: threading.Event, *, trusted: bool = False) -> Steps:
     """Set the bounds for a file of so many bytes, with its log, and believe nothing that its schema calls.
 
-    `trusted`: what it calls is allowed, as triggers that keep an index of texts.
+    `trusted`: what it calls is allowed, as triggers that keep an index of texts. Functions that may do anything but
+    compute fail even then.
     """
     steps = Steps(stop, size)
     most = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, min(most, _BASE_LENGTH + _TIMES_LENGTH * size))
     connection.set_progress_handler(steps.ask, _STEPS)
+    for name, arguments in _unvouched():
+        connection.create_function(name, arguments, _refuse, deterministic=True)  # a generated column takes no other
     if not trusted:
         connection.execute("PRAGMA trusted_schema = 0")
     connection.execute(f"PRAGMA hard_heap_limit = {_heap_bytes()}")  # of the process; it can only be lowered
     return steps
+
+
+@functools.cache
+def _unvouched() -> tuple[tuple[str, int], ...]:
+    """The functions of which SQLite does not say that they do nothing but compute, with their numbers of arguments.
+
+    As another connection lists them: asking this one would read its file. Those of JSON do compute, although SQLite up
+    to 3.40 does not say so; MATCH belongs to the tables that are searched.
+    """
+    query = (
+        "SELECT DISTINCT name, narg FROM pragma_function_list "
+        "WHERE NOT flags & ? AND name NOT LIKE 'json%' AND name NOT IN ('->', '->>', 'match')"
+    )
+    with closing(sqlite3.connect(":memory:")) as connection:
+        try:
+            return tuple(connection.execute(query, (_INNOCUOUS,)).fetchall())
+        except sqlite3.Error:  # built without that list: then what the schema is trusted with is SQLite's default
+            return ()
+
+
+def _refuse(*_: object) -> None:
+    raise ValueError  # SQLite tells the statement that a function failed
 
 
 def _heap_bytes() -> int:

@@ -87,7 +87,7 @@ def each_alone(connection: Reading, table: str, columns: Sequence[str], place: S
         query = f"SELECT {_quoted(column)} FROM main.{_quoted(table)} WHERE {condition} LIMIT 2"
         return _computed(connection, query, values)
 
-    function = f"nimad_cell_{table}"
+    function = f"nimad_cell_{secrets.token_hex(8)}"  # that no schema can name
     connection.create_function(function, 1 + len(place), cell)
     named = ", ".join(map(_quoted, place))
     return {column: f"{function}({text_in_sql(column)}, {named})" for column in columns}

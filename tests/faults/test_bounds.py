@@ -82,6 +82,36 @@ def test_a_schema_is_not_trusted_and_the_heap_is_bounded(tmp_path: Path) -> None
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    "spied",
+    [
+        "SELECT load_extension('/tmp/of-the-agent.so')",
+        "SELECT hex(fts3_tokenizer('simple'))",
+        "SELECT rtreecheck('main', 'memory_nodes')",
+        "SELECT nimad_cell('memory_nodes', 'text', 1)",
+        "SELECT text FROM searched",
+        "SELECT name FROM dbstat",
+    ],
+)
+def test_a_function_that_only_the_agent_has_opens_no_other_door(tmp_path: Path, spied: str) -> None:
+    """A stand-in makes the schema trusted, for Python cannot vouch for one function alone."""
+    path = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE VIRTUAL TABLE searched USING fts5(text)")
+        connection.execute("CREATE VIEW harmless AS SELECT json_type('[]') AS kind")
+        connection.execute(f"CREATE VIEW spy AS {spied}")
+
+    def spy(connection: sqlite3.Connection) -> None:
+        connection.execute("SELECT count(*) FROM memory_nodes WHERE id < 0 AND ours_of_the_agent(text)").fetchone()
+        assert connection.execute("PRAGMA trusted_schema").fetchone() == (1,)
+        assert connection.execute("SELECT kind FROM harmless").fetchone() == ("array",)
+        connection.execute("SELECT * FROM spy").fetchall()
+
+    with pytest.raises(SourceError) as caught:
+        SourceFile(path).read(spy)
+    assert "takes more" not in str(caught.value)
+
+
 def test_a_table_may_have_as_many_columns_as_sqlite_lets_it(tmp_path: Path) -> None:
     more = [f"ALTER TABLE memory_nodes ADD COLUMN c{number} TEXT" for number in range(1_955)]
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, c7="seven")], schema=more)
