@@ -178,8 +178,11 @@ class UnopenedError(RuntimeError):
 @contextmanager
 def open_database(engine: ModuleType, path: Path, limits: Limits, *, read_only: bool = False) -> Iterator[Database]:
     """Open `path`, creating it unless `read_only`. Closed, and synced to disk when it was written, at the end."""
-    if path.exists() and is_hollow(path):
-        raise UnopenedError(f"nearly all of its {path.stat().st_size:,} bytes are holes")
+    for piece in (path, *logs(path)):  # the engine would wait for a pipe, and read a device without end
+        if piece.exists() and not piece.is_file():
+            raise UnopenedError(f"{piece} is not a plain file")
+        if piece.exists() and is_hollow(piece):
+            raise UnopenedError(f"nearly all of its {piece.stat().st_size:,} bytes are holes")
     try:
         database = engine.Database(
             str(path),

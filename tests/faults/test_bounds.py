@@ -19,6 +19,7 @@ from test_following import agent
 
 from nimad import bounded
 from nimad.config import Settings, read_openclaw
+from nimad.disk import LOG_SUFFIXES
 from nimad.errors import ConfigurationError, ExitCode, NimadError, SourceError, StoppedError, UsageError
 from nimad.migration import child, interpreter, recorded, rollback, state
 from nimad.migration.engines import look as engines_of
@@ -387,6 +388,16 @@ def test_a_target_that_is_all_holes_is_judged_by_what_the_disk_has(
         page = target.with_name(target.name + ".report.html")
         said = done.out + done.err + (page.read_text() if page.exists() else "")
         assert "nearly all of its 1,099,511,627,776 bytes are holes" in said
+
+
+@pytest.mark.parametrize("suffix", LOG_SUFFIXES)
+def test_a_pipe_where_the_engine_would_read_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    target = migrate(make_memory(tmp_path / "graph.sqlite")).target
+    pipe = target.with_name(target.name + suffix)
+    os.mkfifo(pipe)
+    done = nimad(tmp_path, "health", "--db", target)
+    assert done.code in (ExitCode.QUARANTINED, ExitCode.USAGE), done.err
+    assert "plain file" in done.out + done.err
 
 
 @pytest.mark.parametrize("signed", ["1 & touch /tmp/owned", "$(id)", "12\n34", ""])
