@@ -8,7 +8,7 @@ SHARED := -n $$(($$(nproc) + 1)) --dist loadgroup --no-loadscope-reorder
 # Workers are started by the thousand: none is to compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs test test-system faults faults-arm64 faults-memory lint format bench bench-quick deb deb-wheels test-deb deb-arm64 clean
+.PHONY: demo docs test test-locales test-system faults faults-arm64 faults-memory lint format bench bench-quick deb deb-wheels test-deb deb-arm64 clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -27,6 +27,11 @@ docs: $(READY)  ## docs/reference, made from the program itself
 
 test: $(READY)  ## the test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long" $(SHARED)
+
+test-locales: $(READY)  ## the same with every program in a Turkish system, in one of ISO-8859-1, and in the locale C
+	for locale in tr_TR.UTF-8 de_DE.ISO-8859-1 C; do \
+	  NIMAD_TEST_LOCALE=$$locale $(BIN)/python -m pytest -m "not long" $(SHARED) || exit 1; \
+	done
 
 test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
 	$(BIN)/python tests/system/service.py

@@ -30,10 +30,10 @@ NODES = [
     node(2, text="für Zoë: ıİ → ✅ 🐦", who="Zoë 🐦", layer="ünknown", embedding=vector(0.0, 1.0)),
     node(3, text="kept", who="Işıl", timestamp="öğlen ☃"),
 ]
-#: Each command of a life, with the exit code that it has everywhere.
+#: Each command of a life, with the exit code that it has everywhere; what the doctor finds is up to the machine.
 LIFE: Mapping[tuple[str, ...], int] = {
     ("config",): 0,
-    ("doctor", "--source", "SOURCE"): 1,
+    ("doctor", "--source", "SOURCE"): -1,
     ("migrate", "--source", "SOURCE"): 1,
     ("status", "--source", "SOURCE"): 1,
     ("health", "--source", "SOURCE", "--verbose"): 0,
@@ -76,7 +76,7 @@ def life(folder: Path, locale: str) -> dict[tuple[str, ...], bytes]:
     said = {}
     for words, code in LIFE.items():
         ended, out, err = nimad(folder, locale, *(places.get(word, word) for word in words))
-        assert (ended, err) == (code, b""), (words, err.decode(errors="replace"))
+        assert (ended if code >= 0 else code, err) == (code, b""), (words, err.decode(errors="replace"))
         said[words] = out
     return said
 
@@ -90,6 +90,9 @@ def test_every_command_is_at_home_in_every_language(tmp_path: Path, locale: str,
     assert "Zoë 🐦" in page.decode("utf-8") or "ünknown" in page.decode("utf-8")
     for words, out in said.items():
         assert out.decode(encoding), words
+    assert (f"{TURKISH}, in which" in " ".join(said["doctor", "--source", "SOURCE"].decode(encoding).split())) is (
+        locale == TURKISH
+    )
     told = said["health", "--source", "SOURCE", "--verbose"].decode(encoding)
     snowman, bird = ("?", "?") if encoding == "iso8859-1" else ("☃", "🐦")
     assert f"Zoë {bird}" in told
