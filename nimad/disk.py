@@ -31,10 +31,10 @@ _HEADER_BYTES = 16
 #: Bytes that holes cost nobody anything in.
 _SOLID_BYTES: Final = 1 << 30
 
-#: Of statx(2) (linux/stat.h): the folder of the process, the bytes of an answer, the bit that says a birth time is in
-#: it, and where.
-_AT_FDCWD, _STATX_BYTES, _STATX_BTIME = -100, 256, 0x800
-_BTIME_AT = 80
+#: Of statx(2) (linux/stat.h): the folder of the process, the bytes of an answer, the bits that say that a birth time
+#: and the number of the mount are in it, and where these are.
+_AT_FDCWD, _STATX_BYTES, _STATX_BTIME, _STATX_MNT_ID = -100, 256, 0x800, 0x1000
+_BTIME_AT, _MNT_ID_AT = 80, 144
 _NS = 10**9
 
 
@@ -138,15 +138,27 @@ def born_ns(path: Path) -> int | None:
     With the inode it tells a file from a later one: ext4 gives the inode of one that was removed to the next that is
     made. Python has it from 3.15 on.
     """
-    answer = ctypes.create_string_buffer(_STATX_BYTES)
-    try:
-        failed = ctypes.CDLL(None).statx(_AT_FDCWD, os.fsencode(path), 0, _STATX_BTIME, answer)
-    except AttributeError:  # a C library that lacks it
-        return None
-    if failed or not unpack_from("=I", answer)[0] & _STATX_BTIME:
+    answer = _statx(path, _STATX_BTIME)
+    if answer is None:
         return None
     seconds, nanoseconds = unpack_from("=qI", answer, _BTIME_AT)
     return int(seconds) * _NS + int(nanoseconds)
+
+
+def mount_of(path: Path) -> int:
+    """The number of the mount that a path is on, which the next one does not get at once; 0 where nobody knows."""
+    answer = _statx(path, _STATX_MNT_ID)
+    return 0 if answer is None else int(unpack_from("=Q", answer, _MNT_ID_AT)[0])
+
+
+def _statx(path: Path, wanted: int) -> bytes | None:
+    """What statx(2) says of a file; None where it does not say what is wanted."""
+    answer = ctypes.create_string_buffer(_STATX_BYTES)
+    try:
+        failed = ctypes.CDLL(None).statx(_AT_FDCWD, os.fsencode(path), 0, wanted, answer)
+    except AttributeError:  # a C library that lacks it
+        return None
+    return None if failed or not unpack_from("=I", answer)[0] & wanted else answer.raw
 
 
 def sync(path: Path) -> None:

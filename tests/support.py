@@ -28,6 +28,7 @@ import nimad
 from nimad.migration.clock import Clock
 from nimad.migration.events import BatchFailed, Event
 from nimad.sample import create_schema
+from nimad.source.file import SourceFile
 
 Row = Mapping[str, Any]
 E = TypeVar("E", bound=Event)
@@ -111,9 +112,13 @@ def make_memory(
 
 
 def copied(made: Path, folder: Path) -> Path:
-    """The files of a folder once more, for a test that changes them."""
+    """The files of a folder once more, as if they had been made there, for a test that changes them."""
     for file in made.iterdir():
         shutil.copy2(file, folder, follow_symlinks=False)
+    for state in folder.glob("*.state.json"):
+        told = json.loads(state.read_text())
+        told["source"] = SourceFile(folder / Path(told["source"]["path"]).name).identity().to_json()
+        state.write_text(json.dumps(told, indent=2, ensure_ascii=False))
     return folder
 
 

@@ -37,7 +37,7 @@ from nimad.errors import EngineError
 from nimad.migration.events import Event, NothingToDo
 from nimad.migration.files import Files, locked
 from nimad.migration.follow_events import CaughtUp as Arrived
-from nimad.migration.follow_events import ColumnsLeftOut, LeftAlone
+from nimad.migration.follow_events import ColumnsLeftOut, LeftAlone, Moved
 from nimad.migration.following import CaughtUp, Follower
 from nimad.migration.indexing import index
 from nimad.migration.state import stamp_of
@@ -468,13 +468,32 @@ def test_a_target_that_is_open_elsewhere_is_left_alone_until_it_is_closed(follow
     assert_same(follow.source, follow.target)
 
 
-def test_a_source_that_was_replaced_is_not_followed(follow: Following) -> None:
+def test_a_source_that_was_replaced_by_a_copy_is_followed_on(follow: Following) -> None:
+    """As `VACUUM INTO` and a rename leave it: another file, which lacks nothing."""
+    for number in (100, 101):
+        copy = follow.source.with_name("copy")
+        shutil.copy(follow.source, copy)
+        copy.replace(follow.source)
+        new_turn(follow.source, number)
+        done = follow()
+        assert (done.left_alone, done.added) == ("", 3)
+        follow()
+    assert_same(follow.source, follow.target)
+    assert len(follow.all(Moved)) == 2, "each is said once"
+
+
+def test_a_source_that_was_replaced_by_another_memory_is_not_followed(follow: Following) -> None:
     copy = follow.source.with_name("copy")
     shutil.copy(follow.source, copy)
+    change(copy, "UPDATE memory_nodes SET text = 'another ' || id, timestamp = 5 + id")
     copy.replace(follow.source)
-    done = follow()
-    assert "was replaced by another file since" in done.left_alone
-    assert "--replace" in done.left_alone
+    before = ask(follow.target, "MATCH (n:MemoryNode) RETURN n.id, n.text ORDER BY n.id")
+    for _ in range(2):
+        done = follow()
+        assert "are other memories (memory_nodes id 1, memory_nodes id 2" in done.left_alone
+        assert "--replace" in done.left_alone
+    assert len(follow.all(LeftAlone)) == 1, "a reason is told once"
+    assert ask(follow.target, "MATCH (n:MemoryNode) RETURN n.id, n.text ORDER BY n.id") == before
 
 
 def test_a_column_that_came_is_taken(follow: Following) -> None:

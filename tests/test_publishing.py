@@ -121,7 +121,7 @@ def test_a_link_to_nothing_in_the_way_is_refused_and_kept(source: Path, tmp_path
 
 
 def test_another_memory_in_the_way_is_refused_and_kept(source: Path, tmp_path: Path) -> None:
-    other = make_memory(tmp_path / "other.sqlite", nodes=[node(1)])
+    other = make_memory(tmp_path / "other.sqlite", nodes=[node(1, text="of another")])
     target = migrate(other, target=target_of(source)).target
     before = look(target)
     with pytest.raises(CannotWriteError, match="made from another source"):

@@ -180,11 +180,12 @@ def test_another_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> Non
 
 
 @pytest.mark.long
-def test_a_replaced_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> None:
+def test_another_memory_in_its_place_is_refused_as_often_as_it_is_tried(halfway: Path) -> None:
     shutil.copy(halfway, halfway.with_name("copy"))
+    change(halfway.with_name("copy"), "UPDATE memory_nodes SET text = 'another ' || id")
     halfway.with_name("copy").replace(halfway)
     for _ in range(2):
-        with pytest.raises(CannotWriteError, match="was replaced by another file since"):
+        with pytest.raises(CannotWriteError, match="are other memories"):
             migrate(halfway)
     assert staging_of(halfway).exists()
     assert not target_of(halfway).exists()

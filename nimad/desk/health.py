@@ -18,7 +18,7 @@ from nimad.desk.comparing import Aside, Difference, Pair, differences
 from nimad.desk.stand import was_taken_away
 from nimad.disk import FileKind, has_log, kind_of, pieces, sqlite_pieces
 from nimad.errors import NimadError
-from nimad.migration import comparing, machine, names, retry, state
+from nimad.migration import comparing, machine, names, retry, same_memory, state
 from nimad.migration.child import Workers
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.files import Files, not_for_us
@@ -65,7 +65,7 @@ class Health:
     differences: Sequence[Difference] = ()
     notes: Sequence[str] = ()  # what is to be known, and no fault
     advice: str = ""  # what to do about a difference
-    unread: Sequence[str] = ()  # what a program left by another name of the target, and is not in its figures
+    unread: Sequence[str] = ()  # what a program left by another name of the target, or in another memory: not looked at
 
     @property
     def ok(self) -> bool:
@@ -98,7 +98,9 @@ def of_memory(settings: Settings) -> Health:
         found.append(Checkup(settings.target, problem=_taken_away(settings)))
     notes = [*_emptiness(found), *_open_elsewhere(found), *_missing(settings, files, [file.path for file in found])]
     notes += [*map(str, names.remarks(settings, files)), *_hidden(found, settings)]
-    unread = names.unread(files)
+    moved, another = same_memory.remark(settings.source, files) if len(found) > 1 else ("", "")
+    notes += [moved] if moved else []
+    unread = [*names.unread(files), *([another] if another else [])]
     if len(found) < 2 or not all(file.vitals for file in found):  # noqa: PLR2004 - a pair
         return Health(found, notes=notes, unread=unread)
     return replace(_compared(settings, files, found, notes), unread=unread)

@@ -17,7 +17,7 @@ from nimad.desk.processes import Process
 from nimad.desk.stand import FINISHED, OF_SERVICE, UNFINISHED, Scene, Stand, look, stand_of, tally_of
 from nimad.desk.steps import steps
 from nimad.errors import ExitCode, NimadError
-from nimad.migration import names, state
+from nimad.migration import names, same_memory, state
 from nimad.migration.plan import BATCH_FACTOR, WORKER_BASE
 from nimad.migration.tally import Tally
 from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
@@ -124,11 +124,13 @@ def status(settings: Settings) -> Status:
 
 
 def _of_another(scene: Scene) -> list[str]:
+    said = [*filter(None, same_memory.remark(scene.settings.source, scene.files))] if scene.target else []
     if not scene.replaced:
-        return []
+        return said
     return [
+        *said,
         f"{scene.files.target} is another file than the one that was published: a copy that was put back, or one that "
-        "the agent made anew; what the run counted says nothing of it"
+        "the agent made anew; what the run counted says nothing of it",
     ]
 
 

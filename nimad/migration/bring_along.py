@@ -110,7 +110,7 @@ def _bring_along(context: Context) -> None:
 
 def _export(context: Context) -> Answer:
     settings, files = context.settings, context.files
-    made, maker = comparing.made_of(settings, files)
+    made, maker = comparing.made_of(settings, files, context.workers.stop)
     if maker:
         raise RefusedError(f"it was made from another memory: {maker}")
     launch = _launch(context)

@@ -12,7 +12,7 @@ from nimad import command, rights
 from nimad.config import Settings
 from nimad.config.settings import AUTO
 from nimad.errors import EngineError, ExitCode, NimadError, RefusedError, StoppedError, UsageError
-from nimad.migration import engines, existing, machine, names, origin, retry, state
+from nimad.migration import engines, existing, machine, names, origin, retry, same_memory, state
 from nimad.migration.child import Launch, Workers
 from nimad.migration.ends import Action, Answer, Kind
 from nimad.migration.files import Files, not_for_us
@@ -92,7 +92,7 @@ def compare(settings: Settings, level: str = "full", stop: threading.Event | Non
     check_source(settings.source)
     rights.check_own(settings.source)
     check_there(files.target)
-    made, maker = made_of(settings, files)
+    made, maker = made_of(settings, files, stop)
     job = job_of(settings, files, made)
     launch = launch_of(settings)
     with Workers(stop, launch=launch) as workers:
@@ -133,14 +133,23 @@ def check_there(target: Path) -> None:
         raise UsageError(f"{target} is not a file; name the LadybugDB file with --target")
 
 
-def made_of(settings: Settings, files: Files) -> tuple[Mapping[str, Any], str]:
-    """What the run wrote that made the target of this source; and of which other source it was made, if of one."""
-    made = state.of_target(files)
-    told = state.identity_of(made)
-    if told is None:
+def made_of(settings: Settings, files: Files, stop: threading.Event) -> tuple[Mapping[str, Any], str]:
+    """What the run wrote that made the target of this memory; and of which other source it was made, if of one."""
+    made, source = state.of_target(files), SourceFile(settings.source, stop)
+
+    def ask(job: Job) -> Answer:
+        size = source.size()
+        schema = source.read(lambda c: read_schema(c, source, nodes_only=False))
+        with Workers(stop, launch=launch_of(settings)) as workers:
+            job = replace(job, schema=schema).within(limits_for(size))
+            return workers.do(job, limit_s=Patience().limit_s(size), last=True)
+
+    found = same_memory.look(made, source, files.followed, ask)
+    if found is None:
         return {}, ""
-    if told.path != str(settings.source.resolve()):
-        return {}, told.path
+    if found.why:
+        was = found.noted.path
+        return {}, was if was != found.now.path else f"another file that was at {was}"
     return made, ""
 
 
@@ -161,7 +170,7 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
     nodes_only = not every and EDGES not in made.get("tables", (EDGES,))
     schema: Schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
     schema = replace(schema, least=int(made.get("schema", {}).get("least", INT64_MIN)))
-    known = bool(made) and state.is_of(files, made)
+    known = bool(made) and files.followed.exists()
     bounds = {table.name: FIRST_KEY for table in schema.tables()} | dict(made["bounds"]) if made.get("bounds") else {}
     return Job(
         task=Task.COMPARE,
@@ -172,6 +181,7 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
         ledger=str(files.followed) if known else "",
         quarantined=_quarantined(source, schema, files.quarantine),
         refused=existing.left_out(source, schema, files.quarantine)[1],
+        strange=known and not state.is_of(files, made),
         chunk_rows=_CHUNK_ROWS,
         chunk_bytes=_CHUNK_BYTES,
     )

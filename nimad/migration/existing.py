@@ -13,18 +13,19 @@ from nimad import command
 from nimad.config import Verify
 from nimad.disk import discard
 from nimad.errors import CannotWriteError, EngineError, RefusedError
-from nimad.migration import giving_way, machine, origin, publishing, repair, retry, state
+from nimad.migration import giving_way, machine, origin, publishing, repair, retry, same_memory, state
 from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import Named, NothingToDo
 from nimad.migration.files import check_plain, not_for_us
+from nimad.migration.follow_events import Moved
 from nimad.migration.publishing import in_the_way
 from nimad.migration.tally import Tally
-from nimad.source.file import Identity, SourceFile
+from nimad.source.file import SourceFile
 from nimad.source.rows import Reject, columns_of, json_row, part_of, read_ids
 from nimad.source.schema import TARGET_TABLES, Column, Schema, Table
 from nimad.words import number_of, set_aside
-from nimad.worker.job import Failed, Task
+from nimad.worker.job import Failed, Job, Task
 from nimad.worker.quarantine import entries, entry_of, key_of, line_of, lines
 
 #: What the engine says, in lower case, of a sound file that a program writes to, and of one that was being written to
@@ -69,10 +70,8 @@ def finished(context: Context) -> NothingToDo | Complete | InUse | None:
         return None
     if not target.exists():
         raise in_the_way(target, "a symbolic link to nothing")
-    made = state.of_target(context.files)
-    maker, mine = state.identity_of(made), context.survey.identity
-    if maker is not None and maker != mine:
-        raise in_the_way(target, f"it was made from another source: {_difference(maker, mine)}")
+    made: Mapping[str, Any] = state.of_target(context.files)
+    made, maker = _known(context, made), state.identity_of(made)
     count = context.job(Task.COUNT, target=str(target), schema=None)
     answer = retry.quietly(context, count)
     if not answer.ok and _TO_RECOVER in answer.message.lower() and machine.holder_of(target) is None:
@@ -110,8 +109,41 @@ def _nothing_to_retry(context: Context) -> str | None:
     return None
 
 
+def _known(context: Context, made: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state of the target that is there, with where its memory is now. Raises where it is another memory's."""
+    files = context.files
+    found = _look(context, made, files.followed)
+    if found is None:
+        return made
+    if not found.told and _equal(context):
+        found = replace(found, why="")
+    made = same_memory.note(files, made, found)
+    if found.why:
+        raise in_the_way(files.target, f"it was made from another source: {found.why}")
+    _tell(context, found, files.target)
+    return made
+
+
+def _look(context: Context, made: Mapping[str, Any], ledger: Path) -> same_memory.Found | None:
+    def ask(job: Job) -> Answer:
+        return retry.quietly(context, replace(job, source=str(context.source.path), schema=context.survey.schema))
+
+    source = SourceFile(context.settings.source, context.workers.stop)
+    return same_memory.look(made, source, ledger, ask)
+
+
+def _tell(context: Context, found: same_memory.Found, file: Path) -> None:
+    if found.moved:
+        context.listener(Moved(str(file), found.noted.path, found.now.path))
+
+
 def _check_replaceable(context: Context, made: Mapping[str, Any], what: Path) -> None:
-    origin.check_replaceable(context.settings, state.identity_of(made), context.survey.identity, what)
+    maker, files = state.identity_of(made), context.files
+    if maker is None or maker.path == context.survey.identity.path:
+        return
+    found = _look(context, made, files.ledger if what == files.staging else files.followed)
+    if found is None or found.why:
+        origin.check_replaceable(context.settings, maker, context.survey.identity, what)
 
 
 def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> Complete:
@@ -174,12 +206,6 @@ def _late(context: Context, made: Mapping[str, Any]) -> int:
     """Nodes of the source above the bound of the run that made the target."""
     bound = made.get("bounds", {}).get("memory_nodes")
     return 0 if bound is None else context.nodes_above(bound)
-
-
-def _difference(earlier: Identity, mine: Identity) -> str:
-    if earlier.path == mine.path:
-        return f"{mine.path} was replaced by another file since"
-    return f"{earlier.path}, not {mine.path}"
 
 
 def adopt(context: Context) -> None:
@@ -279,19 +305,22 @@ def _is_same(entry: Mapping[str, Any], row: Mapping[str, Any], line: bytes, colu
 
 
 def _check_origin(context: Context) -> None:
-    """Raise unless the staging file was begun from this very source."""
-    staging, mine = context.files.staging, context.survey.identity
-    earlier = state.identity_of(state.read(context.files))
-    if earlier is None and context.settings.verify is not Verify.FULL:
+    """Raise unless the staging file was begun from this very memory."""
+    staging = context.files.staging
+    found = _look(context, state.read(context.files), context.files.ledger)
+    if (found is None or not found.told) and context.settings.verify is not Verify.FULL:
         raise CannotWriteError(
             f"nothing tells from which source {staging} was begun; go on with --verify full, which compares every "
             "row, or throw it away with --restart"
         )
-    if earlier is not None and earlier != mine:
+    if found is None or not found.told:
+        return
+    if found.why:
         raise CannotWriteError(
-            f"{staging} was begun from another source: {_difference(earlier, mine)}; "
+            f"{staging} was begun from another source: {found.why}; "
             "go on with that source, or throw the unfinished file away with --restart"
         )
+    _tell(context, found, staging)
 
 
 def _count_staging(context: Context) -> None:

@@ -35,3 +35,15 @@ class ColumnsLeftOut(Event):
     """Columns came to the source that the target's cannot hold; all else is followed. As `table.column (why)`."""
 
     columns: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Moved(Event):
+    """The memory is another file than was read last, or at another place, and has the rows that `target` was made from.
+
+    `was`, `now`: its paths.
+    """
+
+    target: str
+    was: str
+    now: str

@@ -8,15 +8,20 @@ from typing import Any
 
 from nimad import command
 from nimad.config import Settings
+from nimad.disk import mount_of
 from nimad.errors import BatchFailedError, DifferenceError, NimadError, RefusedError, StoppedError
-from nimad.migration import engines, existing, follow_events, machine, publishing, remembered, state
+from nimad.migration import engines, existing, follow_events, machine, publishing, remembered, same_memory, state
 from nimad.migration.catching_up import Catching, Done, LeftAloneError, OtherColumnsError, engine_of, until_free
 from nimad.migration.child import Launch, Workers
+from nimad.migration.ends import Answer
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
 from nimad.migration.files import Files, check_names, locked, replace_bytes
 from nimad.migration.hooks import Hooks
 from nimad.migration.live_compaction import IN_PASSING, LiveCompaction
+from nimad.migration.patience import Patience
+from nimad.migration.plan import limits_for
+from nimad.migration.same_memory import Found
 from nimad.migration.tally import Tally
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
@@ -33,7 +38,7 @@ from nimad.source.schema import (
     with_columns,
 )
 from nimad.source.survey import read_schema
-from nimad.worker.job import Late
+from nimad.worker.job import Job, Late
 from nimad.worker.quarantine import entry_of, line_key, lines
 
 #: The first release whose log is found whole by the next program whatever is in it: that of 0.20.4 is not, once a row
@@ -75,6 +80,7 @@ class Follower:
         self._engine: Mapping[str, Any] = {}
         self._schema: tuple[int, Schema] | None = None  # with SQLite's number of it
         self._since: int | None = None  # the latest recall that was seen
+        self._found: tuple[Found, object] | None = None  # the source, as it was looked at last, and its stamps
         self._of: tuple[Any, Any] | None = None  # which target all this is about
         self._said = ""
         self._compaction = LiveCompaction(SourceFile(settings.source), stop, listener)
@@ -152,11 +158,10 @@ class Follower:
 
     def _look(self, files: Files, *, thorough: bool, last: bool) -> CaughtUp:
         """One look; the caller holds the lock."""
-        made = state.of_target(files)
+        made: Mapping[str, Any] = state.of_target(files)
         publishing.check_names_closed(files, state.names_of(made))  # a log by another name is replayed by its writer
         self._forget_others(files, made)
         choice = self._chosen(files)
-        self._check_origin(files, made)
         until_free(files.target, self._stop, AGENT_S)
         workers = Workers(self._stop, launch=self._launch())
         workers.early = machine.available_memory() > EARLY_BYTES
@@ -164,12 +169,13 @@ class Follower:
         with workers:
             self._check_engine(files, made, workers)
             schema = self._columns(made)
-            if not state.is_of(files, made):
-                files.followed.unlink(missing_ok=True)  # it tells of another target
-            lost = _has_lost(files, made)
+            made = self._check_origin(files, made, schema, workers)
+            strange = not state.is_of(files, made) and files.followed.exists()
+            lost = (strange and state.tells_files_apart(files.target)) or _has_lost(files, made)
             late = Late(
                 thorough=thorough or lost,
                 distrust=lost,
+                strange=strange,
                 since=self._since if self._since is not None else int(made.get("followed", {}).get("recalled", 0)),
                 removed=made.get("removed", {}),
                 keep_log=not (last or compacts)
@@ -216,7 +222,7 @@ class Follower:
         """Forget what was found out about another target, when a run put this one in its place."""
         this = _which(made, files)
         if self._of != this:
-            self._choice, self._engine, self._schema, self._since = None, {}, None, None
+            self._choice, self._engine, self._schema, self._since, self._found = None, {}, None, None, None
             self._of = this
 
     def _chosen(self, files: Files) -> Choice:
@@ -227,15 +233,42 @@ class Follower:
             self._choice = choice
         return self._choice
 
-    def _check_origin(self, files: Files, made: Mapping[str, Any]) -> None:
-        """Raise when the target is not of this source."""
+    def _check_origin(
+        self, files: Files, made: Mapping[str, Any], schema: Schema, workers: Workers
+    ) -> Mapping[str, Any]:
+        """The state of the target, with where its memory is now. Raises when that is another memory."""
         anew = command.migrate(self._settings, "--replace")
-        maker, mine = state.identity_of(made), SourceFile(self._settings.source).identity()
-        if maker is None:
+        found = self._known(files, made, schema, workers)
+        if found is None:
             raise LeftAloneError(f"nothing tells from which source {files.target} was made; make one with: {anew}")
-        if maker != mine:
-            what = "was replaced by another file since" if maker.path == mine.path else f"is not {maker.path}, as then"
-            raise LeftAloneError(f"{mine.path} {what}; make a target of it with: {anew}")
+        made = same_memory.note(files, made, found)
+        if found.why:
+            raise LeftAloneError(f"{found.why}; make a target of it with: {anew}")
+        return made
+
+    def _known(self, files: Files, made: Mapping[str, Any], schema: Schema, workers: Workers) -> Found | None:
+        """What a look at the source's rows found: at this one, or at an earlier one of the same file.
+
+        Another memory is looked at again once it was written to.
+        """
+        source = SourceFile(self._settings.source, self._stop)
+        now, stamps = source.identity(), source.stamps()
+        if self._found is not None and self._found[0].now == now:
+            found, seen = self._found
+            if not found.why or stamps == seen:
+                return found
+
+        def ask(job: Job) -> Answer:
+            size = source.size()
+            job = replace(job, schema=schema).within(limits_for(size))
+            return workers.do(job, limit_s=Patience().limit_s(size))
+
+        looked = same_memory.look(made, source, files.followed, ask)
+        if looked is not None:
+            if looked.moved or (self._found is not None and not looked.why):
+                self._listener(follow_events.Moved(str(files.target), looked.noted.path, now.path))
+            self._found = looked, stamps
+        return looked
 
     def _check_engine(self, files: Files, made: Mapping[str, Any], workers: Workers) -> None:
         """Raise when the engine would make the target one that the agent may be unable to open."""
@@ -287,8 +320,8 @@ class Follower:
 
 
 def _which(made: Mapping[str, Any], files: Files) -> tuple[Any, Any]:
-    """Which target this is: when it was made, and its file."""
-    return made.get("started"), state.which(files.target)
+    """Which target this is: when it was made, its file, and on which mount that is."""
+    return made.get("started"), (state.which(files.target), mount_of(files.target))
 
 
 def _has_lost(files: Files, made: Mapping[str, Any]) -> bool:

@@ -295,7 +295,7 @@ def _unsound(path: Path, told: Mapping[str, Any]) -> str:
         check_source(path)
         source = SourceFile(path)
         made_from = state.identity_of(told)
-        if made_from not in (None, source.identity()):
+        if made_from is not None and source.identity().is_elsewhere(made_from):
             return "SQLite is not the file that runs for this target read, and this may be the last copy"
         schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
         damage = quick_check.damage(source, schema)

@@ -12,10 +12,17 @@ from nimad.source.file import Identity
 
 
 def source_of(target: Path) -> Path | None:
-    """The source of the run that is under way or was interrupted, or else of the finished target, if a file tells."""
+    """The source of the run that is under way or was interrupted, or else of the finished target, if a file tells.
+
+    Where that is gone, it may have moved with the target's folder.
+    """
     files = Files(target)
     told = state.identity_of(state.read(files) if files.staging.exists() else state.of_target(files))
-    return None if told is None else Path(told.path)
+    if told is None:
+        return None
+    path = Path(told.path)
+    beside = target.with_name(path.name)
+    return beside if beside.exists() and not os.path.lexists(path) else path
 
 
 def source_to_retry(settings: Settings) -> Path:
@@ -50,7 +57,7 @@ def not_there(target: Path) -> UsageError:
 def check_replaceable(settings: Settings, maker: Identity | None, mine: Identity, what: Path) -> None:
     """Raise `CannotWriteError` when `what`, made from `maker`, would give way to another memory that nobody named.
 
-    Sources are told apart by path alone: who puts a backup of the source in its place has another file of that name.
+    Called once the rows have told that it is another one, or nothing tells of them.
     """
     if maker is None or maker.path == mine.path:
         return

@@ -95,7 +95,7 @@ def look(settings: Settings, stop: threading.Event | None = None) -> Rollback:
     stop, files = stop or threading.Event(), Files.of(settings)
     if (before := _rolled_back(settings, files)) is not None:
         return before
-    job = _checked(settings, files)
+    job = _checked(settings, files, stop)
     with Workers(stop, launch=comparing.launch_of(settings)) as workers:
         answer = comparing.ask(job, workers, comparing.launch_of(settings))
     _check_same_memory(settings, files, answer)
@@ -112,7 +112,7 @@ def apply(settings: Settings, stop: threading.Event | None = None) -> Rollback:
     stop, files = stop or threading.Event(), Files.of(settings)
     if (before := _rolled_back(settings, files)) is not None:
         return before
-    job = _checked(settings, files)
+    job = _checked(settings, files, stop)
     check_folder(files.target)
     _check_writable(settings.source)
     check_names(files, settings.source, settings.log_file)
@@ -149,14 +149,14 @@ def _has_old_place(openclaw: Path) -> bool:
         return False
 
 
-def _checked(settings: Settings, files: Files) -> Job:
+def _checked(settings: Settings, files: Files, stop: threading.Event) -> Job:
     """The job of a comparison, once it is known that both sides are what they should be."""
     check_source(settings.source)
     rights.check_own(settings.source, files.target)
     comparing.check_there(files.target)
     if files.target.is_symlink():
         raise UsageError(f"{files.target} is another name of {files.target.resolve()}; name that one with --target")
-    made, maker = comparing.made_of(settings, files)
+    made, maker = comparing.made_of(settings, files, stop)
     if maker:
         raise UsageError(f"{files.target} was made from {maker}, not {settings.source}; name that one with --source")
     publishing.check_names_closed(files, state.names_of(made))

@@ -14,11 +14,15 @@ from nimad._version import VERSION
 from nimad.config.settings import is_plain_name
 from nimad.config.target_names import AGENT_NAME, GUIDE_NAME
 from nimad.disk import READ_SUFFIXES, born_ns
+from nimad.filesystems import number_of
 from nimad.migration.files import Files, replace_text
 from nimad.source.file import Identity
 
 #: Version of the state file's keys.
 FORMAT = 1
+#: Of times, in nanoseconds: a second, and as coarse as any file system keeps them (vfat).
+_SECOND = 10**9
+COARSEST_NS = 2 * _SECOND
 _STAMP = "%Y-%m-%dT%H:%M:%S%z"
 #: What is taken from a file only as an object, or as a list: whoever edits one may leave anything there.
 _OBJECTS = (
@@ -33,6 +37,7 @@ _OBJECTS = (
     "schema",
     "replaces",
     "versions",
+    "another",
 )
 _LISTS = ("also", "tables")
 
@@ -61,6 +66,7 @@ class State:
     indexed: bool = False  # the unfinished target has the vector index already
     brought: bool = False  # it holds rows of the target before already, which are not SQLite's
     also: Sequence[str] = ()  # further names of the target
+    without_links: bool = False  # its file system has no links, so that it has one name
     phases_s: dict[str, float] = field(default_factory=dict)
     peaks: dict[str, int] = field(default_factory=dict)  # bytes of memory that the largest worker of a phase took
     tables: Sequence[str] = ()  # the source's tables that this run migrates
@@ -85,7 +91,7 @@ class State:
             "format": FORMAT,
             "phase": self.phase,
             "message": self.message,
-            "source": {"path": self.source.path, "inode": self.source.inode},
+            "source": self.source.to_json(),
             "target": str(self.files.target),
             "started": stamp(self.started),
             "updated": stamp(time.time()),
@@ -109,6 +115,7 @@ class State:
             "schema": dict(self.schema),
             "replaces": dict(self.replaces),
             "also": list(self.also),
+            "without_links": self.without_links,
             "indexed": self.indexed,
             "brought": self.brought,
             "plan": dict(self.plan),
@@ -134,12 +141,12 @@ def stamp_of(path: Path) -> dict[str, Any]:
     return {**_stamp(path), "born_ns": born_ns(path)}
 
 
-def _stamp(path: Path) -> dict[str, int]:
+def _stamp(path: Path) -> dict[str, Any]:
     status = path.stat()
-    return {"inode": status.st_ino, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
+    return {"inode": number_of(path), "bytes": status.st_size, "modified_ns": status.st_mtime_ns}
 
 
-def logs_of(path: Path) -> dict[str, dict[str, int]]:
+def logs_of(path: Path) -> dict[str, dict[str, Any]]:
     """What the engine left beside a file that it would still read; empty for one that was closed."""
     beside = {suffix: path.with_name(path.name + suffix) for suffix in READ_SUFFIXES}
     return {suffix: _stamp(log) for suffix, log in beside.items() if log.exists() and log.stat().st_size}
@@ -152,8 +159,7 @@ def stamps_of(path: Path) -> dict[str, Any]:
 
 def has_own_log(path: Path, made: Mapping[str, Any]) -> bool:
     """Whether whatever log lies beside a target is as our last look left it."""
-    there = logs_of(path)
-    return not there or there == made.get("log")
+    return not logs_of(path) or _has_logs(path, made.get("log") or {})
 
 
 def lost_log(path: Path, made: Mapping[str, Any]) -> bool:
@@ -174,9 +180,9 @@ def lost_log(path: Path, made: Mapping[str, Any]) -> bool:
 
 def _is_log(path: Path, noted: object) -> bool:
     """Whether a file is the log of which these stamps were noted; one that came later may have got its inode."""
-    if not isinstance(noted, dict) or path.stat().st_ino != noted.get("inode"):
+    if not isinstance(noted, dict) or number_of(path) != noted.get("inode"):
         return False
-    born = born_ns(path)
+    born = born_ns(path) if noted.get("inode") is not None else None
     return _stamp(path) == noted if born is None else born <= int(noted.get("modified_ns", 0))
 
 
@@ -193,19 +199,51 @@ def is_older(path: Path, made: Mapping[str, Any]) -> bool:
 
 
 def is_of(files: Files, made: Mapping[str, Any]) -> bool:
-    """Whether the ledger is that of the target which is there, and not of one that was put in its place."""
-    return any(_is_noted(files.target, made.get(name, {})) for name in ("file", "followed"))
+    """Whether the ledger is that of the target which is there, and not of one that was put in its place.
+
+    A copy of it, as of a card that was cloned, is as large and as old as it was left.
+    """
+    target = files.target
+    return any(_is_noted(target, made.get(name, {})) for name in ("file", "followed")) or _is_copy(target, made)
 
 
 def _is_noted(path: Path, stamps: Mapping[str, Any]) -> bool:
     """Whether stamps were noted of this very file."""
     there = which(path)
+    if not tells_files_apart(path):
+        return False
     return which_of(stamps) in (there, {**there, "born_ns": None})  # earlier versions noted the inode alone
+
+
+def _is_copy(path: Path, made: Mapping[str, Any]) -> bool:
+    """Whether file and log are, to their sizes and times, what our last look left; by another inode, perhaps."""
+    noted = made.get("file", {})
+    return bool(noted) and _is_as_left(_stamp(path), noted) and _has_logs(path, made.get("log") or {})
+
+
+def _has_logs(path: Path, noted: Mapping[str, Any]) -> bool:
+    there = logs_of(path)
+    return there.keys() == noted.keys() and all(_is_as_left(there[name], noted[name]) for name in there)
+
+
+def _is_as_left(there: Mapping[str, Any], noted: Mapping[str, Any]) -> bool:
+    if there["bytes"] != noted.get("bytes"):
+        return False
+    moments = there["modified_ns"], int(noted.get("modified_ns", 0))
+    if moments[0] == moments[1]:
+        return True
+    rounded = any(moment % _SECOND == 0 for moment in moments)  # by an archive, or a file system with such times
+    return rounded and abs(moments[0] - moments[1]) < COARSEST_NS
+
+
+def tells_files_apart(path: Path) -> bool:
+    """Whether anything of a file stays when somebody writes to it: FUSE has no birth, and invents the number."""
+    return any(value is not None for value in which(path).values())
 
 
 def which(path: Path) -> dict[str, int | None]:
     """What tells a file from every other, and stays when somebody writes to it."""
-    return {"inode": path.stat().st_ino, "born_ns": born_ns(path)}
+    return {"inode": number_of(path), "born_ns": born_ns(path)}
 
 
 def which_of(stamps: Mapping[str, Any]) -> dict[str, int | None]:
@@ -266,5 +304,7 @@ def identity_of(data: Mapping[str, Any]) -> Identity | None:
     source = data.get("source")
     if not isinstance(source, dict):
         return None
-    path, inode = source.get("path"), source.get("inode")
-    return Identity(path, inode) if isinstance(path, str) and isinstance(inode, int) else None
+    path, inode, device = source.get("path"), source.get("inode"), source.get("device", 0)
+    if not isinstance(path, str) or not isinstance(inode, int | None) or not isinstance(device, int):
+        return None
+    return Identity(path, inode, device)

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
+from nimad import filesystems
+from nimad.disk import mount_of
 from nimad.errors import (
     SourceBusyError,
     SourceDamagedError,
@@ -62,10 +64,28 @@ class _MovedError(Exception):
 
 @dataclass(frozen=True)
 class Identity:
-    """Which file this is: it stays the same while programs write to it, and differs once it is replaced."""
+    """Which file this is: it stays the same while programs write to it, and differs once it is replaced.
+
+    `inode`: None where the file system invents numbers, and `device` the mount then; 0 where nobody noted it.
+    """
 
     path: str
-    inode: int
+    inode: int | None
+    device: int = 0
+
+    def is_certain(self, noted: "Identity") -> bool:
+        """Whether this is the very file that was noted. If not, it may be the same memory all the same."""
+        if self.inode is None or (self.path, self.inode) != (noted.path, noted.inode):
+            return False
+        return not noted.device or self.device == noted.device
+
+    def to_json(self) -> dict[str, str | int | None]:
+        return {"path": self.path, "inode": self.inode, "device": self.device}
+
+    def is_elsewhere(self, noted: "Identity") -> bool:
+        """Whether the memory has another place, or is another file there, as far as the numbers tell."""
+        numbers = self.inode is not None and noted.inode is not None
+        return self.path != noted.path or (numbers and self.inode != noted.inode)
 
 
 class SourceFile:
@@ -76,7 +96,9 @@ class SourceFile:
         self.stop = stop or threading.Event()
 
     def identity(self) -> Identity:
-        return Identity(str(self.path.resolve()), self.path.stat().st_ino)
+        inode = filesystems.number_of(self.path)
+        device = mount_of(self.path) if inode is None else self.path.stat().st_dev
+        return Identity(str(self.path.resolve()), inode, device)
 
     def size(self) -> int:
         """Bytes of the database and of what still stands in its write-ahead log."""

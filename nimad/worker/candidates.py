@@ -83,7 +83,10 @@ def _at_one_moment(
     recalled, since = late.accessed(connection, job.needs().nodes, asked.since, notes[NODES].digests)
     ids[NODES].update(recalled)
     if asked.distrust:
-        ids = {t.name: source_rows.read_keys(connection, t) for t in tables}
+        out = {
+            t.name: notes[t.name].absent.keys() if asked.strange else set() for t in tables
+        }  # taken out, in a copy too
+        ids = {t.name: ids[t.name] | source_rows.read_keys(connection, t) - out[t.name] for t in tables}
     gone = _gone(connection, tables, notes) if asked.thorough else {}
     ends = {end for t in tables if t.name != NODES for end in late.ends(connection, t, sorted(ids[t.name]))}
     replaced = _replaced(connection, job, notes, NODES, ids[NODES] | ends)

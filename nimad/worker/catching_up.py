@@ -4,7 +4,7 @@ The nodes, edges and turns of one moment go in together, in one transaction that
 sees all of a turn or nothing. What is equal already is not written again, so doing it twice is harmless.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from itertools import zip_longest
 from pathlib import Path
@@ -16,13 +16,12 @@ from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
 from nimad.source.losses import deleted_in_passing
 from nimad.source.rows import Rows
-from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS
+from nimad.source.schema import EDGES, NODES, TURNS
 from nimad.target import counting, merging, vectors
 from nimad.target.database import Database, open_database
-from nimad.worker import candidates, columns, identity, ledger, quarantine
+from nimad.worker import candidates, columns, known, ledger, quarantine
 from nimad.worker.candidates import Candidates, Keys, Notebook
 from nimad.worker.job import Job, Late
-from nimad.worker.ledger import Notes
 from nimad.worker.limits import limits_of
 from nimad.worker.merge import Merge
 
@@ -35,6 +34,8 @@ Facts = dict[str, Any]
 def catch_up(job: Job, module: ModuleType) -> Facts:
     """Bring what is new, changed or gone to the target; without anything of it, the target is not even opened."""
     asked, path = job.late or Late(), Path(job.ledger)
+    if asked.strange and not _is_known(job, module):
+        path.unlink(missing_ok=True)  # it tells of another target
     notes, noted = ledger.read_notes(path), ledger.exists(path)
     lacking: Keys = {}
     if asked.thorough and noted:
@@ -105,22 +106,14 @@ def _compared(job: Job, module: ModuleType, notes: Notebook) -> tuple[Job, Keys]
     return job, {}
 
 
-def _lacking(job: Job, module: ModuleType, notes: Notebook) -> Keys:
-    """Noted rows that the target does not have, or another's under their ids."""
-    found: Keys = {}
+def _is_known(job: Job, module: ModuleType) -> bool:
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        for table, target in TARGET_TABLES.items():
-            there, its = merging.keys(database, target), notes[table]
-            found[table] = {key for key in its.digests if its.id_of(key) not in there}
-            if table in identity.COLUMNS:
-                now = merging.columns(database, target, identity.COLUMNS[table], there)
-                found[table] |= {key for key in its.digests.keys() - found[table] if _is_others(table, its, key, now)}
-    return found
+        return known.is_of(database, ledger.read_notes(Path(job.ledger)))
 
 
-def _is_others(table: str, notes: Notes, key: int, now: Mapping[int, Sequence[Any]]) -> bool:
-    marked, values = notes.marks.get(key), now[notes.id_of(key)]
-    return marked is not None and not identity.is_marked(table, identity.natural(values), marked)
+def _lacking(job: Job, module: ModuleType, notes: Notebook) -> Keys:
+    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
+        return known.lacking(database, notes)
 
 
 def _shrunk(found: Candidates, notes: Notebook, removed: Mapping[str, int]) -> Facts:

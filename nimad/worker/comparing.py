@@ -34,7 +34,7 @@ from nimad.target import catalog, loading, merging, reading
 from nimad.target import schema as t
 from nimad.target.database import Database
 from nimad.target.into import quoted
-from nimad.worker import fitting, identity, judging, ledger, pairing
+from nimad.worker import fitting, identity, judging, known, ledger, pairing
 from nimad.worker.differences import Compared, Difference
 from nimad.worker.edges import Edges
 from nimad.worker.identity import COLUMNS, Natural
@@ -54,6 +54,8 @@ class Comparison:
         self.tables: dict[str, Compared] = {}
         self._source = SourceFile(job.source_path())
         self._notes = ledger.read_notes(Path(job.ledger)) if job.ledger else {}
+        if job.strange and not known.is_of(database, self._notes):
+            self._notes = {}  # they tell of another target
         self._nodes: set[int] = set()  # keys of SQLite's nodes that have a place in the target, there or not
 
     def run(self) -> dict[str, Any]:

@@ -68,7 +68,12 @@ def mark(its: Natural) -> bytes:
 
 def is_marked(table: str, its: Natural, marked: bytes) -> bool:
     """`same`, where one of the two is a mark."""
-    now, none = mark(its), bytes(_HALF)
+    return is_same_mark(table, mark(its), marked)
+
+
+def is_same_mark(table: str, now: bytes, marked: bytes) -> bool:
+    """`same`, of two marks."""
+    none = bytes(_HALF)
     if none not in (now[:_HALF], marked[:_HALF]):
         return now == marked or (table == TURNS and now[:_HALF] == marked[:_HALF])
     return now[_HALF:] == marked[_HALF:]

@@ -38,6 +38,7 @@ class Task(StrEnum):
     IMPORT = "import"  # take what such a file holds into a target
     FIND = "find"  # look for what an IMPORT says it did
     SAME = "same"  # hold two files of the engine against each other
+    KNOWN = "known"  # whether SQLite's rows are those that a ledger tells of
 
 
 class Failure(StrEnum):
@@ -85,6 +86,7 @@ class Late:
     removed: Mapping[str, int] = field(default_factory=dict)  # rows of each table that earlier looks took out
     again: Mapping[str, Sequence[int]] = field(default_factory=dict)  # rows to take whatever is noted of them
     keep_log: bool = False  # leave the write-ahead log to the next one that opens the file
+    strange: bool = False  # the target may be another than the one that the ledger tells of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +152,7 @@ class Job:
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0
     counts_only: bool = False  # COMPARE counts tables, and reads no row
+    strange: bool = False  # the target of COMPARE may be another than the one that the ledger tells of
     quarantined: Quarantined = field(default_factory=dict)  # rows that COMPARE does not expect in the target
     since_ms: int = 0  # from when on a memory is a recent one, for VITALS
     late: Late | None = None

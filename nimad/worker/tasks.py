@@ -19,7 +19,7 @@ from nimad.target import catalog, compacting, counting, loading, merging, vector
 from nimad.target import schema as target_schema
 from nimad.target.database import open_database
 from nimad.target.engine import Engine, has_arrow
-from nimad.worker import load, quarantine, trial, verifying
+from nimad.worker import known, load, quarantine, trial, verifying
 from nimad.worker.job import Failure, Job, JobError, Task
 from nimad.worker.judging import judged_ids, judged_range, judged_strays
 from nimad.worker.limits import bound_address_space, limits_of
@@ -255,4 +255,5 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.IMPORT: _import,
     Task.FIND: _find,
     Task.SAME: _same,
+    Task.KNOWN: known.known,
 }

@@ -98,7 +98,9 @@ def assert_begins_again(source: Path) -> None:
 
 
 def replace(source: Path) -> None:
-    memory(source.with_name("other.sqlite"), nodes=50).replace(source)
+    other = memory(source.with_name("other.sqlite"), nodes=50)
+    change(other, "UPDATE memory_nodes SET text = 'another ' || id")
+    other.replace(source)
 
 
 def take_away(source: Path) -> None:
@@ -113,7 +115,7 @@ def test_a_source_that_is_no_longer_the_same_file_stops_the_run(source: Path, ho
     os.link(source, original)
     error = refused(source, how, at)
     if how is replace:
-        with pytest.raises(NimadError, match=f"begun from another source: {source} was replaced") as caught:
+        with pytest.raises(NimadError, match=f"begun from another source: {source} is not") as caught:
             migrate(source)
         assert caught.value.exit_code == ExitCode.CANNOT_WRITE
     original.replace(source)

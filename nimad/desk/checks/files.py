@@ -13,6 +13,7 @@ from nimad.desk.checks.finding import READING_S, Examined, Finding, ok, problem,
 from nimad.desk.stand import Stand
 from nimad.desk.status import status
 from nimad.migration import names as target_names
+from nimad.migration import same_memory
 from nimad.migration.files import check_folder, check_names
 from nimad.migration.leftovers import leftovers, open_files
 from nimad.source import quick_check
@@ -100,6 +101,13 @@ def migration(examined: Examined) -> Iterator[Finding]:
     """How it stands, as `nimad status` has it."""
     found = status(examined.settings)
     mend = found.steps[0][1] if found.steps else ""
+    moved, another = same_memory.remark(examined.settings.source, examined.files)
+    if another:
+        yield problem("migration", another, command.migrate(examined.settings, "--replace"))
+        return
+    if moved:
+        yield warning("migration", moved, command.migrate(examined.settings))
+        return
     if found.stand in (Stand.INTERRUPTED, Stand.FAILED, Stand.GONE):
         yield warning("migration", f"{found.stand}, and nobody is at it", mend)
     elif found.stand is Stand.PAUSED:
