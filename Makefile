@@ -36,6 +36,7 @@ test-locales: $(READY)  ## the same with every program in a Turkish system, in o
 test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
 	$(BIN)/python tests/system/service.py
 	$(BIN)/python tests/system/service_memory.py
+	$(BIN)/python tests/system/disks.py
 
 faults: $(READY)  ## what is long, and the torture tests at full length, hours; their figures in build/figures
 	mkdir -p build/figures

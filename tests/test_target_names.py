@@ -20,9 +20,12 @@ from support import assert_same, change, edge, make_memory, migrate, node, read_
 from torture import beside, interrupted, state_of
 
 import nimad
+from nimad import filesystems
 from nimad.config import Settings, load
+from nimad.config.target_names import Surroundings, choose
 from nimad.disk import born_ns
 from nimad.errors import CannotWriteError, ExitCode, RefusedError, UsageError
+from nimad.migration import names
 from nimad.migration.events import BatchLoaded, DryRun, Event, GaveWay, Named, NothingToDo, NotNamed, PutBack, Verified
 from nimad.migration.files import Files
 
@@ -486,9 +489,20 @@ def test_where_no_link_can_be_made_the_target_is_complete_all_the_same(
     with monkeypatch.context() as patched:
         patched.setattr(os, "symlink", refuse)
         ran = migrate(bare, verify="none")
+        assert not migrate(bare).all(NotNamed), "it is said once"
+        assert names.missing(Files(ran.target, (AGENT,))) == []
     assert (ran.only(NotNamed).name, ran.result.exit_code) == (str(bare.with_name(AGENT)), ExitCode.COMPLETE)
     assert ran.target.is_file()
     assert migrate(bare).only(Named).names == [str(bare.with_name(AGENT))]
+
+
+def test_on_a_stick_the_only_name_is_the_agents(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real one is in tests/system/disks.py."""
+    assert choose(bare, None, Surroundings()).file.name == GUIDE
+    monkeypatch.setattr(filesystems, "of", lambda _: filesystems.FileSystem("vfat", has_links=False))
+    chosen = choose(bare, None, Surroundings())
+    assert (chosen.file.name, chosen.why) == (AGENT, "chosen: nima-core opens it, and vfat has no links")
+    assert choose(bare, bare.with_name(GUIDE), Surroundings()).file.name == GUIDE, "what was asked for"
 
 
 # The target by its other name

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from nimad import filesystems
 from nimad.config import env_file, places
 from nimad.disk import destination, leads_to
 
@@ -102,6 +103,8 @@ def _file_of(agent: Path, guide: Path, asked: Path | None, sign: str) -> tuple[P
         return (agent if here > there else guide), f"{CHOSEN}it is there already"
     if sign:
         return agent, sign if sign.startswith(places.ENVIRONMENT) else f"{CHOSEN}nima-core opens it ({sign})"
+    if asked is None and not (kind := filesystems.of(agent.parent)).has_links:  # then it is the only name
+        return agent, f"{CHOSEN}nima-core opens it, and {kind.name} has no links"
     return asked or guide, ""
 
 

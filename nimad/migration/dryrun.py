@@ -10,7 +10,7 @@ from nimad.migration import giving_way, large_pages, publishing, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
-from nimad.migration.files import check_folder, check_plain, not_for_us
+from nimad.migration.files import check_folder, check_plain, check_size, not_for_us
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, Table
 from nimad.worker.job import Task
@@ -70,7 +70,7 @@ def _obstacles(context: Context) -> list[str]:
         lambda: plan.check_disk(files.staging.parent),
     ]
     if not settings.force:
-        checks.append(plan.check_memory)
+        checks += [plan.check_memory, lambda: check_size(files.staging.parent, plan.disk_anew)]
     found = [context.choice.refusal] if context.choice.refusal else []
     found += [why for check in checks if (why := _refusal(check))]
     if files.target in empty:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from nimad import rights
+from nimad import filesystems, rights
 from nimad.config import Settings
 from nimad.disk import export_folder, leads_to, pieces, relative, sqlite_pieces, sync
 from nimad.errors import CannotWriteError, LockedError, NotAllowedError, RefusedError
@@ -178,6 +178,16 @@ def check_folder(target: Path) -> None:
         )
     if not os.access(folder, os.W_OK | os.X_OK) or os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise CannotWriteError(f"{folder} cannot be written to by this user; choose another place with --target")
+
+
+def check_size(folder: Path, size: int) -> None:
+    """Raise when the folder's file system holds no file of so many bytes."""
+    there = filesystems.of(folder)
+    if there.largest_file and size > there.largest_file:
+        raise CannotWriteError(
+            f"the target may come to {size // 10**6} MB, and {there.name} holds no file of more than "
+            f"{there.largest_file // 10**6} MB; choose a place on another file system with --target"
+        )
 
 
 def not_for_us(path: Path, why: str) -> NotAllowedError:

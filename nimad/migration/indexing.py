@@ -115,7 +115,10 @@ def _done(answer: Answer, files: Files) -> Answer:
 def _swap(files: Files, engine: Mapping[str, Any]) -> Path:
     sync(files.indexing)
     backup = files.backup(time.time())
-    os.link(files.target, backup)
+    try:
+        os.link(files.target, backup)
+    except OSError:  # a file system without
+        files.target.rename(backup)
     files.indexing.replace(files.target)
     sync(files.target.parent)
     _note(files, engine)

@@ -41,6 +41,8 @@ def names_of(files: Files, made: Mapping[str, Any] | None = None) -> tuple[Path,
     """Every name of a target, its own first: those that are asked for, and those that its runs made."""
     told = [made] if made is not None else [state.read(files), state.of_target(files)]
     others = [*files.links, *(files.named(name) for data in told for name in state.names_of(data))]
+    if any(data.get("without_links") for data in told):
+        others = [name for name in others if os.path.lexists(name)]
     return tuple(dict.fromkeys([files.target, *others]))
 
 

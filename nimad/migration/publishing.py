@@ -15,9 +15,11 @@ from nimad.migration import giving_way, retry
 from nimad.migration.context import Context
 from nimad.migration.events import NotNamed, Published
 from nimad.migration.files import Files, free_name, move_aside
-from nimad.migration.state import names_of, of_target
+from nimad.migration.state import names_of, note, of_target
 from nimad.worker.job import Task
 
+#: What a file system without symbolic links says.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
@@ -84,9 +86,10 @@ def check_names_closed(files: Files, before: Sequence[str]) -> None:
 def link(context: Context, before: Sequence[str] = ()) -> list[str]:
     """Make the further names of the target, and remove those that are no longer asked for; return those made.
 
-    Relative links, so that the folder can move. Where one cannot be made, that is told: the target is complete.
+    Relative links, so that the folder can move. Where one cannot be made, that is told: the target is complete. Of a
+    file system that has none, it is told once.
     """
-    files, made = context.files, []
+    files, made, told = context.files, [], of_target(context.files)
     for name in before:
         if name not in files.also and files.is_link(files.named(name)):
             files.named(name).unlink()
@@ -97,9 +100,13 @@ def link(context: Context, before: Sequence[str] = ()) -> list[str]:
             path.symlink_to(relative(files.target, path.parent))
             sync(path.parent)
         except OSError as error:
-            context.listener(NotNamed(str(path), str(files.target), str(error.strerror)))
+            context.state.without_links |= error.errno in _NO_LINKS
+            if not (error.errno in _NO_LINKS and told.get("without_links")):
+                context.listener(NotNamed(str(path), str(files.target), str(error.strerror)))
         else:
             made.append(str(path))
+    if told and context.state.without_links != told.get("without_links", False):
+        note(files, told, {"without_links": context.state.without_links})
     sync(files.target.parent)
     return made
 

@@ -46,7 +46,7 @@ from nimad.migration.context import Context
 from nimad.migration.ends import Kind
 from nimad.migration.engines import Choice
 from nimad.migration.events import Listener
-from nimad.migration.files import Files, check_folder, check_names, locked
+from nimad.migration.files import Files, check_folder, check_names, check_size, locked
 from nimad.migration.following import Follower
 from nimad.migration.hooks import Hooks
 from nimad.migration.loading import Loader
@@ -307,6 +307,7 @@ def _write(context: Context) -> Result:
     context.plan.check_disk(context.files.staging.parent)
     if not context.settings.force:
         context.plan.check_memory()
+        check_size(context.files.staging.parent, context.plan.disk_anew)
     state.replaces = of_target(context.files) if context.files.target.exists() else {}
     existing.adopt(context)  # until this went well, the state file tells of what was there before
     context.listener(

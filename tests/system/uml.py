@@ -144,6 +144,10 @@ class Machine:
         if done.status:
             raise SystemExit(done.output)
 
+    def share(self, file: Path) -> None:
+        """Copy a file into the folder that the machine shares, which is /run/host there."""
+        shutil.copyfile(file, self._share / file.name)
+
     def run(self, script: str, patience: float = 3_600.0) -> Done:
         """Run a shell script as root in the machine."""
         began = time.monotonic()

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from nimad import filesystems
 from nimad.desk.checks.finding import Examined, Finding, ok, problem, warning
 from nimad.errors import NimadError
 from nimad.migration import cgroup, machine
@@ -72,7 +73,7 @@ def disk(examined: Examined) -> Iterator[Finding]:
     if "ro" in mount.options:
         yield problem("disk", f"{where}, mounted read-only", f"sudo mount -o remount,rw {shlex.quote(mount.point)}")
     elif mount.kind in _WITHOUT_OWNERS:
-        yield warning("disk", f"{where}: it keeps no owners and no permissions, so anybody here can read the memory")
+        yield warning("disk", f"{where}: {_lacks(folder)}")
     elif mount.kind in _FAR:
         yield warning("disk", f"{where}: over a network, changes are not watched and syncs are another machine's")
     elif mount.kind in _IN_MEMORY:
@@ -80,6 +81,16 @@ def disk(examined: Examined) -> Iterator[Finding]:
     else:
         yield _room(examined, where, free)
     yield from _wear(mount)
+
+
+def _lacks(folder: Path) -> str:
+    """What a file system of sticks cannot do, and what follows from that."""
+    there, said = filesystems.of(folder), ["it keeps no owners and no permissions, so anybody here can read the memory"]
+    if not there.has_links:
+        said.append("it has no links, so the target has one name")
+    if there.largest_file:
+        said.append(f"it holds no file of more than {there.largest_file // _MB:,} MB")
+    return "; ".join(said)
 
 
 def _room(examined: Examined, where: str, free: int) -> Finding:
