@@ -19,6 +19,7 @@ from messages import Message, asserts, messages
 from releases import CHECKOUT
 from support import change, make_memory, node
 
+from nimad import filesystems
 from nimad.cli.main import main
 from nimad.config import Settings, file, places
 from nimad.errors import NimadError
@@ -488,6 +489,13 @@ def no_folder_for_the_target(desk: Desk) -> str:
 @provocation
 def a_folder_at_a_name_of_ours(desk: Desk) -> str:
     Path(f"{desk.target}.lock").mkdir()
+    return desk.migrate()
+
+
+@provocation
+def a_stick_that_holds_no_large_file(desk: Desk) -> str:
+    small = filesystems.FileSystem("vfat", largest_file=1_000)
+    desk.monkeypatch.setattr(filesystems, "of", lambda _: small)
     return desk.migrate()
 
 

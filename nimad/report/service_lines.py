@@ -21,6 +21,10 @@ def _target_gone(event: s.TargetGone) -> Lines:
     yield Level.WARN, f"{event.target} is gone: somebody took it away. Migrate again by starting the service anew"
 
 
+def _remounted(event: s.Remounted) -> Lines:
+    yield Level.WARN, f"Another file system is at {event.folder} now; what lies there is looked at anew"
+
+
 def _name_missing(event: s.NameMissing) -> Lines:
     yield Level.WARN, f"the name {event.name} is missing; nimad migrate makes it again: {event.command}"
 
@@ -51,6 +55,7 @@ WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
     s.Waiting: _waiting,
     s.DiskCame: _disk_came,
     s.TargetGone: _target_gone,
+    s.Remounted: _remounted,
     s.NameMissing: _name_missing,
     s.Watching: _watching,
     s.Postponed: _postponed,

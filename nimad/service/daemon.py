@@ -98,7 +98,10 @@ class Daemon:
         if settings.after == "exit":
             return result.exit_code
         follower = Follower(asked, self._heart, self._heard)
-        if Following(asked, follower, self._heart, self._heard).run() is End.INTERRUPTED:
+        end = Following(asked, follower, self._heart, self._heard).run()
+        if end is End.REMOUNTED:
+            self._wait_for_memory(asked)
+        if end is not End.GONE:
             return None
         if disks.away(self._places):
             return None
@@ -134,6 +137,16 @@ class Daemon:
                 said = waiting
                 wait_for_more(self._heart, watch)
         return None
+
+    def _wait_for_memory(self, settings: Settings) -> None:
+        """Wait until a memory is there again, as with the disk that it is on."""
+        said = None
+        with Watch([settings.source], [], self._heart.ring) as watch:
+            while not self._heart.is_set() and (waiting := self._lacks_memory(settings)) is not None:
+                if waiting != said:
+                    self._heard(waiting)
+                said = waiting
+                wait_for_more(self._heart, watch)
 
     def _lacks_memory(self, settings: Settings) -> events.Waiting | None:
         """What is to be waited for where the memory is not there yet, or just being made."""

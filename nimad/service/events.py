@@ -36,6 +36,13 @@ class TargetGone(Event):
 
 
 @dataclass(frozen=True)
+class Remounted(Event):
+    """Another file system is at the place of a folder; what lies there now is what counts."""
+
+    folder: str
+
+
+@dataclass(frozen=True)
 class NameMissing(Event):
     """A further name of the target is missing; the target itself is there. `command`: what makes it again."""
 

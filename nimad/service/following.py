@@ -3,16 +3,21 @@
 import time
 from collections.abc import Callable
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from nimad.config import Settings
+from nimad.disk import mount_of
 from nimad.errors import DifferenceError, NimadError
 from nimad.migration import names, pausing
 from nimad.migration.events import Event, Listener
 from nimad.migration.files import Files
 from nimad.migration.following import Follower
-from nimad.service.events import Followed, Looked, NameMissing, Postponed, Watching
+from nimad.service.events import Followed, Looked, NameMissing, Postponed, Remounted, Watching
 from nimad.service.heart import Heart
 from nimad.service.watching import Watch
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: A burst of writes is over when so many seconds were quiet, and is not waited for any longer than the second.
 QUIET_S, BURST_S = 0.25, 2.0
@@ -26,6 +31,7 @@ class End(Enum):
     """Why following is over."""
 
     GONE = auto()  # somebody took the target away
+    REMOUNTED = auto()  # another file system is at its place, and has none
     INTERRUPTED = auto()  # the service stops, or its settings are others now
 
 
@@ -37,6 +43,9 @@ class Following:
         self._files = Files.of(settings)
         self._due: float | None = 0.0  # when every row is to be looked at: nobody knows what came while none ran
         self._told: Event | None = None
+        folders = settings.target.parent, settings.source.parent, settings.source.resolve().parent
+        self._folders = tuple(dict.fromkeys(folders))
+        self._mounts = self._mounts_now()
         self._missing: frozenset[str] = frozenset()  # names of the target, as they were told of
 
     def run(self) -> End:
@@ -47,8 +56,9 @@ class Following:
         coming = [settings.target, *self._files.links, self._files.paused]
         with Watch([settings.source, log], coming, self._heart.ring) as watch:
             while not self._heart.is_set():
+                remounted = self._look_at_mounts()
                 if not settings.target.exists():
-                    return End.GONE
+                    return End.REMOUNTED if remounted else End.GONE
                 self._look_at_names()
                 if pausing.is_paused(self._files):
                     self._tell(pausing.paused(self._files))
@@ -56,6 +66,20 @@ class Following:
                 else:
                     self._wait(watch, self._step(watch))
         return End.INTERRUPTED
+
+    def _look_at_mounts(self) -> bool:
+        """Say so, and look at every row, where a folder is on another file system than before; whether one is."""
+        mounts = self._mounts_now()
+        others = [folder for folder, mount in mounts.items() if mount != self._mounts.get(folder, mount)]
+        for folder in others:
+            self._listener(Remounted(str(folder)))
+            self._due = 0.0
+        self._mounts |= mounts
+        return bool(others)
+
+    def _mounts_now(self) -> "dict[Path, int]":
+        """The mount that each folder is on, but for those that are gone."""
+        return {folder: mount for folder in self._folders if (mount := mount_of(folder))}
 
     def _look_at_names(self) -> None:
         """Say once of each name of the target that it is missing."""

@@ -27,6 +27,7 @@ class Heart(threading.Event):
         self._read, self._write = os.pipe()
         os.set_blocking(self._read, False)
         os.set_blocking(self._write, False)
+        self._mounts = _mounts()
 
     @property
     def stopped(self) -> bool:
@@ -54,7 +55,7 @@ class Heart(threading.Event):
         return self.is_set()
 
     def listen(self, timeout: float | None = None, look: Callable[[], bool] | None = None) -> bool:
-        """Wait for one ring, at most so many seconds; whether it was rung. Wakes for nothing but signs of life.
+        """Wait for one ring, at most so many seconds; whether it was rung. Else it wakes for signs of life, and mounts.
 
         With each of these it may `look` for itself: true is as good as a ring.
         """
@@ -62,7 +63,7 @@ class Heart(threading.Event):
         while not self.is_set():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             times = [seconds for seconds in (left, self._interval_s) if seconds is not None]
-            if select.select([self._read], [], [], min(times, default=None))[0]:
+            if select.select([self._read], [], self._mounts, min(times, default=None))[0]:
                 self._drain()
                 return True
             if look is not None and look():
@@ -75,6 +76,14 @@ class Heart(threading.Event):
         with suppress(BlockingIOError):
             while os.read(self._read, 4_096):
                 pass
+
+
+def _mounts() -> list[int]:
+    """What select(2) has as an exception once something is mounted or unmounted (proc(5)): no watch tells of that."""
+    try:
+        return [os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)]
+    except OSError:
+        return []
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from nimad.disk import mount_of
+
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
     from watchdog.observers.api import BaseObserver
@@ -55,7 +57,7 @@ class Watch:
         self._changing, self._coming, self._ring = tuple(changing), tuple(coming), ring
         self._wanted = Wanted(_names(self._changing), _names(self._coming))
         self._observer: BaseObserver | None = None
-        self._folders: dict[str, tuple[int, int]] = {}
+        self._folders: dict[str, tuple[int, int, int]] = {}
         self.polls = False
 
     def __enter__(self) -> Self:
@@ -151,7 +153,7 @@ def _names(paths: Iterable[Path]) -> frozenset[str]:
     return frozenset(str(each) for path in paths for each in (path, path.resolve()))
 
 
-def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
+def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int, int]]:
     """The nearest folder of each file that is there, and the one above it, from which it may be moved away."""
     found = {}
     for path in paths:
@@ -161,7 +163,7 @@ def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int]]:
                     continue
                 for each in (folder, folder.parent):
                     status = each.stat()
-                    found[str(each)] = status.st_dev, status.st_ino
+                    found[str(each)] = mount_of(each), status.st_dev, status.st_ino
                 break
     return found
 
