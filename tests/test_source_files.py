@@ -21,7 +21,7 @@ from nimad.errors import SourceError, SourceLogError
 from nimad.migration import large_pages, machine
 from nimad.migration.engines import Choice, Engine
 from nimad.migration.interpreter import Interpreter
-from nimad.source import quick_check
+from nimad.source import foreign_log, quick_check
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.survey import survey
@@ -104,6 +104,55 @@ def test_a_log_of_another_state_is_seen_by_an_index_alone(path: Path) -> None:
     assert quick_check.damage(source, survey(source).schema) == []
     with pytest.raises(SourceLogError, match=r"graph\.sqlite-wal"):
         quick_check.refuse_foreign_log(source)
+
+
+def test_a_log_that_has_every_page_of_another_state_is_told_by_its_count(path: Path) -> None:
+    """Nothing is damaged: the log holds a whole memory of its own, and of the file put back no row would be read."""
+    make_memory(path, "3.0", nodes=nodes(1, 300))
+    backup = shutil.copy(path, path.parent.parent / "backup")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("DELETE FROM memory_nodes WHERE id > 5")
+        connection.execute("DROP TABLE memory_edges")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("VACUUM")  # writes every page
+        log = Path(f"{path}-wal").read_bytes()
+    shutil.copy(backup, path)
+    Path(f"{path}-wal").write_bytes(log)
+    source = SourceFile(path)
+    assert survey(source).nodes.rows == 5
+    assert quick_check.damage(source, survey(source).schema) == []
+    with pytest.raises(SourceLogError, match="it goes on from another number of changes or pages than the file has"):
+        quick_check.refuse_foreign_log(source)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_log_of_its_own_is_never_taken_for_one_of_another_state(tmp_path: Path, seed: int) -> None:
+    """Whatever programs did: grow, shrink, roll back, move some of the log into the file, and begin it anew."""
+    chance, path, copy = Random(seed), tmp_path / "graph.sqlite", tmp_path / "copy.sqlite"
+    make_memory(path, "3.0", nodes=nodes(1, 5))
+    programs = [sqlite3.connect(path, isolation_level=None) for _ in range(3)]
+    checkpoints = [f"PRAGMA wal_checkpoint({kind})" for kind in ("PASSIVE", "FULL", "RESTART")]
+    changes = [
+        "INSERT INTO memory_nodes (text) VALUES (hex(randomblob(3000)))",
+        "UPDATE memory_nodes SET text = 'short' WHERE id % 3 = 1",
+        "DELETE FROM memory_nodes WHERE id % 7 = 5",
+        "BEGIN; INSERT INTO memory_nodes (text) VALUES ('no'); ROLLBACK",
+        "VACUUM",
+    ]
+    seen = 0
+    for step in range(60):
+        program = chance.choice(programs)
+        program.execute(f"PRAGMA wal_autocheckpoint = {chance.choice((0, 3, 1000))}")
+        program.executescript(chance.choice([*changes, *checkpoints, f"CREATE TABLE other{step} (a)"]))
+        shutil.copy(path, copy)
+        shutil.copy(f"{path}-wal", f"{copy}-wal")
+        seen += foreign_log.has_log(copy)
+        foreign_log.refuse_by_count(copy)
+    assert seen > 10
+    for program in programs:
+        program.close()
 
 
 def test_a_log_of_its_own_is_read_with_a_file_that_is_damaged_alone(path: Path) -> None:

@@ -583,7 +583,7 @@ def a_row_that_strict_stops_at(desk: Desk) -> str:
 def _without_ids(desk: Desk) -> None:
     for statement in ("DROP TABLE memory_nodes", "CREATE TABLE memory_nodes (id, text)"):
         change(desk.source, statement)
-    change(desk.source, "INSERT INTO memory_nodes VALUES ('one', 'a')")
+    change(desk.source, "INSERT INTO memory_nodes VALUES (NULL, 'a')")
 
 
 @provocation

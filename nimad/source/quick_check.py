@@ -54,7 +54,10 @@ def refuse_foreign_log(source: SourceFile) -> None:
 
     Pages of two files may fit together so far that only an index which does not hold what its table does tells.
     """
-    if source.has_log_of_dead() and (lines := source.read(lambda connection: faults(connection, thorough=True))):
+    if not source.has_log_of_dead():
+        return
+    foreign_log.refuse_by_count(source.path)
+    if lines := source.read(lambda connection: faults(connection, thorough=True)):
         foreign_log.refuse(source.path, lines[0])
 
 
