@@ -157,6 +157,12 @@ TURN_KINDS: Mapping[str, Kind] = {
     "created_at": Kind.STRING,
 }
 
+
+def is_own(table: Table, column: Column) -> bool:
+    """Whether a column is the user's own, and none that a release of NIMA has."""
+    return column.target not in {NODES: NODE_KINDS, EDGES: EDGE_KINDS, TURNS: TURN_KINDS}[table.name]
+
+
 EDGE_ENDS = ("source_id", "target_id")
 #: What each table becomes.
 TARGET_TABLES: Mapping[str, str] = {NODES: "MemoryNode", EDGES: "relates_to", TURNS: "Turn"}

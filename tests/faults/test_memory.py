@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Hurried, make_memory, migrate, node
+from support import Hurried, make_memory, migrate, migrate_smoothly, node
 from torture import Life, assert_all_there, run_to_the_end, small_memory, staging_of, state_of, target_of
 
 import nimad
@@ -537,6 +537,16 @@ def test_batches_grow_to_a_node_group_and_take_every_row(monkeypatch: pytest.Mon
             size = plan.next_size(size)
             batches += 1
         assert plan.total_batches == max(batches, -(-found.nodes.bytes // plan.batch_bytes))
+
+
+@pytest.mark.parametrize("kind", ["INTEGER", "TEXT"])
+def test_a_memory_of_many_columns_needs_no_second_try(tmp_path: Path, kind: str) -> None:
+    """The engine keeps a whole node group of each column in its pool, however few rows there are."""
+    columns = [f"column_{number}" for number in range(300)]
+    schema = [f"ALTER TABLE memory_nodes ADD COLUMN {name} {kind}" for name in columns]
+    rows = [node(key, **dict.fromkeys(columns, key)) for key in (1, 2)]
+    run = migrate_smoothly(make_memory(tmp_path / "graph.sqlite", schema=schema, nodes=rows))
+    assert (run.result.exit_code, run.result.migrated) == (0, 2)
 
 
 def test_the_plan_of_a_real_memory_is_what_its_survey_asks_for(tmp_path: Path) -> None:
