@@ -71,11 +71,11 @@ class Reading(sqlite3.Connection):
         What else SQLite does not vouch for fails on this connection (`bounds.limit`), and no view reads from a virtual
         table, which trust would let it.
         """
+        self.execute("PRAGMA trusted_schema = ON")  # first: the schema itself may not be read without
         if self._new("trust"):
             found = self.execute("SELECT name FROM sqlite_master WHERE sql LIKE 'create virtual %'").fetchall()
             virtual = {str(name).lower() for (name,) in found} - set(TABLES)
             self.set_authorizer(lambda *asked: _allows(virtual, *asked))
-        self.execute("PRAGMA trusted_schema = ON")
         return True
 
     def _missing_collations(self, message: str) -> set[str]:
