@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from nimad import rights
 from nimad.report.screen import say_line
 from nimad.report.streams import Matter, matters
 from nimad.sample import SHAPES, Sample, write_sample
@@ -17,6 +18,7 @@ from nimad.sample import SHAPES, Sample, write_sample
 @click.option("--dimension", default=384, show_default=True, help="Floats in an embedding.")
 def sample(path: Path, nodes: int, seed: int, shape: str, dimension: int) -> None:
     """Write a sample NIMA memory with edges, turns and embeddings."""
+    rights.become_owner(path.absolute())
     counts = write_sample(path, Sample(nodes=nodes, seed=seed, shape=shape, dimension=dimension))
     matters(Matter.DONE)
     rows = f"{counts.nodes} nodes, {counts.edges} edges, {counts.turns} turns"

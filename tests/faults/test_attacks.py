@@ -133,6 +133,13 @@ def test_a_log_in_a_folder_of_roots_opens_no_other_folder_of_roots(
     assert (logs / "nima.log").stat().st_uid == ALICE
 
 
+def test_a_sample_in_a_users_folder_is_made_as_that_user(alice: Path, reaching: list[str]) -> None:
+    path = alice.with_name("sample.sqlite")
+    done = nimad(path.parent, "sample", path, "--nodes", "10", prefix=reaching)
+    assert done.code == ExitCode.COMPLETE, done.err
+    assert path.stat().st_uid == ALICE
+
+
 @pytest.mark.parametrize("command", ["pause", "report"])
 def test_no_file_is_made_behind_a_link_of_the_users(
     alice: Path, ground: Path, reaching: list[str], command: str
