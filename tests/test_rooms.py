@@ -76,6 +76,7 @@ def test_a_memory_is_opened_for_writing_in_one_place_alone() -> None:
     }
     assert opened == {
         "sample/writing.py",  # makes one
+        "source/bounds.py",  # none, in memory: what functions SQLite has
         "source/file.py",  # mode=ro
         "source/foreign_log.py",  # mode=ro, without the log
         "source/salvage.py",  # a copy of what can be read
