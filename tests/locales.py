@@ -17,7 +17,7 @@ import pytest
 
 TURKISH: Final = "tr_TR.UTF-8"
 LATIN: Final = "de_DE.ISO-8859-1"
-#: No bytes beyond ASCII, and none of Python's own ways around that.
+#: Without any language; Python itself takes names and text for UTF-8 there (PEP 538 and 540).
 ASCII: Final = "C"
 #: By name: the source and the characters that `localedef` makes it of.
 _SOURCES: Final = {TURKISH: ("tr_TR", "UTF-8"), LATIN: ("de_DE", "ISO-8859-1")}
@@ -53,8 +53,11 @@ def _make(locale: str) -> None:
 
 
 def inherited() -> None:
-    """Have every program that this process starts speak the language that the test run was asked for."""
+    """Have every program that this process starts speak the language that the test run was asked for.
+
+    What is printed stays UTF-8, because tests look for words in it; `test_locales.py` is about what becomes of those.
+    """
     if locale := os.environ.get("NIMAD_TEST_LOCALE"):
         for name in [name for name in os.environ if name in NAMES or name.startswith("LC_")]:
             del os.environ[name]
-        os.environ.update(environment(locale))
+        os.environ.update(environment(locale), PYTHONIOENCODING="utf-8")
