@@ -4,12 +4,15 @@ import json
 import math
 import shutil
 import struct
+import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from arrival import Raw, assert_arrived, columns_without_types, write
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -17,6 +20,7 @@ from hypothesis import strategies as st
 from support import LINKS, assert_same, edge, make_memory, migrate_smoothly, node, same_value, turn, vector
 
 from nimad.migration import loading
+from nimad.source import arrow
 from nimad.source.cells import InvalidText
 from nimad.source.schema import Column, Kind, Schema, Table
 from nimad.source.values import are_plain, cell
@@ -460,3 +464,32 @@ def test_each_known_trap_comes_back_bit_for_bit(
     target = assert_same(source, run.target)
     assert [target.nodes[number]["text"] for number in range(len(texts))] == texts
     assert run.result.exit_code == 0
+
+
+#: Reads vectors as a worker does while it has the target open, and says which of Arrow's modules it took.
+READS_VECTORS = """
+import sys
+import pyarrow as pa
+from nimad.source import arrow
+from nimad.source.schema import Kind
+column = pa.chunked_array([pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2))])
+print(len(arrow.values(column, Kind.VECTOR)), "pyarrow.compute" in sys.modules)
+"""
+
+
+def test_vectors_are_read_without_arrows_kernels() -> None:
+    """Their import takes longer than all else that a late turn has the target open for."""
+    done = subprocess.run([sys.executable, "-c", READS_VECTORS], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("3 False\n", "")
+
+
+@given(st.lists(st.none() | st.lists(st.floats(width=32), min_size=3, max_size=3), max_size=40), st.data())
+def test_vectors_come_out_of_any_slice_of_what_the_engine_gave(
+    rows: list[list[float] | None], data: st.DataObject
+) -> None:
+    first = data.draw(st.integers(0, len(rows)))
+    last = data.draw(st.integers(first, len(rows)))
+    whole = pa.array(rows, pa.list_(pa.float32(), 3))
+    found = arrow.values(pa.chunked_array([whole.slice(first, last - first), whole]), Kind.VECTOR)
+    expected = [None if row is None else vector(*row) for row in rows]
+    assert found == expected[first:last] + expected

@@ -108,16 +108,26 @@ def _vectors(values: Sequence[bytes | None], dimension: int) -> pa.Array:
     return pa.FixedSizeListArray.from_arrays(floats, dimension, mask=missing)
 
 
+def _is_valid(chunk: pa.Array) -> Sequence[bool]:
+    """Which rows have a value."""
+    bits = chunk.buffers()[0]
+    if bits is None or not chunk.null_count:
+        return [True] * len(chunk)
+    packed = memoryview(bits)
+    return [bool(packed[at >> 3] >> (at & 7) & 1) for at in range(chunk.offset, chunk.offset + len(chunk))]
+
+
 def _vector_bytes(column: pa.ChunkedArray) -> list[bytes | None]:
-    """Each vector's floats as little-endian bytes."""
+    """Each vector's floats as little-endian bytes.
+
+    From the buffers themselves: Arrow's `is_valid` and `flatten` import its kernels first, while the target is open.
+    """
     result: list[bytes | None] = []
     for chunk in column.chunks:
-        valid = chunk.is_valid().to_pylist()
-        floats = chunk.flatten()  # leaves out what is NULL
-        width = chunk.type.list_size * FLOAT_BYTES
-        data = memoryview(floats.buffers()[1] or b"")[floats.offset * FLOAT_BYTES :] if len(floats) else b""
-        at = 0
-        for is_valid in valid:
+        floats, width = chunk.values, chunk.type.list_size * FLOAT_BYTES
+        data = memoryview(floats.buffers()[1] or b"")
+        at = floats.offset * FLOAT_BYTES + chunk.offset * width
+        for is_valid in _is_valid(chunk):
             result.append(bytes(data[at : at + width]) if is_valid else None)
-            at += width if is_valid else 0
+            at += width  # what is NULL takes its place, too
     return result

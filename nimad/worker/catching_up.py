@@ -72,7 +72,6 @@ def _brought(job: Job, module: ModuleType, found: Candidates, notes: Notebook, *
         merge = Merge(job, database, notes, noted=noted, indexed=indexed)
         merge.rejects += found.strays
         _apply(job, merge, found)
-        counts = counting.count(database)
         _close(job, database, keep=(job.late or Late()).keep_log and not indexed)
     rejected = quarantine.add(Path(job.quarantine), merge.rejects)
     aside = [ledger.packed_aside(table, rows) for table, rows in merge.aside.items()]
@@ -82,7 +81,6 @@ def _brought(job: Job, module: ModuleType, found: Candidates, notes: Notebook, *
         "rejected": rejected,
         "aside": {table: sorted(rows) for table, rows in merge.aside.items()},
         "dimension": schema.dimension,
-        "counts": {name: asdict(count) for name, count in counts.items()},
         **merge.to_json(),
     }
 

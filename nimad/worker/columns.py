@@ -37,12 +37,14 @@ def settle(database: Database, schema: Schema, source: SourceFile) -> tuple[Sche
             kind, own = wanted[name].columns[column.target], quoted(column.target)
             if (named := alike.get(column.target.lower(), column.target)) != column.target:
                 unfit.append(Unfit(table.name, column.name, f"the target has a column {named}"))
+            elif there.get(column.target) == kind:
+                continue
             elif column.target not in there or (column.kind is Kind.VECTOR and not _has_values(database, name, own)):
                 drop = [f"ALTER TABLE {name} DROP {own}"] if column.target in there else []
                 default = NODE_DEFAULTS.get(column.target) if table.name == NODES else None
                 added = f"{own} {kind}" + ("" if default is None else f" DEFAULT {default}")
-                changes += [*drop, f"ALTER TABLE {name} ADD {added}"] if there.get(column.target) != kind else []
-            elif there[column.target] != kind:
+                changes += [*drop, f"ALTER TABLE {name} ADD {added}"]
+            else:
                 why = f"the target's column is {there[column.target]}, and SQLite's is {kind}"
                 unfit.append(Unfit(table.name, column.name, why))
     for change in changes if not unfit else ():

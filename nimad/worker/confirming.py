@@ -58,7 +58,7 @@ def confirm(job: Job, module: ModuleType) -> dict[str, Any]:
             keys = list(rows)
             for start in range(0, len(keys), ROWS):
                 _look(job, database, table, keys[start : start + ROWS], known, ignored, found)
-        for table, listed in applied.removed.items():
+        for table, listed in ((table, listed) for table, listed in applied.removed.items() if listed):
             # What was added since may have the id of what went.
             left = merging.keys(database, TARGET_TABLES[table])
             left -= {known.of(table, key) for key in applied.digests.get(table, ())}

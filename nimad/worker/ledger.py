@@ -48,6 +48,9 @@ class _Kind(IntEnum):
     UNDECIDED = 8  # columns of a row that is in the target, whose base tells nothing of what the target has
 
 
+_KINDS = {kind.value: kind for kind in _Kind}
+
+
 def check_of(value: Any) -> bytes:
     """Four bytes that tell whether a converted value is still what it was. NULL has a check, too.
 
@@ -328,18 +331,24 @@ def _read(path: Path) -> bytes:
 def _whole(data: bytes) -> int:
     """Bytes of the header and of whole records."""
     end = len(_MAGIC) if data.startswith(_MAGIC) else 0
-    for end, *_ in _records(data):  # noqa: B007 - the last one counts
+    for _, end, *_ in _spans(data):  # noqa: B007 - the last one counts
         pass
     return end
 
 
 def _records(data: bytes) -> Iterator[tuple[int, _Kind, int, int, bytes]]:
     """Every whole record, with where it ends; nothing of a file of another format."""
-    at, kinds = len(_MAGIC), {kind.value: kind for kind in _Kind}
-    while data.startswith(_MAGIC) and at + _HEAD.size <= len(data):
+    for start, end, kind, number, key in _spans(data):
+        yield end, _KINDS[kind], number, key, data[start:end]
+
+
+def _spans(data: bytes) -> Iterator[tuple[int, int, int, int, int]]:
+    """Where the payload of every whole record begins and ends, its kind, table and key. Read at every look."""
+    at, head, size = len(_MAGIC), _HEAD.size, len(data)
+    while data.startswith(_MAGIC) and at + head <= size:
         length, kind, number, key = _HEAD.unpack_from(data, at)
-        end = at + _HEAD.size + length
-        if end > len(data) or kind not in kinds or number >= len(_TABLES):
+        start = at + head
+        at = start + length
+        if at > size or kind not in _KINDS or number >= len(_TABLES):
             return
-        yield end, kinds[kind], number, key, data[at + _HEAD.size : end]
-        at = end
+        yield start, at, kind, number, key

@@ -217,7 +217,8 @@ class Merge:
         """Bring the links of one kind to where SQLite moved them. What only the agent linked, or unlinked, stays so."""
         end, turns, nodes = judged.rows.table.ends[index], self.names(TURNS), self.names(NODES)
         there: dict[int, set[int]] = {}
-        for turn, node in reading.links(self.database, kind, sorted(map(turns.of, judged.rows.keys))):
+        known_turns = sorted(turns.of(key) for key in judged.rows.keys if key not in self.added.get(TURNS, ()))
+        for turn, node in reading.links(self.database, kind, known_turns) if known_turns else ():
             there.setdefault(turn, set()).add(node)
         keys_at = nodes.keys_at(node for linked in there.values() for node in linked)
         add, lose, linked = [], [], set[int]()
