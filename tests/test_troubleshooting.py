@@ -79,7 +79,7 @@ WITHOUT_ENTRY = {
     "would stand in a folder of": "root with settings of somebody else's; the command is in it",
     "and is as it was": "the words say it all",
     "are among the": "two agents; the words say it all",
-    "alone holds did not arrive in": "a disk that loses what was synced, or a bug of the engine's",
+    "as they are there, and nothing was published": "a disk that loses what was synced, or a bug of the engine's",
     "is on a file system that is read-only": "the words say it all",
     "and a backup of SQLite needs": "the words say it all",
     "rows of after they were written to it": "a disk that loses what was synced",
