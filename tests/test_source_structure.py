@@ -186,6 +186,17 @@ FAILING: dict[str, tuple[str, Any, tuple[str, ...]]] = {
     ),
     "of a view": ("extra", None, of_nodes("VIEW", f"id, {PLAIN}, {MOOD} AS extra")),
     "of a view without an id": ("extra", None, of_nodes("VIEW", f"id AS node_id, {PLAIN}, {MOOD} AS extra")),
+    "of a view of two tables": (
+        "extra",
+        None,
+        (
+            "CREATE TABLE more_nodes AS SELECT * FROM memory_nodes WHERE id > 9",
+            "DELETE FROM memory_nodes WHERE id > 9",
+            "ALTER TABLE memory_nodes RENAME TO old_nodes",
+            f"CREATE VIEW memory_nodes AS SELECT id, {PLAIN}, {MOOD} AS extra FROM old_nodes "
+            f"UNION ALL SELECT id, {PLAIN}, {MOOD} FROM more_nodes",
+        ),
+    ),
     "of a view, of a known name": ("strength", 1.0, of_nodes("VIEW", f"id, {PLAIN}, {MOOD} AS strength")),
 }
 

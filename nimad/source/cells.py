@@ -69,8 +69,9 @@ def failing(connection: Reading, table: str, columns: Sequence[str]) -> list[str
 
 def _fails(connection: Reading, table: str, column: str) -> bool:
     try:
-        # Of a column that is declared NOT NULL, SQLite would count the values without computing them.
-        connection.execute(f"SELECT max(typeof({_quoted(column)})) FROM main.{_quoted(table)}").fetchone()
+        # Of a column that is declared NOT NULL, SQLite would count the values without computing them; and of a view
+        # that joins others by UNION ALL, an aggregate computes all columns.
+        connection.execute(f"SELECT 1 FROM main.{_quoted(table)} WHERE typeof({_quoted(column)}) = ''").fetchone()
     except sqlite3.OperationalError as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
             raise
@@ -91,6 +92,27 @@ def each_alone(connection: Reading, table: str, columns: Sequence[str], place: S
     connection.create_function(function, 1 + len(place), cell)
     named = ", ".join(map(_quoted, place))
     return {column: f"{function}({text_in_sql(column)}, {named})" for column in columns}
+
+
+def copied_where_needed(connection: Reading, table: str, names: Sequence[str], query: str) -> str:
+    """A query that gives what `query` of a table, in brackets, does, in any statement.
+
+    Of a view that joins others by UNION ALL, SQLite computes all columns for some statements, whatever they ask for: of
+    such a one the rows are copied into a table in memory.
+    """
+    try:
+        connection.execute(f"SELECT max(typeof({_quoted(names[0])})) FROM {query}").fetchone()
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+    else:
+        return query
+    copy, columns = f"temp.{_quoted(f'nimad_{table}')}", ", ".join(map(_quoted, names))
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"DROP TABLE IF EXISTS {copy}")
+    connection.execute(f"CREATE TABLE {copy} ({columns})")  # of no types, which would change values
+    connection.execute(f"INSERT INTO {copy} {query[1:-1]}")
+    return f"(SELECT * FROM {copy})"
 
 
 def _computed(connection: Reading, query: str, values: Sequence[Any]) -> Any:

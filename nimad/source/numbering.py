@@ -168,7 +168,8 @@ def _origin(connection: Reading, table: str, names: Mapping[str, str], place: Se
     each = cells.each_alone(connection, table, alone, place)
     columns = [f"{each[name]} AS {quoted(name)}" if name in each else quoted(name) for name in names.values()]
     more = [quoted(name) for name in place if name.lower() not in names]
-    return f"(SELECT {', '.join([*more, *columns])} FROM main.{quoted(table)})"
+    query = f"(SELECT {', '.join([*more, *columns])} FROM main.{quoted(table)})"
+    return query if more else cells.copied_where_needed(connection, table, list(names.values()), query)
 
 
 def _view_over(shape: _Shape, nodes: _Shape | None) -> str:
