@@ -56,7 +56,7 @@ def number_rows(connection: Reading) -> None:
 def _may_need(connection: Reading, table: str, kind: str, sql: str) -> bool:
     """Whether a table may have to be read through a view: a look that costs next to nothing, and mostly says no."""
     made = str(sql).lower()
-    if connection.computes_each_alone or kind == "view" or "desc" in made or re.search(r"without\s+rowid", made):
+    if connection.computes_each_alone or kind == "view" or re.search(r"primary\s+key\s+desc\b|without\s+rowid", made):
         return True
     if made.startswith("create virtual"):
         return False
