@@ -23,6 +23,7 @@ from nimad.errors import (
     StoppedError,
     limit_reached,
 )
+from nimad.printable import said
 from nimad.source import bounds, foreign_log
 from nimad.source.cells import text
 from nimad.source.header import READ_VERSION, WAL_FORMAT, beside, header_of, locks_kept, open_kept, size_or_zero
@@ -225,8 +226,8 @@ class SourceFile:
         if code == sqlite3.SQLITE_ERROR:
             schema = shlex.join(["sqlite3", str(self.path), f".schema {NODES}"])
             return SourceError(
-                f"{self.path} cannot be read ({error}): its own schema asks for what is not here, or is not let; see "
-                f"it with: {schema} and put what a view gives into a plain table, in a copy, and name that with "
+                f"{self.path} cannot be read ({said(error)}): its own schema asks for what is not here, or is not let; "
+                f"see it with: {schema} and put what a view gives into a plain table, in a copy, and name that with "
                 "--source"
             )
         return SourceError(f"{self.path} cannot be read ({error})")
