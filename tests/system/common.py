@@ -21,6 +21,8 @@ from pathlib import Path
 CHECKOUT = Path(__file__).resolve().parents[2]
 BUILD = CHECKOUT / "build" / "system"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
+#: In mounts of its own: whoever clears up after one that was killed would find this machine's /dev beneath the folder.
+BOOTSTRAP = ("unshare", "--mount", "mmdebstrap", "--quiet")
 #: Held by whoever installs, because apt waits for nobody and two of these tests may run at once.
 _APT = Path("/run/lock/nimad-system-tests")
 #: glibc of the wheels, newest first: pip takes each name literally and adds none by itself.

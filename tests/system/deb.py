@@ -117,7 +117,7 @@ def _disk(suite: str, build: Path, package: Path) -> Path:
         return root
     say(f"Building the disk of {suite}")
     choice = ["--variant=minbase", f"--include={_PRISTINE}", f"--keyring={common.KEYRING}"]
-    run("mmdebstrap", "--quiet", *choice, suite, root, common.mirror())
+    run(*common.BOOTSTRAP, *choice, suite, root, common.mirror())
     shutil.copy(package, root / "root" / package.name)
     _chroot(root, f"apt-get -q update && apt-get -qy install --download-only /root/{package.name}")
     (root / "root" / package.name).unlink()

@@ -62,7 +62,7 @@ def image(build: Path, source: Path, suite: str) -> Path:
         return root
     say(f"Building the disk of {suite}")
     choice = ["--variant=minbase", f"--include={_PACKAGES}", f"--keyring={common.KEYRING}"]
-    run("mmdebstrap", "--quiet", *choice, suite, root, common.mirror())
+    run(*common.BOOTSTRAP, *choice, suite, root, common.mirror())
     shutil.copytree(wheels, root / "opt/wheels")
     (root / "opt/nimad/bin").mkdir(parents=True)
     (root / "opt/nimad/bin/nimad-program").write_text(_PROGRAM, encoding="utf-8")

@@ -70,7 +70,7 @@ def image(build: Path, source: Path, nodes: int) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as work:
         root = Path(work, "root")
         choice = ["--variant=minbase", f"--include={_PACKAGES}", f"--keyring={common.KEYRING}"]
-        run("mmdebstrap", "--quiet", *choice, SUITE, root, common.mirror())
+        run(*common.BOOTSTRAP, *choice, SUITE, root, common.mirror())
         shutil.copytree(wheels, root / "opt/wheels")
         _make_sample(root, source, nodes)
         (root / "usr/local/lib/agent").write_text(_AGENT, encoding="utf-8")
