@@ -4,19 +4,23 @@ import functools
 import os
 import sqlite3
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from nimad.bounded import STAT_BLOCK
 
-#: Steps of SQLite's machine between two looks at whether to stop: some milliseconds.
-_STEPS: Final = 100_000
+#: Steps of SQLite's machine between two looks at whether to stop: some rows, each of which may take long.
+_STEPS: Final = 1_000
 #: Steps that a reading may take: for any file, some seconds, and for each of its bytes more than a whole look needs.
 _BASE_STEPS: Final = 100_000_000
 _STEPS_PER_BYTE: Final = 1_000
+#: Seconds of the processor that it may take, in the same way: one step can look for a long text in a longer one.
+_BASE_S: Final = 60.0
+_S_PER_BYTE: Final = 20e-6
 #: Bytes of a value, whatever the file's size; and how many times as long as the file a computed one may be.
-_BASE_LENGTH: Final = 1 << 20
+_BASE_LENGTH: Final = 256 << 10
 _TIMES_LENGTH: Final = 4
 #: The least that SQLite may take of the memory, in bytes, and its part of what the machine has.
 _LEAST_HEAP: Final = 256 << 20
@@ -34,6 +38,7 @@ class Steps:
 
     def __init__(self, stop: threading.Event, size: int) -> None:
         self._stop, self._left = stop, _BASE_STEPS + size * _STEPS_PER_BYTE
+        self._until = time.thread_time() + _BASE_S + size * _S_PER_BYTE
 
     @property
     def used_up(self) -> bool:
@@ -41,7 +46,7 @@ class Steps:
 
     def ask(self) -> bool:
         """Whether to stop; called by SQLite."""
-        self._left -= _STEPS
+        self._left = 0 if time.thread_time() > self._until else self._left - _STEPS
         return self.used_up or self._stop.is_set()
 
 

@@ -64,6 +64,18 @@ def test_steps_are_counted_for_each_reading_alone(tmp_path: Path, monkeypatch: p
         survey(source)
 
 
+def test_a_column_that_takes_few_and_long_steps_comes_to_an_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounds, "_BASE_S", 0.3)
+    monkeypatch.setattr(bounds, "_S_PER_BYTE", 0)
+    path = make_memory(tmp_path / "graph.sqlite", nodes=[node(key) for key in range(1, 600)])
+    long, longer = "hex(zeroblob(7500)) || id", "hex(zeroblob(15000))"
+    change(path, f"ALTER TABLE memory_nodes ADD COLUMN extra INTEGER AS (instr({longer}, {long}))")
+    with pytest.raises(SourceError, match="more steps to read than its size can need"):
+        SourceFile(path).read(lambda connection: connection.execute("SELECT sum(extra) FROM memory_nodes").fetchone())
+
+
 def test_a_value_that_is_computed_is_bounded_by_the_file(tmp_path: Path) -> None:
     column = "ALTER TABLE memory_nodes ADD COLUMN g GENERATED ALWAYS AS (hex(zeroblob(400000000)))"
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)], schema=[column])
