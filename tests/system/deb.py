@@ -171,6 +171,7 @@ class _Life:
             self._set_up,
             self._upgrade,
             self._complete,
+            self._cut_off,
             self._remove,
             self._reinstall,
             self._purge,
@@ -260,6 +261,18 @@ class _Life:
         self._note("nimad verify finds no difference", compared.status == 0, compared.output)
         found = self._run(f"runuser -u pi -- nimad search --target {_HOME}/graph.ladybug --limit 1 telescope")
         self._note("a search finds something", bool(found.strip()))
+
+    def _cut_off(self) -> None:
+        """The power goes while dpkg works: what it noted of the service is gone, and one file was not there yet."""
+        self._run(f"{_QUIET} dpkg --unpack /root/{self._package.name} 2>&1")
+        broken = self._run("ls /usr/lib/nima-migrate/lib/python3.*/site-packages/nimad/errors.py").strip()
+        self._run(
+            f"rm -f /run/nima-migrate.upgrade* && mv {broken} {broken}.away && systemctl start --no-block {SERVICE}"
+        )
+        self._until("the service fails", lambda: self._holds(f"systemctl is-failed {SERVICE}"))
+        self._run(f"{_QUIET} dpkg --install /root/{self._package.name} 2>&1")
+        self._until("it is started anew", lambda: self._holds(f"systemctl is-active {SERVICE}"))
+        self._note("what dpkg left half done is mended by dpkg, and the service goes on", right=True)
 
     def _remove(self) -> None:
         """While the service runs. What a memory has beside it is to survive all this."""
