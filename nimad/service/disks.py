@@ -105,13 +105,11 @@ class Disk:
 
 
 def needed(paths: Iterable[Path], home: Path) -> list[Disk]:
-    """The disks under these paths, as they are written and as they are resolved."""
+    """The disks under these paths, which may go."""
     found: dict[str, Disk] = {}
-    for path in paths:
-        for each in (path, path.resolve()):
-            mount = mount_of(each)
-            if mount.point != "/" and not _is_the_systems(mount.point, home) and mount.point not in found:
-                found[mount.point] = _disk(mount)
+    for mount in map(mount_of, paths):
+        if mount.point != "/" and not _is_the_systems(mount.point, home) and mount.point not in found:
+            found[mount.point] = _disk(mount)
     return [found[point] for point in sorted(found)]
 
 

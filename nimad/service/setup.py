@@ -189,12 +189,15 @@ def _folders(settings: Settings) -> list[str]:
 
 
 def _disks(account: Account, settings: Settings, root: Path) -> list[Disk]:
+    """Those under the home and each folder of a file, as they are written and as their links lead."""
     if root != _SYSTEM:
         return []
     _reload(root)  # somebody may just have written a line into /etc/fstab
     files = (settings.source, settings.target, settings.log_file, settings.metrics_file)
     home = Path(account.home)
-    return disks.needed([home, *(path.parent for path in files if path is not None)], home)
+    written = [home, *(path.parent for path in files if path is not None)]
+    leading = as_user(account, lambda: list(map(os.path.realpath, written)))
+    return disks.needed([*written, *map(Path, leading)], home)
 
 
 def _check_memory(plan: _Plan) -> None:
@@ -296,8 +299,8 @@ def _drop_in(plan: _Plan, root: Path, *, with_program: bool) -> str:
     if _systemd_version(root) >= _GROWING_DELAY:
         lines += ["", "# From 5 s on, each restart comes later than the one before.", "RestartSteps=6"]
         lines += ["RestartMaxDelaySec=10min"]
-    if plan.disks:
-        lines += ["", "[Install]", *(line for disk in plan.disks for line in disk.of_install())]
+    if wanted := [line for disk in plan.disks for line in disk.of_install()]:
+        lines += ["", "[Install]", *wanted]
     if plan.scripts is not None:
         lines += ["", plan.scripts.record()]
     return _unit_text(lines)

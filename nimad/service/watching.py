@@ -29,6 +29,7 @@ _READING = ("opened", "closed_no_write")
 #: What takes a name away, or puts another file there.
 _REPLACING = ("deleted", "moved", "created")
 _MOUNTS = Path("/proc/self/mounts")
+_OPEN = Path("/proc/self/fdinfo")
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,13 @@ class Watch:
         return True
 
     def _is_whole(self) -> bool:
-        """Whether each folder is still watched: a watch goes with its folder, and the next one may have its number."""
-        return self._observer is not None and all(emitter.is_alive() for emitter in self._observer.emitters)
+        """Whether each folder is still watched: a watch goes with its folder, and the next one may have its number.
+
+        It goes with its disk, too, of which watchdog does not tell; and the same disk may be back already.
+        """
+        if self._observer is None or (not self.polls and _watches() < len(self._folders)):
+            return False
+        return all(emitter.is_alive() for emitter in self._observer.emitters)
 
     def _observe(self, *, polling: bool) -> "BaseObserver":
         observer = _observer(polling=polling)
@@ -165,6 +171,15 @@ def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int, int]]:
                     status = each.stat()
                     found[str(each)] = mount_of(each), status.st_dev, status.st_ino
                 break
+    return found
+
+
+def _watches() -> int:
+    """How many watches the kernel keeps for this process (proc_pid_fdinfo(5))."""
+    found = 0
+    for name in os.listdir(_OPEN):  # noqa: PTH208 - names are all that is wanted
+        with suppress(OSError):  # closed between two looks
+            found += (_OPEN / name).read_bytes().count(b"inotify wd:")
     return found
 
 

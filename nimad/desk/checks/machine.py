@@ -21,6 +21,9 @@ _MB = 1_000_000
 _WITHOUT_OWNERS: Final = ("vfat", "exfat", "msdos", "ntfs", "ntfs3", "fuseblk")
 _FAR: Final = ("nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs")
 _IN_MEMORY: Final = ("tmpfs", "ramfs")
+#: Here the system itself is read-only, and what is written lies over it: in memory on a Pi with its overlay, and in
+#: containers for as long as they live.
+_OVER: Final = "overlay"
 #: Room below which a disk is too full to work on whatever is to be done.
 _LEAST_ROOM = 100 * _MB
 #: What an eMMC says of its reserve (JEDEC 84-B50, PRE_EOL_INFO): as it should be.
@@ -80,6 +83,8 @@ def disk(examined: Examined) -> Iterator[Finding]:
         yield warning("disk", f"{where}: in memory, and gone after the next start")
     else:
         yield _room(examined, where, free)
+    if mount.kind == _OVER:
+        yield warning("disk", "on an overlay: what is written may be gone after a start; put the memory elsewhere")
     yield from _wear(mount)
 
 
