@@ -35,6 +35,7 @@ test-locales: $(READY)  ## the same with every program in a Turkish system, in o
 
 test-system: $(READY)  ## as root: the service under real systemds, in containers and in User-Mode Linux
 	$(BIN)/python tests/system/service.py
+	$(BIN)/python tests/system/service_disks.py
 	$(BIN)/python tests/system/service_memory.py
 	$(BIN)/python tests/system/disks.py
 
@@ -47,6 +48,7 @@ faults-arm64: $(READY)  ## as root: a migration on a 16 KiB-page arm64 kernel un
 
 faults-memory: $(READY)  ## as root: the smallest memory limit at which a migration completes, in User-Mode Linux
 	$(BIN)/python tests/system/memory.py
+	$(BIN)/python tests/system/service_memory.py --uncounted
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -13,6 +13,9 @@ from services import service
 from support import make_memory, node
 from test_setup import PROGRAM, home, lines, root, user
 
+from nimad.config import Settings
+from nimad.desk.checks import machine
+from nimad.desk.checks.finding import Examined, Verdict
 from nimad.desk.services import Unit
 from nimad.service import disks, setup
 from nimad.service.disks import Disk, Mount
@@ -49,6 +52,12 @@ def test_a_path_lies_on_the_nearest_disk_above_it(table: Path) -> None:
     assert disks.mount_of(Path("/media/pi/MY DISK/memory")).source == "/dev/sda2"
     assert disks.mount_of(Path("/media/pi/MY DISK 2")).source == "/dev/mmcblk0p2"
     assert "ro" in disks.mount_of(Path("/media/pi/MY DISK")).options
+
+
+def test_a_memory_on_an_overlay_is_warned_of(table: Path, tmp_path: Path) -> None:
+    table.write_text("20 1 0:40 / / rw shared:1 - overlay overlay rw,lowerdir=/lower,upperdir=/upper\n")
+    found = list(machine.disk(Examined(Settings(source=tmp_path / "graph.sqlite", target=tmp_path / "ladybug.lbug"))))
+    assert [finding.text for finding in found if finding.verdict is Verdict.WARNING][-1].startswith("on an overlay")
 
 
 def test_only_disks_that_may_go_are_needed(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +142,9 @@ def test_a_disk_that_goes_by_itself_does_not_take_the_service_along(
     disk = Disk(Mount(f"{tmp_path}/auto", "ext4", "/dev/sda1"), automatic=True)
     said = set_up_on(root, home, disk, monkeypatch)
     assert f"Requires={disk.unit.removesuffix('.mount')}.automount" in said
-    assert not any(line.startswith(("BindsTo=", "PartOf=", "WantedBy=", "RequiresMountsFor=")) for line in said)
+    assert not any(
+        line.startswith(("BindsTo=", "PartOf=", "WantedBy=", "RequiresMountsFor=", "[Install]")) for line in said
+    )
 
 
 def test_a_home_on_a_disk_is_opened_no_wider(

@@ -8,7 +8,6 @@ limits do not reach inside (for these: `uml.py`).
 import os
 import shutil
 import signal
-import stat
 import subprocess
 import tempfile
 import time
@@ -126,11 +125,11 @@ class Container:
         )
 
     def make_device(self, name: str) -> None:
-        """Give the container a block device of this machine, by the same name."""
-        number = os.stat(name).st_rdev  # noqa: PTH116 - a number is all that is wanted
+        """Give the container a device of this machine, by the same name."""
+        status = Path(name).stat()
         place = Path(f"/proc/{self._leader}/root{name}")
         place.unlink(missing_ok=True)  # of the scenario before
-        os.mknod(place, 0o660 | stat.S_IFBLK, number)
+        os.mknod(place, status.st_mode, status.st_rdev)
 
     def run(self, script: str, stdin: object = None) -> str:
         """What a shell script, run by root in the container, prints. One that fails is an error."""

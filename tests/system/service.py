@@ -607,7 +607,9 @@ def play(suite: str, service: Service, scenario: Callable[[Service], None]) -> b
     return True
 
 
-def main(scenarios: Sequence[Callable[[Service], None]] = SCENARIOS, description: str | None = __doc__) -> int:
+def main(
+    scenarios: Sequence[Callable[[Service], None]] = SCENARIOS, description: str | None = __doc__, nodes: int = NODES
+) -> int:
     parser = common.arguments(description)
     parser.add_argument("--suite", choices=nspawn.PYTHONS, help="Debian's release  [both]")
     parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="by name  [all]")
@@ -620,7 +622,7 @@ def main(scenarios: Sequence[Callable[[Service], None]] = SCENARIOS, description
     (suite,) = suites
     began = time.monotonic()
     with Container(roots[suite]) as box:
-        furnish(box, options.source, options.nodes or NODES)
+        furnish(box, options.source, options.nodes or nodes)
         say(f"{suite}: {box.run('systemctl --version').splitlines()[0]}")
         failed = sum(not play(suite, Service(box), scenario) for scenario in chosen)
     say(f"{suite}: {len(chosen) - failed} of {len(chosen)} scenarios went well in {time.monotonic() - began:.0f} s")

@@ -8,6 +8,7 @@ As root. Disks are ext4 on loop devices of this machine. Exit status 0 only if a
 """
 
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -19,9 +20,24 @@ from dataclasses import dataclass
 import common
 from common import Done
 from nspawn import Container
-from service import UNIT, USER, Service, check, main
+from service import SLOW, UNIT, USER, Service, check, main
 
+#: A small memory, and a disk that has room for its target: what is played here is not how much.
+_NODES = 200
 _SIZE = 100 * 1024**2
+#: Replaces what was started as Python, and C's library, file by file under its name, as a package manager does.
+_UPGRADE = """\
+import glob, os, shutil
+folder = os.path.dirname(os.__file__)
+files = glob.glob(f"{folder}/**/*.py", recursive=True) + glob.glob(f"{folder}/**/*.so", recursive=True)
+files += [os.path.realpath("/usr/bin/python3")]
+files += map(os.path.realpath, glob.glob("/lib/*-linux-gnu/lib[cm].so.6") + glob.glob("/lib64/ld-linux-*.so.2"))
+for file in files:
+    shutil.copy2(file, f"{file}.dpkg-new")
+    os.rename(f"{file}.dpkg-new", file)
+for folder in glob.glob(f"{folder}/**/__pycache__", recursive=True):
+    shutil.rmtree(folder)
+"""
 #: Seconds within which nothing of ours holds a disk that somebody wants to pull.
 _HELD_S = 10.0
 _FOLLOWING = "; watching for late ones$"
@@ -74,7 +90,6 @@ def disk(box: Container, place: str) -> Iterator[Disk]:
             found = Disk(box, device, place)
             found.mount()
             yield found
-            box.run(f"systemctl stop {UNIT}; umount {place}")
         finally:
             box.attempt(f"systemctl stop {UNIT}; umount -l {place}; systemctl disable {UNIT}")
             common.run("losetup", "--detach", device)
@@ -95,8 +110,9 @@ def _as_user(service: Service, command: str) -> Done:
 
 
 def _set_up(service: Service) -> str:
-    said = service.box.run(f"nimad setup --user {USER}")
-    service.box.run(f"systemctl enable --now {UNIT}")
+    """What the set-up says of a service that was enabled before, for which it is to take care itself."""
+    said = service.box.run(f"systemctl enable {UNIT} && nimad setup --user {USER}")
+    service.systemctl("start")
     return said
 
 
@@ -141,28 +157,66 @@ def a_stick_without_fstab(service: Service) -> None:
         check(f"{stick.place} ext4 defaults,nofail" in said, "setup prints the line for fstab", said)
         service.wait_for_status(_FOLLOWING)
         stick.unmount()
-        waiting = f"^Waiting for the disk at {stick.place}"
-        service.wait_for_status(waiting)
-        stick.mount()
-        service.wait_for_status(_FOLLOWING)
-        for leave in ("true", f"rmdir {stick.place}"):  # as by hand, and as a desktop does
-            stick.unmount()
-            service.systemctl("stop")
-            service.box.run(leave)
-            service.systemctl("start")
-            service.wait_for_status(waiting)
-            found = doctor(service)
-            check(
-                f"Waiting for the disk at {stick.place}" in found.output, "doctor says what it waits for", found.output
-            )
-            said = status(service)
-            check(f"no disk is mounted at {stick.place}" in said, "status says what it waits for", said)
-            stick.mount()
-            service.wait_for_status(_FOLLOWING)
-            check(service.show("ActiveState") == "active", "it is active", service.lines())
+        stick.mount()  # sooner than anybody looks for it
         service.write_in_the_background(3, 0.01)
         service.wait_for_writer()
         service.wait_until_complete()
+        service.systemctl("stop")
+        stick.unmount()
+        service.systemctl("start")
+        service.wait_for_status(f"^Waiting for the disk at {stick.place}")
+        said = doctor(service).output
+        check(f"Waiting for the disk at {stick.place}" in said, "doctor says what it waits for", said)
+        said = status(service)
+        check(f"no disk is mounted at {stick.place}" in said, "status says what it waits for", said)
+        stick.mount()
+        service.wait_for_status(_FOLLOWING)
+        check(service.show("ActiveState") == "active", "it is active", service.lines())
+        stick.unmount()
+        service.wait_for_status(f"^Waiting for the disk at {stick.place}")
+
+
+def a_disk_that_is_mounted_when_looked_at(service: Service) -> None:
+    """An automount that lets go when nobody looks for a second: the service outlasts that, and misses nothing."""
+    with disk(service.box, "/mnt/auto") as found:
+        found.take(service)
+        service.box.make_device("/dev/autofs")
+        folder, name = "/etc/systemd/system", found.unit.removesuffix(".mount")
+        service.box.run(
+            f"umount {found.place} && systemctl daemon-reexec && "  # which looks anew for what this kernel can do
+            f"printf '[Mount]\\nWhat={found.device}\\nWhere={found.place}\\n' >{folder}/{found.unit} && "
+            f"printf '[Automount]\\nWhere={found.place}\\nTimeoutIdleSec=1\\n' >{folder}/{name}.automount && "
+            f"systemctl daemon-reload && systemctl start {name}.automount && ls {found.place}/memory"
+        )
+        try:
+            _set_up(service)
+            service.wait_for_status(_FOLLOWING)
+            service.wait(lambda: service.box.attempt(f"systemctl is-active {found.unit}").status, "its letting go")
+            service.write_in_the_background(3, 0.01)
+            service.wait_for_writer()
+            service.wait_until_complete()
+            check(service.show("ActiveState") == "active", "it is active", service.lines())
+        finally:
+            service.box.run(f"systemctl stop {UNIT} {name}.automount {found.unit}; mkdir -p {found.place}; :")
+            found.mount()
+
+
+# What lies under it
+
+
+def an_upgrade_under_it(service: Service) -> None:
+    """Python and C's library are replaced in mid-run, on a machine that keeps /var and /tmp in memory."""
+    service.box.run("mount -t tmpfs tmpfs /var && systemd-tmpfiles --create --prefix=/var 2>/dev/null; :")
+    try:
+        service.configure(SLOW)
+        service.systemctl("start")
+        service.in_the_middle()
+        before = service.pid
+        service.box.run(f"python3 -c {shlex.quote(_UPGRADE)}")
+        service.wait_until_complete()
+        check((service.pid, service.restarts) == (before, 0), "it is the same process all the while", service.lines())
+    finally:
+        service.box.run(f"systemctl stop {UNIT}; umount -l /var")
 
 
 # People
@@ -183,16 +237,19 @@ def the_user_was_renamed(service: Service) -> None:
         words, mend = f"runs for {USER}, and there is no such user any more", f"sudo nimad setup --user {new}"
         said = re.sub(r"\s*\n {18}", " ", found.output)
         check(found.status == 2 and words in said and mend in said, "doctor names user and command", found.output)
+        check("on an overlay" in said, "doctor says that this container keeps nothing", found.output)
         box.run(mend.removeprefix("sudo "))
         service.systemctl("start")
-        service.box.run("true")
         service.wait_for_status(_FOLLOWING)
     finally:
         box.run(f"systemctl disable --now {UNIT}; usermod --login {USER} {new}")
 
 
-SCENARIOS: Sequence[Callable[[Service], None]] = (a_disk_of_fstab, a_stick_without_fstab, the_user_was_renamed)
+SCENARIOS: Sequence[Callable[[Service], None]] = (
+    *(a_disk_of_fstab, a_stick_without_fstab, a_disk_that_is_mounted_when_looked_at),
+    *(an_upgrade_under_it, the_user_was_renamed),
+)
 
 
 if __name__ == "__main__":
-    sys.exit(main(SCENARIOS, __doc__))
+    sys.exit(main(SCENARIOS, __doc__, _NODES))

@@ -94,7 +94,7 @@ def _make_sample(root: Path, source: Path, nodes: int) -> None:
 class Machine:
     """A booted machine, as a context: powered off, and every trace of it taken away, at the end."""
 
-    def __init__(self, disk: Path, mem: int) -> None:
+    def __init__(self, disk: Path, mem: int, *parameters: str) -> None:
         self._work = Path(tempfile.mkdtemp(prefix="run-", dir=disk.parent))
         self._share = self._work / "share"
         self._share.mkdir()
@@ -106,6 +106,7 @@ class Machine:
         command = ["linux.uml", f"mem={mem}M", f"umid={self._work.name}", f"uml_dir={self._work}"]
         command += [f"ubd0={self._work / 'changes'},{disk}", "root=/dev/ubda", "rw"]
         command += ["con=null", "con0=null,fd:1", "ssl=null", "quiet", "systemd.show_status=0", f"share={self._share}"]
+        command += parameters  # of the kernel
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
