@@ -266,9 +266,7 @@ class _Life:
         """The power goes while dpkg works: what it noted of the service is gone, and one file was not there yet."""
         self._run(f"{_QUIET} dpkg --unpack /root/{self._package.name} 2>&1")
         broken = self._run("ls /usr/lib/nima-migrate/lib/python3.*/site-packages/nimad/errors.py").strip()
-        self._run(
-            f"rm -f /run/nima-migrate.upgrade* && mv {broken} {broken}.away && systemctl start --no-block {SERVICE}"
-        )
+        self._run(f"rm -f /run/nima-migrate.upgrade* {broken} && systemctl start --no-block {SERVICE}")
         self._until("the service fails", lambda: self._holds(f"systemctl is-failed {SERVICE}"))
         self._run(f"{_QUIET} dpkg --install /root/{self._package.name} 2>&1")
         self._until("it is started anew", lambda: self._holds(f"systemctl is-active {SERVICE}"))
