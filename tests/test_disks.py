@@ -54,6 +54,15 @@ def test_a_path_lies_on_the_nearest_disk_above_it(table: Path) -> None:
     assert "ro" in disks.mount_of(Path("/media/pi/MY DISK")).options
 
 
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x85", "\u2028"])
+@pytest.mark.parametrize("blank", ["\x0c", "\u00a0", "\u2003"])
+def test_the_name_of_a_users_mount_is_no_mount_of_its_own(table: Path, end: str, blank: str) -> None:
+    name = f"/home/pi/x{end}{blank.join(('99', '1', '8:1', '/', '/mnt/usb', 'rw'))}"
+    table.write_bytes(f"{ROOT}\n50 20 0:40 / {name} rw,nosuid - fuse.of-a-user none rw\n".encode())
+    assert [each.point for each in disks.mounts()] == ["/", name]
+    assert disks.away(["/mnt/usb"]) == ["/mnt/usb"]
+
+
 def test_a_memory_on_an_overlay_is_warned_of(table: Path, tmp_path: Path) -> None:
     table.write_text("20 1 0:40 / / rw shared:1 - overlay overlay rw,lowerdir=/lower,upperdir=/upper\n")
     found = list(machine.disk(Examined(Settings(source=tmp_path / "graph.sqlite", target=tmp_path / "ladybug.lbug"))))

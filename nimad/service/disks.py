@@ -39,16 +39,18 @@ class Mount:
 def mounts() -> list[Mount]:
     """Everything that is mounted, in the order in which it was."""
     try:
-        lines = _TABLE.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        table = _TABLE.read_bytes().decode("utf-8", "surrogateescape")
     except OSError:
         return []
-    return [_mount(line) for line in lines]
+    # Any user may mount something at a name of hers. The kernel writes blanks, tabs and line feeds in it as numbers;
+    # whatever else Python takes for a blank, or for the end of a line, is part of the name.
+    return [_mount(line) for line in table.split("\n") if line]
 
 
 def _mount(line: str) -> Mount:
     """What proc_pid_mountinfo(5) says in one line."""
     before, _, after = line.partition(" - ")
-    _, _, device, root, point, *first = before.split()
+    _, _, device, root, point, *first = before.split(" ")
     kind, source, options = after.split(" ")[:3]
     together = (*first[0].split(","), *options.split(","))
     return Mount(_unescaped(point), kind, _unescaped(source), together, device, _unescaped(root))

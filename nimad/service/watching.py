@@ -1,7 +1,6 @@
 """Watching files by way of their folders: a file may be replaced, be missing, or come later with its folder."""
 
 import os
-import re
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from nimad.disk import mount_of
+from nimad.service import disks
 
 if TYPE_CHECKING:
     from watchdog.events import FileSystemEvent
@@ -28,7 +28,6 @@ _LOOKS = 5
 _READING = ("opened", "closed_no_write")
 #: What takes a name away, or puts another file there.
 _REPLACING = ("deleted", "moved", "created")
-_MOUNTS = Path("/proc/self/mounts")
 _OPEN = Path("/proc/self/fdinfo")
 
 
@@ -185,21 +184,4 @@ def _watches() -> int:
 
 def _is_silent(folder: str) -> bool:
     """Whether the folder's file system leaves changes untold."""
-    try:
-        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return False
-    mounts = (line.split()[1:3] for line in lines)
-    found = [(_unescaped(place).rstrip("/"), kind) for place, kind in mounts]
-    around = [(len(place), number, kind) for number, (place, kind) in enumerate(found) if _is_in(folder, place)]
-    _, _, kind = max(around, default=(0, 0, ""))  # of several at one place, the last one is what is seen
-    return kind.startswith(_SILENT)
-
-
-def _is_in(folder: str, place: str) -> bool:
-    return f"{folder}/".startswith(f"{place}/")
-
-
-def _unescaped(place: str) -> str:
-    """A path as it is, where the kernel writes some signs as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), place)
+    return disks.mount_of(Path(folder)).kind.startswith(_SILENT)
