@@ -254,6 +254,20 @@ def test_memories_that_come_late_are_added_whatever_openclaws_backend_is(memory:
     assert_same(memory, target)
 
 
+def test_a_folder_with_two_names_is_watched_until_it_goes(tmp_path: Path) -> None:
+    """One watch of the kernel's may stand for both: then fewer are no sign that one was lost."""
+    memory = tmp_path / "disk" / "memory" / "graph.sqlite"
+    memory.parent.mkdir(parents=True)
+    memory.touch()
+    (tmp_path / "home").symlink_to(tmp_path / "disk")
+    with Watch([tmp_path / "home/memory/graph.sqlite"], (), lambda: None) as watch:
+        assert not watch.rearm()
+        shutil.rmtree(memory.parent)
+        memory.parent.mkdir()
+        assert watch.rearm()
+        assert not watch.rearm()
+
+
 def test_a_program_that_reads_again_and_again_does_not_hold_up_a_memory(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,6 +58,7 @@ class Watch:
         self._wanted = Wanted(_names(self._changing), _names(self._coming))
         self._observer: BaseObserver | None = None
         self._folders: dict[str, tuple[int, int, int]] = {}
+        self._armed = 0  # of the kernel's, once all folders were watched
         self.polls = False
 
     def __enter__(self) -> Self:
@@ -92,14 +93,16 @@ class Watch:
                 self.polls = True
         if self.polls:
             self._observer = self._observe(polling=True)
+        self._armed = _watches()
         return True
 
     def _is_whole(self) -> bool:
         """Whether each folder is still watched: a watch goes with its folder, and the next one may have its number.
 
-        It goes with its disk, too, of which watchdog does not tell; and the same disk may be back already.
+        It goes with its disk, too, of which watchdog does not tell; and the same disk may be back already. There are
+        fewer than folders where two names lead to one.
         """
-        if self._observer is None or (not self.polls and _watches() < len(self._folders)):
+        if self._observer is None or (not self.polls and _watches() < self._armed):
             return False
         return all(emitter.is_alive() for emitter in self._observer.emitters)
 
@@ -174,9 +177,11 @@ def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int, int]]:
 
 
 def _watches() -> int:
-    """How many watches the kernel keeps for this process (proc_pid_fdinfo(5))."""
-    found = 0
-    for name in os.listdir(_OPEN):  # noqa: PTH208 - names are all that is wanted
+    """How many watches the kernel keeps for this process (proc_pid_fdinfo(5)); 0 where it does not say."""
+    found, names = 0, list[str]()
+    with suppress(OSError):  # before Linux 5.14, root's alone in a process that was root's
+        names = os.listdir(_OPEN)  # noqa: PTH208 - names are all that is wanted
+    for name in names:
         with suppress(OSError):  # closed between two looks
             found += (_OPEN / name).read_bytes().count(b"inotify wd:")
     return found
