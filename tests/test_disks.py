@@ -105,6 +105,10 @@ def test_the_line_for_fstab_mounts_by_uuid_and_gives_a_stick_its_owner() -> None
     assert Disk(Mount("/mnt/usb", "ext4", "/dev/sda1"), "4711").fstab(1000, 1000).startswith("UUID=4711 /mnt/usb ext4 ")
 
 
+def test_no_line_for_fstab_has_root_run_what_a_user_named() -> None:
+    assert not Disk(Mount("/home/pi/usb", "fuse./home/pi/evil", "/dev/sda1"), "4711").fstab(1000, 1000)
+
+
 def test_the_service_is_told_the_places_whatever_they_are_called() -> None:
     places = ["/mnt/usb", "/media/pi/MY: 100 %", "/mnt/\udcff"]
     said = disks.said(Disk(Mount(place, "ext4", "")) for place in places)

@@ -61,11 +61,10 @@ def _say_done(written: Written) -> None:
 
 def _say_away_at_boot(written: Written) -> None:
     for place, line in written.away_at_boot.items():
-        say_warning(
-            f"systemd does not mount {place} when the machine starts: the service then waits until somebody does. "
-            "Add this line to /etc/fstab, and run setup again:"
-        )
-        say_line(line)
+        waits = f"systemd does not mount {place} when the machine starts: the service then waits until somebody does"
+        say_warning(f"{waits}. Add this line to /etc/fstab, and run setup again:" if line else waits)
+        if line:
+            say_line(line)
 
 
 def _say_undone(written: Written) -> None:

@@ -18,6 +18,8 @@ VARIABLE: Final = "NIMAD_DISKS"
 POLL_S: Final = 2.0
 #: Folders of the system: no disk of a memory is pulled out of them while it runs.
 _OF_THE_SYSTEM: Final = ("/boot", "/dev", "/etc", "/opt", "/proc", "/root", "/run/user", "/sys", "/usr", "/var")
+#: What any user may mount, and its kind is the name of the program that does: in /etc/fstab, root would run that.
+_OF_USERS: Final = "fuse"
 #: File systems that keep no owners: whose the files are is said at mounting.
 _WITHOUT_OWNERS: Final = ("vfat", "exfat")
 _TABLE: Final = Path("/proc/self/mountinfo")
@@ -98,7 +100,9 @@ class Disk:
         return [] if self.automatic else [f"WantedBy={self.unit}"]
 
     def fstab(self, uid: int, gid: int) -> str:
-        """The line of /etc/fstab that has it mounted at boot, if it is there."""
+        """The line of /etc/fstab that has it mounted at boot, if it is there; empty for what any user may mount."""
+        if self.mount.kind.startswith(_OF_USERS):
+            return ""
         owners = f",uid={uid},gid={gid},umask=077" if self.mount.kind in _WITHOUT_OWNERS else ""
         source = f"UUID={self.uuid}" if self.uuid else _escaped(self.mount.source)
         passes = "0 2" if self.mount.kind.startswith("ext") else "0 0"
@@ -123,7 +127,8 @@ def _disk(mount: Mount) -> Disk:
     shown = _systemctl("show", "--property=FragmentPath,TriggeredBy", unit_of(mount.point))
     fragment = shown.get("FragmentPath", "")
     lasts = bool(fragment) and not fragment.startswith("/run/systemd/transient/")
-    return Disk(mount, _uuid(mount.source), lasts, ".automount" in shown.get("TriggeredBy", ""))
+    device = "" if mount.kind.startswith(_OF_USERS) else mount.source
+    return Disk(mount, _uuid(device), lasts, ".automount" in shown.get("TriggeredBy", ""))
 
 
 def _uuid(device: str) -> str:

@@ -67,7 +67,7 @@ class Written:
 
     `kept`: where what stood in the place of the agent's scripts is now; `put_back`: what stands there again.
     `scripts`: whether the agent's scripts are ours. `away_at_boot`: by the place of a disk that systemd does not mount
-    by itself, the line of /etc/fstab that has it do so.
+    by itself, the line of /etc/fstab that has it do so; empty for a mount of a user's own.
     """
 
     changed: Sequence[Path]
