@@ -44,6 +44,11 @@ def is_one_line(text: str) -> bool:
     return one_line(text) == text
 
 
+def is_utf_8(text: str) -> bool:
+    """Whether a text has no halves of characters, as a name that is no UTF-8 has."""
+    return text == text.encode(errors="replace").decode()
+
+
 def as_json(data: object, *, indent: int | None = None, ascii_only: bool = False, **more: Any) -> str:
     """JSON in which nothing is obeyed, and that says the same."""
     return in_json(json.dumps(data, indent=indent, ensure_ascii=ascii_only, **more))

@@ -217,7 +217,7 @@ def test_no_memory_there(root: Path, home: Path) -> None:
     assert "pi has no memory there; name it with --source" in str(error)
 
 
-@pytest.mark.parametrize("sign", ["\n", "\r", "\x1b", "\u2028"])
+@pytest.mark.parametrize("sign", ["\n", "\r", "\x1b", "\u2028", "\udcff"])
 def test_no_name_of_a_folder_becomes_lines_of_a_unit(root: Path, home: Path, tmp_path: Path, sign: str) -> None:
     """A link in the user's home leads to such a folder: systemd would run what a line of the unit says as root."""
     folder = tmp_path / f"x{sign}[Service]{sign}ExecStartPre=+{home}/program"
@@ -227,7 +227,7 @@ def test_no_name_of_a_folder_becomes_lines_of_a_unit(root: Path, home: Path, tmp
     (home / ".nima/memory").symlink_to(folder)
     error = refusal(root, user(home))
     assert isinstance(error, UsageError)
-    assert "has control characters, so it cannot stand in a unit" in str(error)
+    assert "has control characters or is no UTF-8, so it cannot stand in a unit" in str(error)
     assert sign not in str(error)
     assert files(root) == {}
 

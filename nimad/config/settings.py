@@ -14,7 +14,7 @@ from nimad.config.file import HOOKS
 from nimad.config.openclaw import OpenClaw
 from nimad.config.target_names import Surroundings, TargetNames
 from nimad.errors import ConfigurationError, UsageError
-from nimad.printable import is_one_line
+from nimad.printable import is_one_line, is_utf_8
 
 #: Nodes in a run's first batch, as the guide promises.
 DEFAULT_BATCH_SIZE: Final = 500
@@ -251,7 +251,7 @@ class Settings:
         files = ("source", "target", "log_file", "metrics_file")
         for name in (*files, "openclaw_file", "engine_python", "reader_python", "vector_extension"):
             text = str(getattr(self, name) or "")
-            if not _is_utf8(text):
+            if not is_utf_8(text):
                 self.refuse(name, f"{text} is not UTF-8, so the engine cannot open it; rename it")
             if not _is_read_as_utf8(text):  # the command itself begins again in UTF-8 mode
                 read = sys.getfilesystemencoding()
@@ -311,16 +311,8 @@ def is_plain_name(name: object) -> bool:
         and name not in ("", ".", "..")
         and "/" not in name
         and is_one_line(name)
-        and _is_utf8(name)
+        and is_utf_8(name)
     )
-
-
-def _is_utf8(path: Path | str) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_read_as_utf8(path: str) -> bool:

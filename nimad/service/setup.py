@@ -21,7 +21,7 @@ from nimad.as_user import as_user
 from nimad.config import Settings, file, load
 from nimad.errors import CannotWriteError, ConfigurationError, NotAllowedError, UsageError
 from nimad.folders import name_of
-from nimad.printable import is_one_line
+from nimad.printable import is_one_line, is_utf_8
 from nimad.rights import Account
 from nimad.service import agent_scripts, disks
 from nimad.service.agent_scripts import Place
@@ -318,8 +318,10 @@ def _not_needed(plan: _Plan) -> list[str]:
 def _unit_text(lines: Sequence[str]) -> str:
     """Lines of a unit. Raises where one of them would be more than one: a name that a user chose could end it."""
     for line in lines:
-        if not is_one_line(line):
-            raise UsageError(f"{line!r} has control characters, so it cannot stand in a unit; rename that folder")
+        if not is_one_line(line) or not is_utf_8(line):
+            raise UsageError(
+                f"{line!r} has control characters or is no UTF-8, so it cannot stand in a unit; rename that folder"
+            )
     return "\n".join(lines) + "\n"
 
 
