@@ -502,6 +502,40 @@ def test_a_target_taken_away_is_told(memory: Path) -> None:
         assert f"{target_of(memory)} is gone" in running.log
 
 
+@pytest.mark.long
+def test_a_target_that_went_with_its_memory_is_waited_for(sample: Path, tmp_path: Path) -> None:
+    """As with a disk of which no set-up told."""
+    source = tmp_path / "disk" / "graph.sqlite"
+    source.parent.mkdir()
+    shutil.copy(sample, source)
+    with service(tmp_path, "--source", source) as running:
+        running.wait_for_status("watching for late ones")
+        source.parent.rename(tmp_path / "pulled")
+        running.wait_for_status("^Waiting for a memory at")
+        before = len(running.statuses)
+        (tmp_path / "pulled").rename(source.parent)
+        running.wait_for_status("^Complete: 60 memories", after=before)
+        assert running.stop() == 0
+    assert_same(source, target_of(source))
+
+
+@pytest.mark.long
+def test_a_folder_that_cannot_be_looked_into_is_tried_again(sample: Path, tmp_path: Path) -> None:
+    source = tmp_path / "disk" / "graph.sqlite"
+    source.parent.mkdir()
+    shutil.copy(sample, source)
+    with service(tmp_path, "--source", source) as running:
+        running.wait_for_status("watching for late ones")
+        source.parent.rename(tmp_path / "whole")
+        source.parent.symlink_to("x" * 300)  # a name that no file system has: an error, as of a disk that fails
+        running.wait_for_status("File name too long; trying again in")
+        before = len(running.statuses)
+        source.parent.unlink()
+        (tmp_path / "whole").rename(source.parent)
+        running.wait_for_status("^Complete: 60 memories", after=before)
+        assert running.stop() == 0
+
+
 def test_another_run_on_the_same_target_is_waited_for(memory: Path) -> None:
     lock = target_of(memory).with_name("graph.ladybug.lock")
     with lock.open("w") as held:

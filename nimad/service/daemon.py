@@ -103,7 +103,7 @@ class Daemon:
             self._wait_for_memory(asked)
         if end is not End.GONE:
             return None
-        if disks.away(self._places):
+        if disks.away(self._places) or asked.target.exists():  # its disk went, and may be back already
             return None
         self._heard(events.TargetGone(str(asked.target)))
         return ExitCode.COMPLETE if settings.trigger == "start" else None

@@ -31,7 +31,7 @@ class End(Enum):
     """Why following is over."""
 
     GONE = auto()  # somebody took the target away
-    REMOUNTED = auto()  # another file system is at its place, and has none
+    REMOUNTED = auto()  # another file system is at its place, and has none; or the memory went with it
     INTERRUPTED = auto()  # the service stops, or its settings are others now
 
 
@@ -56,16 +56,28 @@ class Following:
         coming = [settings.target, *self._files.links, self._files.paused]
         with Watch([settings.source, log], coming, self._heart.ring) as watch:
             while not self._heart.is_set():
-                remounted = self._look_at_mounts()
-                if not settings.target.exists():
-                    return End.REMOUNTED if remounted else End.GONE
-                self._look_at_names()
-                if pausing.is_paused(self._files):
-                    self._tell(pausing.paused(self._files))
-                    wait_for_more(self._heart, watch)
+                try:
+                    end = self._go_on(watch)
+                except OSError as error:  # of a disk that fails, or a folder that was closed to us
+                    self._tell(Postponed(f"{error.filename or settings.target}: {error.strerror or error}", AGAIN_S))
+                    wait_for_more(self._heart, watch, self._later())
                 else:
-                    self._wait(watch, self._step(watch))
+                    if end is not None:
+                        return end
         return End.INTERRUPTED
+
+    def _go_on(self, watch: Watch) -> End | None:
+        """Catch up, and wait until there is more; why following is over, where it is."""
+        remounted = self._look_at_mounts()
+        if not self._settings.target.exists():
+            return End.REMOUNTED if remounted or not self._settings.source.exists() else End.GONE
+        self._look_at_names()
+        if pausing.is_paused(self._files):
+            self._tell(pausing.paused(self._files))
+            wait_for_more(self._heart, watch)
+        else:
+            self._wait(watch, self._step(watch))
+        return None
 
     def _look_at_mounts(self) -> bool:
         """Say so, and look at every row, where a folder is on another file system than before; whether one is."""
