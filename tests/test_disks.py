@@ -14,10 +14,11 @@ from support import make_memory, node
 from test_setup import PROGRAM, home, lines, root, user
 
 from nimad.config import Settings
+from nimad.desk import services
 from nimad.desk.checks import machine
 from nimad.desk.checks.finding import Examined, Verdict
 from nimad.desk.services import Unit
-from nimad.service import disks, setup
+from nimad.service import disks, setup, systemctl
 from nimad.service.disks import Disk, Mount
 
 __all__ = ["home", "root"]
@@ -70,7 +71,7 @@ def test_a_memory_on_an_overlay_is_warned_of(table: Path, tmp_path: Path) -> Non
 
 
 def test_only_disks_that_may_go_are_needed(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(disks, "_systemctl", lambda *_: {})
+    monkeypatch.setattr(systemctl, "shown", lambda *_: {})
     more = [f"3{n} 20 8:{n} / {place} rw - ext4 /dev/sdb{n} rw" for n, place in enumerate(("/var", "/home", "/root"))]
     table.write_text("\n".join([ROOT, BENEATH, NAMED, *more]) + "\n")
     paths = [Path("/home/pi"), Path("/var/lib/metrics"), Path("/mnt/usb/memory"), Path("/mnt/usb/log"), Path("/srv")]
@@ -215,6 +216,20 @@ def test_a_service_that_was_enabled_and_does_not_run_has_a_reason(facts: dict[st
     assert text in trouble.text
     assert trouble.mend.endswith(mend)
     assert bool(trouble.mend) == bool(mend)
+
+
+def test_what_a_service_says_of_itself_is_no_other_fact_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's own service says what it likes, and root asks the doctor."""
+    said = "complete\rId=nima-migrate; reboot\x85User=root\u2028UnitFileState=enabled"
+    program = tmp_path / "systemctl"
+    program.write_text(
+        f"#!/bin/sh\ncat <<'END'\nId=nima-migrate.service\nUser=pi\nStatusText={said}\nEND\n", newline=""
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    unit = next(services.units())
+    assert (unit.name, unit.facts["User"], unit.enabled) == ("nima-migrate", "pi", False)
+    assert unit.facts["StatusText"] == said
 
 
 def test_a_service_that_is_to_end_may_have_ended() -> None:

@@ -5,7 +5,7 @@ import pwd
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,7 +13,7 @@ from typing import Final
 from nimad.config import Settings, load
 from nimad.errors import NimadError
 from nimad.folders import name_of
-from nimad.service import disks
+from nimad.service import disks, systemctl
 from nimad.service.setup import NAME
 
 #: Seconds that systemd may take for an answer.
@@ -114,7 +114,8 @@ def is_run_by_systemd() -> bool:
 def units() -> Iterator[Unit]:
     """The system's own and those of users in it. The first one is there whatever systemd knows of it."""
     yield Unit(_show())
-    for line in _ask(["list-units", "--all", "--plain", "--no-legend", f"{NAME}@*.service"]).splitlines():
+    words = ("list-units", "--all", "--plain", "--no-legend", f"{NAME}@*.service")
+    for line in systemctl.said(*words, timeout_s=_ANSWER_S).splitlines():
         if line.split():
             yield Unit(_show(unit=line.split()[0].removesuffix(".service")))
 
@@ -143,13 +144,4 @@ def _account(name: str) -> "pwd.struct_passwd | None":
 
 
 def _show(*words: str, unit: str = NAME) -> Mapping[str, str]:
-    said = _ask([*words, "show", f"--property={_WANTED}", f"{unit}.service"])
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
-
-
-def _ask(words: Sequence[str]) -> str:
-    environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(
-        ["systemctl", *words], check=False, capture_output=True, text=True, timeout=_ANSWER_S, env=environment
-    )
-    return done.stdout
+    return systemctl.shown(*words, "show", f"--property={_WANTED}", f"{unit}.service", timeout_s=_ANSWER_S)

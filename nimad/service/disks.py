@@ -5,12 +5,13 @@ A disk is what is mounted at a place: a stick, an SSD, a share of a network. It 
 
 import os
 import re
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
+
+from nimad.service import systemctl
 
 #: Where the set-up names the places to the service: between colons, as in an address, so that nothing is to be quoted.
 VARIABLE: Final = "NIMAD_DISKS"
@@ -124,7 +125,7 @@ def _is_the_systems(point: str, home: Path) -> bool:
 
 
 def _disk(mount: Mount) -> Disk:
-    shown = _systemctl("show", "--property=FragmentPath,TriggeredBy", unit_of(mount.point))
+    shown = systemctl.shown("show", "--property=FragmentPath,TriggeredBy", unit_of(mount.point))
     fragment = shown.get("FragmentPath", "")
     lasts = bool(fragment) and not fragment.startswith("/run/systemd/transient/")
     device = "" if mount.kind.startswith(_OF_USERS) else mount.source
@@ -136,11 +137,6 @@ def _uuid(device: str) -> str:
         return ""
     real = Path(device).resolve()
     return next((link.name for link in sorted(_BY_UUID.iterdir()) if link.resolve() == real), "")
-
-
-def _systemctl(*words: str) -> Mapping[str, str]:
-    said = subprocess.run(["systemctl", *words], check=False, capture_output=True, text=True).stdout
-    return dict(line.split("=", 1) for line in said.splitlines() if "=" in line)
 
 
 def unit_of(point: str) -> str:
