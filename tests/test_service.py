@@ -22,7 +22,7 @@ from test_console import nimad
 from test_following import agent, ask
 
 from nimad.sample import Sample, write_sample
-from nimad.service import following
+from nimad.service import following, watching
 from nimad.service.heart import Heart
 from nimad.service.watching import Watch
 from nimad.source.file import SourceFile
@@ -266,6 +266,17 @@ def test_a_folder_with_two_names_is_watched_until_it_goes(tmp_path: Path) -> Non
         memory.parent.mkdir()
         assert watch.rearm()
         assert not watch.rearm()
+
+
+def test_a_folder_may_go_between_the_look_at_it_and_its_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "graph.sqlite").touch()
+    look, seen = watching._folders, [{str(tmp_path / "gone"): (0, 0, 0)}]
+    monkeypatch.setattr(watching, "_folders", lambda paths: seen.pop() if seen else look(paths))
+    rung = threading.Event()
+    with Watch([tmp_path / "graph.sqlite"], (), rung.set) as watch:
+        assert not watch.polls
+        (tmp_path / "graph.sqlite").write_text("more")
+        assert rung.wait(WAIT_S)
 
 
 def test_a_program_that_reads_again_and_again_does_not_hold_up_a_memory(

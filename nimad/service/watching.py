@@ -92,7 +92,8 @@ class Watch:
             except OSError:  # no more watches, or instances, for this user: fs.inotify.max_user_watches
                 self.polls = True
         if self.polls:
-            self._observer = self._observe(polling=True)
+            with suppress(OSError):  # a folder went since: the next look finds none watched
+                self._observer = self._observe(polling=True)
         self._armed = _watches()
         return True
 
