@@ -335,6 +335,13 @@ def test_a_state_file_that_says_nothing_is_no_traceback(finished: Path, content:
     assert found.exit_code in (0, 4)
 
 
+@pytest.mark.parametrize("noted", [{"modified_ns": None}, {"modified_ns": [1]}, {"inode": "one"}])
+def test_numbers_that_are_none_are_no_traceback(finished: Path, noted: dict[str, Any]) -> None:
+    size = (finished / "graph.ladybug").stat().st_size
+    tell(finished, file={"bytes": size, "modified_ns": 1, **noted}, followed={})
+    assert status(finished).stand is Stand.UNTOLD
+
+
 def test_files_that_are_closed_to_this_user_are_exit_code_77(finished: Path, restricted: list[str]) -> None:
     (finished / "graph.ladybug.state.json").chmod(0)
     done = nimad(finished, "status", "--source", "graph.sqlite", prefix=restricted)

@@ -40,6 +40,9 @@ _OBJECTS = (
     "another",
 )
 _LISTS = ("also", "tables")
+#: Of a file that was noted, what is taken only as a number; of the first ones also None.
+_STAMPS = ("inode", "born_ns", "bytes", "modified_ns", "recalled")
+_UNKNOWN = ("inode", "born_ns")
 
 
 @dataclass
@@ -262,7 +265,17 @@ def read(files: Files) -> dict[str, Any]:
 
 def _is_ours(data: Mapping[str, Any]) -> bool:
     shapes = {**dict.fromkeys(_OBJECTS, dict), **dict.fromkeys(_LISTS, list)}
-    return all(isinstance(data[name], shape) for name, shape in shapes.items() if name in data)
+    if not all(isinstance(data[name], shape) for name, shape in shapes.items() if name in data):
+        return False
+    stamps = [data.get("file", {}), data.get("followed", {}), *data.get("log", {}).values()]
+    return all(map(_are_stamps, stamps))
+
+
+def _are_stamps(noted: object) -> bool:
+    if not isinstance(noted, dict):
+        return False
+    there = [(name, noted[name]) for name in _STAMPS if name in noted]
+    return all(isinstance(value, int) or (value is None and name in _UNKNOWN) for name, value in there)
 
 
 def of_target(files: Files) -> dict[str, Any]:
