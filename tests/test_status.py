@@ -378,6 +378,19 @@ def test_a_process_of_somebody_elses_is_no_service_of_ours_whatever_it_calls_its
             os.killpg(other.pid, signal.SIGKILL)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else as well")
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x1c"])
+def test_a_process_that_calls_itself_a_line_of_the_kernels_is_not_roots(end: str) -> None:
+    name = f"x{end}Uid:\t0".encode()
+    renamed = f"import ctypes, os, time; os.setuid(61_002); ctypes.CDLL(None).prctl(15, {name!r}); time.sleep(300)"
+    with subprocess.Popen([sys.executable, "-c", renamed]) as other:
+        try:
+            wait_for(lambda: b"Uid:\t0\nUmask" in Path(f"/proc/{other.pid}/status").read_bytes())
+            assert processes._user(other.pid) == 61_002
+        finally:
+            other.kill()
+
+
 def test_a_process_is_named_as_people_know_it() -> None:
     ours = process(os.getpid())
     assert ours is not None

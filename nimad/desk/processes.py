@@ -166,10 +166,13 @@ def _owner(path: Path) -> int | None:
 
 
 def _user(pid: int) -> int | None:
-    """Who started a process: its folder in /proc is root's as soon as it wants that."""
+    """Who started a process: its folder in /proc is root's as soon as it wants that.
+
+    The first line is a name that it gives itself, in which the kernel writes a line feed as two signs.
+    """
     try:
-        lines = (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace").splitlines()
-        return next(int(line.split()[1]) for line in lines if line.startswith("Uid:"))
+        lines = (_PROC / str(pid) / "status").read_bytes().split(b"\n")
+        return next(int(line.split()[1]) for line in lines if line.startswith(b"Uid:"))
     except (OSError, ValueError, IndexError, StopIteration):
         return None
 
