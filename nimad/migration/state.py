@@ -212,10 +212,10 @@ def is_of(files: Files, made: Mapping[str, Any]) -> bool:
 
 def _is_noted(path: Path, stamps: Mapping[str, Any]) -> bool:
     """Whether stamps were noted of this very file."""
-    there = which(path)
-    if not tells_files_apart(path):
+    there, noted = which(path), which_of(stamps)
+    if all(value is None for value in noted.values()):  # nothing was noted, or nothing tells files apart there
         return False
-    return which_of(stamps) in (there, {**there, "born_ns": None})  # earlier versions noted the inode alone
+    return noted in (there, {**there, "born_ns": None})  # earlier versions noted the inode alone
 
 
 def _is_copy(path: Path, made: Mapping[str, Any]) -> bool:
