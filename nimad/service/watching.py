@@ -58,7 +58,7 @@ class Watch:
         self._wanted = Wanted(_names(self._changing), _names(self._coming))
         self._observer: BaseObserver | None = None
         self._folders: dict[str, tuple[int, int, int]] = {}
-        self._armed = 0  # of the kernel's, once all folders were watched
+        self._armed = 0  # watches of the kernel's, with which all folders are watched; 0 where nobody knows
         self.polls = False
 
     def __enter__(self) -> Self:
@@ -94,14 +94,15 @@ class Watch:
         if self.polls:
             with suppress(OSError):  # a folder went since: the next look finds none watched
                 self._observer = self._observe(polling=True)
-        self._armed = _watches()
+        # At least one for each folder, or one was lost meanwhile; more where each name of it has its own.
+        found, least = _watches(), len({(device, inode) for _, device, inode in folders.values()})
+        self._armed = max(found, least) if found else 0
         return True
 
     def _is_whole(self) -> bool:
         """Whether each folder is still watched: a watch goes with its folder, and the next one may have its number.
 
-        It goes with its disk, too, of which watchdog does not tell; and the same disk may be back already. There are
-        fewer than folders where two names lead to one.
+        It goes with its disk, too, of which watchdog does not tell; and the same disk may be back already.
         """
         if self._observer is None or (not self.polls and _watches() < self._armed):
             return False
