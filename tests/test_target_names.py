@@ -493,7 +493,9 @@ def test_where_no_link_can_be_made_the_target_is_complete_all_the_same(
         assert names.missing(Files(ran.target, (AGENT,))) == []
     assert (ran.only(NotNamed).name, ran.result.exit_code) == (str(bare.with_name(AGENT)), ExitCode.COMPLETE)
     assert ran.target.is_file()
-    assert migrate(bare).only(Named).names == [str(bare.with_name(AGENT))]
+    assert migrate(bare, also=["second"]).only(Named).names == [str(bare.with_name(name)) for name in (AGENT, "second")]
+    told = state_of(ran.target)
+    assert ("second" in told["also"], told["without_links"], told["replaces"]) == (True, False, {})
 
 
 def test_on_a_stick_the_only_name_is_the_agents(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:

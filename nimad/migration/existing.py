@@ -164,7 +164,7 @@ def _complete(context: Context, answer: Answer, made: Mapping[str, Any]) -> Comp
     if names := publishing.link(context, before):
         context.listener(Named(names, str(target)))
     if made and made.get("also", []) != list(context.files.also):
-        state.note_names(context.files, made)
+        state.note_names(context.files, state.of_target(context.files))  # whether it has links may be noted since
     return Complete(counted["MemoryNode"], made)
 
 
