@@ -27,7 +27,11 @@ from support import (
 
 import nimad
 from nimad.errors import ExitCode, StoppedError
+from nimad.migration import tally
 from nimad.migration.events import BatchLoaded, Event, Finished, Quarantined
+from nimad.migration.tally import Tally
+from nimad.source.rows import Reject
+from nimad.worker import quarantine
 
 NO_UTF8 = b"caf\xe9 \x00\xff"
 
@@ -363,3 +367,17 @@ def test_every_row_of_the_source_is_either_in_the_target_or_in_the_file(path: Pa
     assert odd == {(entry["table"], entry["id"]) for entry in run.quarantine if entry["part"] in columns}
     assert set(target.edges) == {key for key in range(200) if key * 5 % 230 < 200}
     assert run.only(Quarantined).rows == run.result.quarantined == 200 - len(target.edges)
+
+
+def test_memories_beyond_the_lines_that_are_read_count_as_set_aside_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or so many of them would be fewer than --max-set-aside allows."""
+    rejects = [Reject("memory_nodes", key, "row", "another row has the same id", {"text": "x"}) for key in range(-1, 5)]
+    rejects += [Reject("memory_edges", 7, "row", "no node", {}), Reject("memory_nodes", 8, "timestamp", "a text", {})]
+    file = tmp_path / "quarantine.jsonl"
+    quarantine.add(file, rejects)
+    read = Tally.of(file)
+    monkeypatch.setattr(tally, "READ", 2)
+    counted = Tally.of(file)
+    assert (counted.rows, counted.parts, counted.nodes) == (read.rows, read.parts, read.nodes) == (7, 1, 6)
