@@ -15,8 +15,11 @@ from uuid import UUID
 
 import pytest
 from support import Memory, change, insert, make_memory, migrate, migrate_smoothly, read_target
+from test_three_way import by_agent
 
 import nimad
+from nimad.desk.health import of_memory
+from nimad.migration.comparing import compare
 from nimad.migration.following import Follower
 from nimad.source.file import SourceFile
 from nimad.source.rows import judge, read_slices, read_strays
@@ -159,6 +162,24 @@ def test_a_row_that_comes_later_is_followed_whatever_its_number(tmp_path: Path) 
     assert len(late) == 10
     drawn = {row["relation"]: row["source_id"] for row in there.edges.values() if row["relation"].startswith("late")}
     assert drawn == late
+
+
+def test_what_comes_later_is_late_whatever_its_number(tmp_path: Path) -> None:
+    path = made(tmp_path / "graph.sqlite", "texts")
+    migrate(path, reader_python=Path("none"))
+    settings = nimad.Settings(source=path, reader_python=Path("none"))
+    for number in range(100, 110):
+        change(path, "INSERT INTO memory_nodes (id, text) VALUES (?, ?)", uuid(number), f"late {number}")
+    for level in ("full", "counts"):
+        found = compare(settings, level)
+        assert (found.total("late"), found.total("lacking"), found.exit_code) == (10, 0, 1)
+    looked = of_memory(settings)
+    assert looked.ok
+    assert any(note.startswith("10 memories came late") for note in looked.notes)
+    by_agent(settings.target, "MATCH (n:MemoryNode) WHERE n.timestamp = 3 DETACH DELETE n")
+    nodes = compare(settings).tables["memory_nodes"]
+    assert (nodes.late.count, nodes.lacking.count) == (10, 1), "and what was there and is gone is none of it"
+    assert not of_memory(settings).ok
 
 
 def test_a_text_that_names_no_memory_is_set_aside_as_it_is(tmp_path: Path) -> None:

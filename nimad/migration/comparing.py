@@ -23,12 +23,15 @@ from nimad.packages import MODULE, unloadable
 from nimad.source.bounds import size_taken
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
+from nimad.source.numbering import is_numbered
 from nimad.source.ranges import FIRST_KEY
-from nimad.source.rows import keys_among
+from nimad.source.rows import keys_among, read_keys
 from nimad.source.schema import EDGES, INT64_MIN, NODES, TARGET_TABLES, Schema, quoted
 from nimad.source.survey import read_schema
+from nimad.worker import ledger
 from nimad.worker.comparison import Listed, TableCompared
 from nimad.worker.job import Job, Quarantined, Task
+from nimad.worker.ledger import Notes
 from nimad.worker.quarantine import entries, key_of
 
 #: Seconds before each try: whoever has the target open may be the service, which needs it for a moment.
@@ -274,13 +277,8 @@ def _error_of(job: Job, answer: Answer, workers: Workers, launch: Launch) -> Nim
 def _counted(name: str, table: TableCompared, job: Job, source: SourceFile) -> TableCompared:
     """What the numbers of rows alone say of a table: how many are where, and not which."""
     aside = len(job.quarantined.get(name, ()))
-    bound, key = job.bounds.get(name), quoted(job.needs().table(name).key)
-    late = 0
-    if bound is not None:
-        query = f"SELECT count(*) FROM {quoted(name)} WHERE typeof({key}) = 'integer' AND {key} > ?"
-        late = source.number(query, bound)
     expected = table.rows - aside
-    late = max(0, min(late, expected - table.there))
+    late = max(0, min(_late(name, job, source), expected - table.there))
     lacking = max(0, expected - late - table.there)
     return replace(
         table,
@@ -290,3 +288,16 @@ def _counted(name: str, table: TableCompared, job: Job, source: SourceFile) -> T
         lacking=Listed(lacking),
         extra=Listed(max(0, table.there - expected)),
     )
+
+
+def _late(name: str, job: Job, source: SourceFile) -> int:
+    """How many rows of a table came after the run that made the target."""
+    table, bound = job.needs().table(name), job.bounds.get(name)
+    if bound is None:
+        return 0
+    if source.read(lambda c: is_numbered(c, name)):
+        notes = ledger.read_notes(Path(job.ledger))[name] if job.ledger and not job.strange else Notes()
+        keys = source.read(lambda c: read_keys(c, table)) - job.quarantined.get(name, {}).keys()
+        return sum(notes.came_since(key, bound, numbered=True) for key in keys)
+    key = quoted(table.key)
+    return source.number(f"SELECT count(*) FROM {quoted(name)} WHERE typeof({key}) = 'integer' AND {key} > ?", bound)

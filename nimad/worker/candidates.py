@@ -113,9 +113,7 @@ def _at_one_moment(
 def _new(connection: sqlite3.Connection, table: Table, notes: Notes) -> set[int]:
     """Rows that came since: above the last, or, where ids are numbers of ours, anywhere."""
     if is_numbered(connection, table.name):
-        return (
-            source_rows.read_keys(connection, table) - notes.digests.keys() - notes.aside.keys() - notes.absent.keys()
-        )
+        return {key for key in source_rows.read_keys(connection, table) if not notes.tells_of(key)}
     return set(late.above(connection, table, notes.last))
 
 

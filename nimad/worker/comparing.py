@@ -15,6 +15,7 @@ from typing import Any
 from nimad.source import late
 from nimad.source import rows as source_rows
 from nimad.source.file import SourceFile
+from nimad.source.numbering import is_numbered
 from nimad.source.ranges import LAST_KEY
 from nimad.source.rows import Judged, Reject, Rows
 from nimad.source.schema import (
@@ -56,6 +57,8 @@ class Comparison:
         self._notes = ledger.read_notes(Path(job.ledger)) if job.ledger else {}
         if job.strange and not known.is_of(database, self._notes):
             self._notes = {}  # they tell of another target
+        tables = job.needs().tables()
+        self._numbered = self._source.read(lambda c: {each.name for each in tables if is_numbered(c, each.name)})
         self._nodes: set[int] = set()  # keys of SQLite's nodes that have a place in the target, there or not
 
     def run(self) -> dict[str, Any]:
@@ -94,6 +97,10 @@ class Comparison:
 
     def noted(self, table: str) -> Notes:
         return self._notes.get(table, Notes())
+
+    def is_late(self, table: str, key: int) -> bool:
+        """Whether a row that the target lacks came after the run that made it."""
+        return self.noted(table).came_since(key, self.job.bounds.get(table), numbered=table in self._numbered)
 
     # Table by table
 
@@ -186,11 +193,11 @@ class Comparison:
 
     def _miss(self, table: str, key: int) -> None:
         """Note a row that the target does not have."""
-        found, bound = self.tables[table], self.job.bounds.get(table)
+        found = self.tables[table]
         if (why := self.job.quarantined.get(table, {}).get(key)) is not None:
             found.whole.add(key)
             found.aside.append((key, why))
-        elif bound is not None and key > bound:
+        elif self.is_late(table, key):
             found.late.append((key, ""))
         else:
             was_there = key in self.noted(table).digests

@@ -126,6 +126,19 @@ class Notes:
             _forget(self, key)
         self.absent.update(rows)
 
+    def tells_of(self, key: int) -> bool:
+        """Whether a row was looked at before, whatever became of it."""
+        return key in self.digests or key in self.aside or key in self.absent
+
+    def came_since(self, key: int, bound: int | None, *, numbered: bool) -> bool:
+        """Whether a row that the target lacks came later than all that was migrated, up to the key `bound`.
+
+        `numbered`: ids are numbers of ours, of which that of a later row may be the lower one.
+        """
+        if bound is None:
+            return False
+        return key > bound or (numbered and bool(self.digests) and not self.tells_of(key))
+
     def is_news(self, key: int, digest: bytes) -> bool:
         """Whether SQLite's row is another than when it was last looked at, or the target's may be."""
         known = self.aside.get(key, self.absent.get(key, self.digests.get(key)))

@@ -51,7 +51,7 @@ class _Unpaired:
     def _sort(self, table: str, here: Collection[int], there: Collection[int]) -> None:
         """Leave out what was set aside or lost on one side: that is a difference, and no arrival."""
         bound, aside = self._job.bounds.get(table), self._job.quarantined.get(table, {})
-        self._late[table] = sorted(key for key in here if bound is not None and key > bound and key not in aside)
+        self._late[table] = sorted(key for key in here if key not in aside and self._compared.is_late(table, key))
         notes = self._compared.noted(table)
         known = notes.target_ids() if table != EDGES else notes.digests.keys()
         since = there if known or bound is None else [at for at in there if at > bound]
