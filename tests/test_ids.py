@@ -155,6 +155,18 @@ def test_memories_of_one_moment_without_a_turn_are_told_apart_by_the_ledger(foll
     assert [key for key, _ in found.differing.first] == [62]
 
 
+def test_a_moment_that_is_put_right_leaves_a_memory_its_id(follow: Following) -> None:
+    written_by_agent(follow.target, 555, [61, 62, 63])
+    row = "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (61, 'soon', 'input', 'nameless')"
+    change(follow.source, row)
+    migrate(follow.source, replace=True, reader_python=Path("none"))
+    by_agent(follow.target, "MATCH (n:MemoryNode {id: -1}) SET n.strength = 0.125")
+    change(follow.source, "UPDATE memory_nodes SET timestamp = 7 WHERE id = 61")
+    migrate(follow.source, retry=True, reader_python=Path("none"))
+    there = ask(follow.target, "MATCH (n:MemoryNode {text: 'nameless'}) RETURN n.id, n.timestamp, n.strength")
+    assert there == [[-1, 7, 0.125]], "and it is there once"
+
+
 def test_a_rollback_knows_the_ids_that_were_kept(diverged: Following) -> None:
     migrate(diverged.source, replace=True, reader_python=Path("none"))
     here = saying(read_source(diverged.source))[0]

@@ -41,7 +41,7 @@ def pair(
     _pair_alike(table, here, there, texts, pairs)
     if wholes is not None:
         _pair_nameless(here, there, wholes, pairs)
-    _pair_in_place(here, there, texts, pairs)
+    _pair_in_place(here, there, texts, pairs, notes or Notes())
     return pairs
 
 
@@ -145,14 +145,17 @@ def _pair_nameless(
 
 
 def _pair_in_place(
-    here: Mapping[int, Natural], there: Mapping[int, Natural], texts: tuple[Texts, Texts], pairs: Pairs
+    here: Mapping[int, Natural], there: Mapping[int, Natural], texts: tuple[Texts, Texts], pairs: Pairs, notes: Notes
 ) -> None:
-    """Pair what has no turn, and the same id, layer and text, where the target had no place for the moment.
+    """Pair what has no turn, and its id, layer and text, where the target had no place for the moment.
 
     It was set aside alone, and has been put right in SQLite since.
     """
-    taken = set(pairs.values())
-    left = [key for key in sorted(here.keys() & there.keys()) if key not in pairs and key not in taken]
-    left = [key for key in left if there[key][-1] is None and here[key][:-1] == there[key][:-1] and not here[key][0]]
-    own, theirs = (side(left) for side in texts) if left else ({}, {})
-    pairs.update((key, key) for key in left if own.get(key) and own.get(key) == theirs.get(key))
+    taken, left = set(pairs.values()), Pairs()
+    for key in sorted(here.keys() - pairs.keys(), key=lambda key: key not in notes.digests):
+        at, its = notes.id_of(key), here[key]
+        if at in there and at not in taken and not its[0] and there[at] == (*its[:-1], None):
+            left[key] = at
+            taken.add(at)
+    own, theirs = (texts[0](left.keys()), texts[1](set(left.values()))) if left else ({}, {})
+    pairs.update((key, at) for key, at in left.items() if own.get(key) and own.get(key) == theirs.get(at))
