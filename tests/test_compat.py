@@ -324,7 +324,7 @@ def test_what_the_old_guide_types_is_a_command_line_of_the_scripts(home: Home) -
 def test_the_hook_fails_where_most_memories_would_not_arrive(home: Home) -> None:
     home.source.unlink()
     schema = ["CREATE TABLE memory_nodes (id, text TEXT)"]
-    rows = [{"id": key, "text": "a"} for key in (1, "one", "two")]
+    rows = [{"id": key, "text": text} for key, text in ((1, "a"), (None, "b"), (None, "c"))]
     make_memory(home.source, own_schema=True, schema=schema, nodes=rows, journal="DELETE")
     home.ask_for_migration()
     done = home.run("migrate_to_ladybug.py", "--auto")

@@ -281,7 +281,7 @@ def test_what_would_be_quarantined_is_what_a_real_run_quarantines(path: Path) ->
 
 def test_rows_with_unusable_ids_are_foretold(path: Path) -> None:
     own = ["CREATE TABLE memory_nodes (id, text TEXT)"]
-    nodes = [{"id": key, "text": "x"} for key in (1, 1, 2, "three", None, 0.5, 3, 4)]
+    nodes = [{"id": key, "text": f"x{n}"} for n, key in enumerate((1, 1, 2, "three", None, 0.5, 3, None, "3"))]
     make_memory(path, schema=own, own_schema=True, nodes=nodes)
     dry, real = dry_then_real(path)
     assert dry == real == (4, 0)
@@ -290,7 +290,7 @@ def test_rows_with_unusable_ids_are_foretold(path: Path) -> None:
 def test_edges_and_links_of_a_node_that_goes_to_quarantine_are_foretold(path: Path) -> None:
     own = ["DROP TABLE memory_nodes", "CREATE TABLE memory_nodes (id, timestamp INTEGER, layer TEXT, text TEXT)"]
     edges, turns = [edge(1, 1, 2), edge(2, 1, 1)], [turn(1, 1, None, 2)]
-    make_memory(path, "1.0", schema=own, nodes=[node(1), node("2")], edges=edges, turns=turns)
+    make_memory(path, "1.0", schema=own, nodes=[node(1), node(None)], edges=edges, turns=turns)
     dry, real = dry_then_real(path)
     assert dry == real == (2, 1)
 
