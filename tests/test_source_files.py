@@ -261,6 +261,34 @@ def test_an_encrypted_file_is_told_from_one_that_is_no_database(path: Path) -> N
             check_source(path)
 
 
+@pytest.mark.parametrize("page", [1_024, 4_096, 65_536])
+@pytest.mark.parametrize("plain", [0, 16, 32])
+def test_an_encrypted_file_is_told_whatever_of_its_header_is_plain(path: Path, page: int, plain: int) -> None:
+    """SQLCipher leaves the first bytes as they are where it is asked to: then the file begins as any of SQLite."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA page_size = {page}")
+        connection.execute("CREATE TABLE memory_nodes (id INTEGER PRIMARY KEY, text TEXT)")
+        connection.execute("INSERT INTO memory_nodes VALUES (1, ?)", (TEXT * 20,))
+        connection.commit()
+    check_source(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:plain] + Random(page).randbytes(len(whole) - plain))
+    with pytest.raises(SourceError, match="seems to be encrypted, as SQLCipher does it"):
+        check_source(path)
+
+
+def test_random_bytes_in_the_pages_of_a_plain_file_are_no_encryption(path: Path) -> None:
+    """As embeddings are, on pages of 512 bytes right behind the header."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA page_size = 512")
+        connection.execute("CREATE TABLE memory_nodes (id INTEGER PRIMARY KEY, embedding BLOB)")
+        connection.executemany("INSERT INTO memory_nodes VALUES (?, randomblob(4000))", [(1,), (2,)])
+        connection.commit()
+    assert len(set(path.read_bytes()[:4_096])) > 240
+    check_source(path)
+    assert survey(SourceFile(path)).nodes.rows == 2
+
+
 @pytest.mark.parametrize("version", [3, 255])
 def test_a_format_of_another_writer_is_named(path: Path, version: int) -> None:
     make_memory(path, "3.0", nodes=nodes(1, 5))

@@ -23,6 +23,8 @@ READ_VERSION = 19
 WAL_FORMAT = 2
 #: Of a file that is encrypted whole: bytes that are looked at, and how many of the 256 values they have at least.
 _SAMPLE_BYTES, _SAMPLE_VALUES = 4_096, 240
+#: Zeros in each file of SQLite; encrypted, too, where a program leaves the first bytes of the header plain.
+_ZEROS = slice(72, 92)
 #: An encrypted file has whole pages, of at least so many bytes.
 _LEAST_PAGE = 512
 
@@ -79,12 +81,13 @@ def check_source(path: Path) -> None:
 
 def _check_header(path: Path, header: bytes, size: int) -> None:
     plain = path.with_name(f"{path.name}.plain")
-    if not header.startswith(SQLITE_MAGIC) and _is_encrypted(path, size):
+    is_known = header.startswith(SQLITE_MAGIC)
+    if (not is_known or any(header[_ZEROS])) and _is_encrypted(path, size):
         raise SourceError(
             f"{path} seems to be encrypted, as SQLCipher does it, and cannot be read without its key; write a plain "
             f"copy with: {_decrypt(path, plain)} and migrate that with --source {shlex.quote(str(plain))}"
         )
-    if not header.startswith(SQLITE_MAGIC):
+    if not is_known:
         raise SourceError(f"{path} is not an SQLite file; name the NIMA memory with --source")
     if len(header) < _HEADER_BYTES:
         raise SourceDamagedError(f"{path} is truncated: it ends after {len(header)} bytes; restore a backup")
