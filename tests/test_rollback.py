@@ -747,6 +747,46 @@ def test_the_triggers_of_the_plugin_keep_its_index_of_texts(source: Path) -> Non
         connection.execute("INSERT INTO memory_fts (memory_fts, rank) VALUES ('integrity-check', 1)")
 
 
+#: What SQLite 3.40 cannot parse, and a newer one writes: its type in the schema, and its text.
+NEWER = {
+    "a view": ("view", "CREATE VIEW newer AS SELECT group_concat(text, ' ' ORDER BY timestamp) FROM memory_nodes"),
+    "a trigger": (
+        "trigger",
+        "CREATE TRIGGER newer AFTER INSERT ON memory_nodes BEGIN UPDATE memory_nodes SET strength = 1 NEW; END",
+    ),
+}
+
+
+def newer(source: Path, kind: str) -> None:
+    """As the agent's own SQLite wrote it."""
+    row = (NEWER[kind][0], "memory_nodes" if kind == "a trigger" else "newer", f"{NEWER[kind][1]} NEW")
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
+        connection.execute(
+            "INSERT INTO sqlite_master (type, name, tbl_name, rootpage, sql) VALUES (?, 'newer', ?, 0, ?)", row
+        )
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("kind", NEWER)
+def test_a_definition_of_a_newer_sqlite_is_told_before_and_is_no_damage(source: Path, kind: str) -> None:
+    written_by_agent(target_of(source), 200, [61, 62, 63])
+    newer(source, kind)
+    found = look(source)
+    assert (found.exit_code, found.writes) == (ExitCode.QUARANTINED, True)
+    assert "has a definition that SQLite" in found.obstacle
+    refused(source, RefusedError, r"cannot parse, so it is read and not written to; roll back with a Python that has")
+
+
+def test_where_sqlite_has_everything_a_definition_of_a_newer_one_is_no_obstacle(source: Path) -> None:
+    newer(source, "a view")
+    before = source.read_bytes()
+    assert not look(source).obstacle
+    assert apply(source).set_aside is not None
+    assert source.read_bytes() == before
+    assert not target_of(source).exists()
+
+
 def test_a_generated_column_is_not_written_to(tmp_path: Path) -> None:
     source = make_memory(
         tmp_path / "graph.sqlite",

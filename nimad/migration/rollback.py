@@ -219,28 +219,35 @@ def _paused(files: Files) -> Iterator[None]:
 
 def _apply(settings: Settings, files: Files, job: Job, stop: threading.Event) -> Rollback:
     launch = comparing.launch_of(settings)
-    why = _obstacle(settings, job)
-    with Workers(stop, launch=launch) as workers, closing(Memory(settings.source, job.needs())) as memory:
+    with Workers(stop, launch=launch) as workers:
+        found = _carried_back(settings, files, job, workers)
+    with Workers(stop, launch=launch) as workers:
+        _look_again(found, comparing.ask(job, workers, launch))
+    return replace(found, applied=True, set_aside=_set_aside(files))
+
+
+def _carried_back(settings: Settings, files: Files, job: Job, workers: Workers) -> Rollback:
+    """Have SQLite hold what it lacks. Raises `RefusedError` where it lacks anything and would take no row."""
+    if why := _obstacle(settings, job):  # which may keep the file from being opened for writing at all
+        record = files.record(time.time())
+        found = _recorded(settings, files, job, record, workers)
+        if not found.writes:
+            return found
+        _discard(record, None)
+        raise RefusedError(why)
+    with closing(Memory(settings.source, job.needs())) as memory:
         for _ in range(ROUNDS):
             memory.changed()
             record = files.record(time.time())
             found = _recorded(settings, files, job, record, workers)
             if not found.writes:
-                break
-            if why:
-                _discard(record, None)
-                raise RefusedError(why)
+                return found
             found = replace(found, sqlite_backup=_backed_up(settings.source, memory))
             written = _written(memory, record)
             if written is not None:
-                found = _with(found, written)
-                break
+                return _with(found, written)
             _discard(record, found.sqlite_backup)
-        else:
-            raise SourceBusyError(f"{settings.source} is being written to all the while; stop the agent and run again")
-    with Workers(stop, launch=launch) as workers:
-        _look_again(found, comparing.ask(job, workers, launch))
-    return replace(found, applied=True, set_aside=_set_aside(files))
+    raise SourceBusyError(f"{settings.source} is being written to all the while; stop the agent and run again")
 
 
 def _recorded(settings: Settings, files: Files, job: Job, record: Path, workers: Workers) -> Rollback:
