@@ -787,6 +787,40 @@ def test_where_sqlite_has_everything_a_definition_of_a_newer_one_is_no_obstacle(
     assert not target_of(source).exists()
 
 
+INTO_INDEX = "INSERT INTO memory_fts (rowid, text) VALUES (new.id, new.text)"
+OUT_OF_INDEX = "INSERT INTO memory_fts (memory_fts, rowid, text) VALUES ('delete', old.id, old.text)"
+#: Who keeps the index of texts up to date, where its name and that of the memories are written in capitals.
+KEPT_BY = {
+    "nobody": (),
+    "triggers": (
+        f"CREATE TRIGGER on_insert AFTER INSERT ON memory_nodes BEGIN {INTO_INDEX}; END",
+        f"CREATE TRIGGER on_update AFTER UPDATE ON memory_nodes BEGIN {OUT_OF_INDEX}; {INTO_INDEX}; END",
+    ),
+}
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("by", KEPT_BY)
+def test_names_in_capitals_are_the_same_tables_going_back(tmp_path: Path, by: str) -> None:
+    """SQLite's lists have a name as it was declared."""
+    renamed = ("ALTER TABLE memory_nodes RENAME TO other", "ALTER TABLE other RENAME TO Memory_NODES")
+    index = "CREATE VIRTUAL TABLE MEMORY_FTS USING fts5(Text, content='memory_nodes', content_rowid='id')"
+    had = ("INSERT INTO memory_nodes (id, text, layer, timestamp) VALUES (80, '', '', 0)", "DELETE FROM memory_nodes")
+    schema = (*had, *renamed, index, *KEPT_BY[by])
+    source = make_memory(tmp_path / "graph.sqlite", "3.0", schema=schema, nodes=[node(key) for key in range(1, 9)])
+    if by == "nobody":
+        change(source, "INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
+    migrate(source, reader_python=Path("none"))
+    with agent(target_of(source)) as connection:
+        connection.execute("CREATE (:MemoryNode {id: 77, layer: 'input', text: 'zebra', turn_id: 't', timestamp: 5})")
+        connection.execute("MATCH (n:MemoryNode {id: 5}) SET n.text = 'giraffe'")
+    assert apply(source).set_aside is not None
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        found = connection.execute("SELECT rowid FROM memory_fts WHERE memory_fts MATCH 'zebra OR giraffe'").fetchall()
+        connection.execute("INSERT INTO memory_fts (memory_fts, rank) VALUES ('integrity-check', 1)")
+    assert sorted(found) == [(5,), (77,)], "and the id is free: SQLite knows of 80"
+
+
 def test_a_generated_column_is_not_written_to(tmp_path: Path) -> None:
     source = make_memory(
         tmp_path / "graph.sqlite",

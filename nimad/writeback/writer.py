@@ -151,7 +151,7 @@ class _Writer:
         key = quoted(self._tables[name].key)
         queries = [f"SELECT max({key}) FROM {quoted(name)} WHERE {key} < {_FREE_KEYS}"]
         if self._connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'").fetchone():
-            queries.append(f"SELECT max(seq) FROM sqlite_sequence WHERE name = '{name}' AND seq < {_FREE_KEYS}")
+            queries.append(f"SELECT max(seq) FROM sqlite_sequence WHERE lower(name) = '{name}' AND seq < {_FREE_KEYS}")
         return self._highest_of(queries)
 
     def _highest_named(self, name: str) -> int:
@@ -273,17 +273,18 @@ class _Writer:
     def _indexed(self) -> list[str]:
         """The columns of the index, where there is one that nobody keeps up to date by itself."""
         made = self._connection.execute(
-            "SELECT sql FROM sqlite_master WHERE name = ? AND sql LIKE 'CREATE VIRTUAL TABLE%'", (_INDEX,)
+            "SELECT sql FROM sqlite_master WHERE lower(name) = ? AND sql LIKE 'CREATE VIRTUAL TABLE%'", (_INDEX,)
         ).fetchone()
         triggers = self._connection.execute(
-            "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND tbl_name = ? AND sql LIKE ?",
+            "SELECT count(*) FROM sqlite_master WHERE type = 'trigger' AND lower(tbl_name) = ? AND sql LIKE ?",
             (NODES, f"%{_INDEX}%"),
         ).fetchone()[0]
         if made is None or triggers:
             return []
         with suppress(sqlite3.Error):  # an SQLite without FTS5 does not even list them
             names = [row[1] for row in self._connection.execute(f"PRAGMA table_info({_INDEX})")]
-            return [name for name in names if name in {column.name for column in self._tables[NODES].columns}]
+            own = {column.name.lower(): column.name for column in self._tables[NODES].columns}
+            return [own[name.lower()] for name in names if name.lower() in own]
         return []
 
     def index(self) -> None:
