@@ -676,6 +676,7 @@ OF_AN_EXTENSION = {
         "CREATE VIRTUAL TABLE vec_memories USING vec0(embedding float[8])",
     ),
     "a function": ("UPDATE memory_turns SET affect_json = embed_of(new.text) WHERE id = -1", ""),
+    "a collation": ("DELETE FROM memory_turns WHERE id = -1 AND turn_id = new.who COLLATE agents_own", ""),
     "a table of another file": ("INSERT INTO vectors_elsewhere VALUES (new.id)", ""),
 }
 

@@ -475,6 +475,25 @@ def an_unused_index(connection: sqlite3.Connection) -> None:
     forget(connection, "scratch")
 
 
+def an_emptied_table(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE TABLE scratch (a)")
+    connection.executemany("INSERT INTO scratch VALUES (?)", [("x" * 3_000,)] * 30)
+    connection.execute("DELETE FROM scratch")
+    forget(connection, "scratch")
+
+
+def a_newer_index(connection: sqlite3.Connection) -> None:
+    connection.execute("CREATE INDEX newer ON memory_nodes (who)")
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'who', 'who NEW ORDER') WHERE name = 'newer'")
+
+
+def strict_declared(connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE memory_nodes SET timestamp = 'soon', fe_score = 'high', summary = x'ff' WHERE id < 4")
+    connection.execute("PRAGMA writable_schema = ON")
+    connection.execute("UPDATE sqlite_master SET sql = sql || ' STRICT' WHERE name = 'memory_nodes'")
+
+
 def a_newer(kind: str, text: str) -> Callable[[sqlite3.Connection], None]:
     def arrange(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA writable_schema = ON")
@@ -496,10 +515,16 @@ HARMLESS: dict[str, Callable[[sqlite3.Connection], None]] = {
     "no NULL is declared": no_nulls_declared,
     "a text is declared": a_text_declared,
     "a number is declared": numbers_declared,
+    "strict is declared": strict_declared,
     "an unused page": an_unused_page,
+    "the pages of an emptied table": an_emptied_table,
     "an unused index": an_unused_index,
     "a view of a newer SQLite": a_newer("view", "CREATE VIEW newer AS SELECT 1 FROM a SOME NEW JOIN b"),
     "a trigger of a newer SQLite": a_newer("trigger", "CREATE TRIGGER newer AFTER READ ON memory_nodes BEGIN END"),
+    "a view with an order in a function": a_newer(
+        "view", "CREATE VIEW newer AS SELECT group_concat(text, ' ' ORDER BY timestamp) FROM memory_nodes"
+    ),
+    "an index of a newer SQLite": a_newer_index,
     "a table of a newer SQLite": a_newer("table", "CREATE TABLE newer (id) WITHOUT ANYTHING, NEW"),
 }
 
