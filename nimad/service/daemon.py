@@ -25,7 +25,7 @@ from nimad.migration.memory import check_memory
 from nimad.migration.result import Result
 from nimad.migration.run import migrate
 from nimad.service import disks, events
-from nimad.service.following import End, Following, wait_for_more
+from nimad.service.following import End, Following, mounts_of, wait_for_more
 from nimad.service.heart import Heart, heeding
 from nimad.service.manager import Manager
 from nimad.service.openclaw import Watched
@@ -92,13 +92,14 @@ class Daemon:
             return ExitCode.IO_ERROR  # after which systemd starts a process that can see it
         _check_set_up(settings)
         asked = settings if _is_due(settings) else self._wait_until_asked(settings)
+        mounts = mounts_of(asked or settings)
         result = None if asked is None else self._migrate(asked)
         if asked is None or result is None:
             return None
         if settings.after == "exit":
             return result.exit_code
         follower = Follower(asked, self._heart, self._heard)
-        end = Following(asked, follower, self._heart, self._heard).run()
+        end = Following(asked, follower, self._heart, self._heard, mounts).run()
         if end is End.REMOUNTED:
             self._wait_for_memory(asked)
         if end is not End.GONE:

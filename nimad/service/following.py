@@ -1,9 +1,9 @@
 """Following: what reaches SQLite after publishing is brought to the target, for as long as the service runs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from nimad.config import Settings
 from nimad.disk import mount_of
@@ -15,9 +15,6 @@ from nimad.migration.following import Follower
 from nimad.service.events import Followed, Looked, NameMissing, Postponed, Remounted, Watching
 from nimad.service.heart import Heart
 from nimad.service.watching import Watch
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 #: A burst of writes is over when so many seconds were quiet, and is not waited for any longer than the second.
 QUIET_S, BURST_S = 0.25, 2.0
@@ -36,16 +33,16 @@ class End(Enum):
 
 
 class Following:
-    """What one target needs while the agent goes on writing to SQLite."""
+    """What one target needs while the agent goes on writing to SQLite. `mounts`: as they were before the migration."""
 
-    def __init__(self, settings: Settings, follower: Follower, heart: Heart, listener: Listener) -> None:
+    def __init__(
+        self, settings: Settings, follower: Follower, heart: Heart, listener: Listener, mounts: Mapping[Path, int]
+    ) -> None:
         self._settings, self._follower, self._heart, self._listener = settings, follower, heart, listener
         self._files = Files.of(settings)
         self._due: float | None = 0.0  # when every row is to be looked at: nobody knows what came while none ran
         self._told: Event | None = None
-        folders = settings.target.parent, settings.source.parent, settings.source.resolve().parent
-        self._folders = tuple(dict.fromkeys(folders))
-        self._mounts = self._mounts_now()
+        self._mounts = dict(mounts)
         self._missing: frozenset[str] = frozenset()  # names of the target, as they were told of
 
     def run(self) -> End:
@@ -81,17 +78,13 @@ class Following:
 
     def _look_at_mounts(self) -> bool:
         """Say so, and look at every row, where a folder is on another file system than before; whether one is."""
-        mounts = self._mounts_now()
+        mounts = mounts_of(self._settings)
         others = [folder for folder, mount in mounts.items() if mount != self._mounts.get(folder, mount)]
         for folder in others:
             self._listener(Remounted(str(folder)))
             self._due = 0.0
         self._mounts |= mounts
         return bool(others)
-
-    def _mounts_now(self) -> "dict[Path, int]":
-        """The mount that each folder is on, but for those that are gone."""
-        return {folder: mount for folder in self._folders if (mount := mount_of(folder))}
 
     def _look_at_names(self) -> None:
         """Say once of each name of the target that it is missing."""
@@ -140,6 +133,12 @@ class Following:
         if event != self._told:
             self._told = event
             self._listener(event)
+
+
+def mounts_of(settings: Settings) -> dict[Path, int]:
+    """The mount that each folder of a memory is on, but for those that are gone."""
+    folders = settings.target.parent, settings.source.parent, settings.source.resolve().parent
+    return {folder: mount for folder in dict.fromkeys(folders) if (mount := mount_of(folder))}
 
 
 def wait_for_more(
