@@ -314,7 +314,7 @@ def test_a_format_that_others_may_not_write_is_read(path: Path) -> None:
     ("limit", "value", "code", "said"),
     [
         (resource.RLIMIT_FSIZE, 200 * 1_024, 74, "ulimit -f unlimited"),
-        (resource.RLIMIT_NOFILE, 13, 73, "ulimit -n 1024"),
+        (resource.RLIMIT_NOFILE, 16, 73, "ulimit -n 1024"),
     ],
 )
 def test_a_limit_of_the_process_is_named_and_not_the_disk(

@@ -182,7 +182,8 @@ def test_edges_that_lack_an_end_are_left_out_by_name_and_turns_need_none(path: P
     make_memory(path, schema=own, own_schema=True, nodes=[{"id": 1}], edges=edges, turns=turns)
     run = migrate_smoothly(path)
 
-    assert list(run.only(Analyzed).left_out) == [("memory_edges", 1, "not migrated")]
+    assert list(run.only(Analyzed).left_out) == [("memory_edges", 1, "it has no column target_id")]
+    assert run.result.exit_code == 1
     target = read_target(run.target)
     assert (target.edges, target.turns[1]["turn_id"], target.links["has_output"]) == ({}, "t", [(1, 1)])
 

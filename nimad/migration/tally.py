@@ -24,7 +24,7 @@ _WHOLE: Final = re.compile(rb'\{"table": "(\w+)", "id": [^,]*, "part": "row"')
 IDS: Final = 1_000
 PARTS: Final = 2_100
 #: Characters of what an entry says, and of an id: two of SQLite's and a hyphen.
-_CHARS: Final = 200
+_CHARS: Final = 400
 _ID_CHARS: Final = 41
 
 

@@ -83,6 +83,7 @@ def _ask_source(source: Path, limit_s: float) -> tuple[Sequence[str], Side]:
 def _ask_target(target: Path, words: Sequence[str], limit_s: float) -> Side:
     job = Job(task=Task.TIME, target=str(target), words=words, limit=searching.HITS, limit_s=limit_s)
     try:
+        target.stat()  # raises, with its name, where there is none
         job = job.within(limits_for(space_taken(target)))
         with Workers(threading.Event(), launch=Launch()) as workers:
             answer = workers.do(job, limit_s=limit_s + WORKER_S, last=True)
