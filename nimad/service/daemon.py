@@ -100,7 +100,7 @@ class Daemon:
             return result.exit_code
         follower = Follower(asked, self._heart, self._heard)
         end = Following(asked, follower, self._heart, self._heard, mounts).run()
-        if end is End.REMOUNTED:
+        if end is End.REMOUNTED and not disks.away(self._places):  # a disk is waited for by its own name
             self._wait_for_memory(asked)
         if end is not End.GONE:
             return None
