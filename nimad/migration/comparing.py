@@ -26,7 +26,8 @@ from nimad.source.header import check_source
 from nimad.source.numbering import is_numbered
 from nimad.source.ranges import FIRST_KEY
 from nimad.source.rows import keys_among, read_keys
-from nimad.source.schema import EDGES, INT64_MIN, NODES, TARGET_TABLES, Schema, quoted
+from nimad.source.schema import EDGES, INT64_MIN, NODES, TARGET_TABLES, Schema
+from nimad.source.sql import quoted
 from nimad.source.survey import read_schema
 from nimad.worker import ledger
 from nimad.worker.comparison import Listed, TableCompared

@@ -22,7 +22,8 @@ from nimad.migration.plan import ALONE_BYTES, POOL_STEP, Plan
 from nimad.migration.state import State
 from nimad.source.file import SourceFile
 from nimad.source.losses import deleted_in_passing
-from nimad.source.schema import NODES, TARGET_TABLES, columns_of, moved_columns, quoted
+from nimad.source.schema import NODES, TARGET_TABLES, columns_of, moved_columns
+from nimad.source.sql import quoted
 from nimad.source.survey import Survey
 from nimad.worker import quarantine
 from nimad.worker.job import Failed, Job, Task

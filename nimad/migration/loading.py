@@ -13,7 +13,8 @@ from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import BatchLoaded, BatchLost, EngineComplained, TableLoaded
 from nimad.migration.plan import LIGHT_ROWS, SPOOL_FACTOR, batch_disk, rewritten
 from nimad.source.ranges import Range, next_range
-from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table, quoted
+from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table
+from nimad.source.sql import quoted
 from nimad.worker.job import Job, Task
 
 #: How often batches may be found missing before the machine, and not chance, is to blame.

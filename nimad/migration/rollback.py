@@ -39,6 +39,7 @@ from nimad.source import quick_check
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.schema import NODES
+from nimad.source.sql import error_code
 from nimad.worker.comparison import Listed, TableCompared
 from nimad.worker.job import Job, Task
 from nimad.writeback.backup import back_up
@@ -335,8 +336,7 @@ def _set_aside(files: Files) -> Path:
 
 
 def _explained(error: sqlite3.Error | MemoryError, source: Path) -> NimadError:
-    memory = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else 0  # as Python tells of it
-    code = getattr(error, "sqlite_errorcode", memory) & 0xFF
+    code = sqlite3.SQLITE_NOMEM if isinstance(error, MemoryError) else error_code(error)  # as Python tells of it
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return SourceBusyError(f"{source} is locked by another program ({error}); stop the agent and run again")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):

@@ -12,7 +12,8 @@ from nimad.migration.context import Context
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.events import Refused, Verified, Verifying, WrittenAgain
 from nimad.migration.files import replace_bytes
-from nimad.source.schema import EDGE_ENDS, EDGES, NODES, TARGET_TABLES, quoted
+from nimad.source.schema import EDGE_ENDS, EDGES, NODES, TARGET_TABLES
+from nimad.source.sql import quoted
 from nimad.worker.job import Failed, Job, Task
 from nimad.worker.quarantine import entries, line_key, lines
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nimad.printable import said
-from nimad.source.stand_ins import Reading, called, text_in_sql
+from nimad.source.sql import is_of_statement, quoted, text_in_sql
+from nimad.source.stand_ins import Reading, called
 
 #: What no file can hold: each process has its own.
 _MARK = f"nimad {secrets.token_hex(16)} "
@@ -71,9 +72,9 @@ def _fails(connection: Reading, table: str, column: str) -> bool:
     try:
         # Of a column that is declared NOT NULL, SQLite would count the values without computing them; and of a view
         # that joins others by UNION ALL, an aggregate computes all columns.
-        connection.execute(f"SELECT 1 FROM main.{_quoted(table)} WHERE typeof({_quoted(column)}) = ''").fetchone()
+        connection.execute(f"SELECT 1 FROM main.{quoted(table)} WHERE typeof({quoted(column)}) = ''").fetchone()
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+        if not is_of_statement(error):
             raise
         return not connection.provide(error) or _fails(connection, table, column)
     return False
@@ -82,15 +83,15 @@ def _fails(connection: Reading, table: str, column: str) -> bool:
 def each_alone(connection: Reading, table: str, columns: Sequence[str], place: Sequence[str]) -> dict[str, str]:
     """By column, an expression that computes it row by row. `place`: the columns that tell the rows apart."""
     connection.text_factory = _text_or_mark
-    condition = " AND ".join(f"{_quoted(name)} IS ?" for name in place)
+    condition = " AND ".join(f"{quoted(name)} IS ?" for name in place)
 
     def cell(column: str, *values: Any) -> Any:
-        query = f"SELECT {_quoted(column)} FROM main.{_quoted(table)} WHERE {condition} LIMIT 2"
+        query = f"SELECT {quoted(column)} FROM main.{quoted(table)} WHERE {condition} LIMIT 2"
         return _computed(connection, query, values)
 
     function = f"nimad_cell_{secrets.token_hex(8)}"  # that no schema can name
     connection.create_function(function, 1 + len(place), cell)
-    named = ", ".join(map(_quoted, place))
+    named = ", ".join(map(quoted, place))
     return {column: f"{function}({text_in_sql(column)}, {named})" for column in columns}
 
 
@@ -101,13 +102,13 @@ def copied_where_needed(connection: Reading, table: str, names: Sequence[str], q
     such a one the rows are copied into a table in memory.
     """
     try:
-        connection.execute(f"SELECT max(typeof({_quoted(names[0])})) FROM {query}").fetchone()
+        connection.execute(f"SELECT max(typeof({quoted(names[0])})) FROM {query}").fetchone()
     except sqlite3.OperationalError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+        if not is_of_statement(error):
             raise
     else:
         return query
-    copy, columns = f"temp.{_quoted(f'nimad_{table}')}", ", ".join(map(_quoted, names))
+    copy, columns = f"temp.{quoted(f'nimad_{table}')}", ", ".join(map(quoted, names))
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"DROP TABLE IF EXISTS {copy}")
     connection.execute(f"CREATE TABLE {copy} ({columns})")  # of no types, which would change values
@@ -121,7 +122,7 @@ def _computed(connection: Reading, query: str, values: Sequence[Any]) -> Any:
     try:
         used = called(connection, lambda: rows.extend(connection.execute(query, values).fetchall()))
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+        if not is_of_statement(error):
             connection.beneath = error
             raise
         return f"{_MARK}{_NO_VALUE}{_why(connection, error)}"
@@ -140,7 +141,3 @@ def _why(connection: Reading, error: sqlite3.Error) -> str:
 
 def _needed(stand_ins: set[str]) -> str:
     return f"it needs the {min(stand_ins)}, which only the agent's program has"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'

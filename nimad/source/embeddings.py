@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from struct import unpack
 from typing import Any
 
-from nimad.source.schema import DEFAULT_DIMENSION, FLOAT_BYTES, Kind, Table, Width, quoted
+from nimad.source.schema import DEFAULT_DIMENSION, FLOAT_BYTES, Kind, Table, Width
+from nimad.source.sql import quoted
 
 #: Embeddings of one length that are looked at, and lengths of which some are.
 SAMPLE = 64

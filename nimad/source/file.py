@@ -15,7 +15,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from nimad import filesystems
-from nimad.disk import mount_of
+from nimad.disk import mount_number
 from nimad.errors import (
     SourceBusyError,
     SourceDamagedError,
@@ -29,8 +29,9 @@ from nimad.source.cells import text
 from nimad.source.header import READ_VERSION, WAL_FORMAT, beside, header_of, locks_kept, open_kept, size_or_zero
 from nimad.source.log import holds_commit
 from nimad.source.numbering import number_rows
-from nimad.source.pages import corrupt, error_code
+from nimad.source.pages import corrupt
 from nimad.source.schema import NODES
+from nimad.source.sql import error_code
 from nimad.source.stand_ins import Reading
 
 T = TypeVar("T")
@@ -98,7 +99,7 @@ class SourceFile:
 
     def identity(self) -> Identity:
         inode = filesystems.number_of(self.path)
-        device = mount_of(self.path) if inode is None else self.path.stat().st_dev
+        device = mount_number(self.path) if inode is None else self.path.stat().st_dev
         return Identity(str(self.path.resolve()), inode, device)
 
     def size(self) -> int:

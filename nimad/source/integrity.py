@@ -3,8 +3,8 @@
 import re
 import sqlite3
 
-from nimad.source.pages import error_code, first_row, raise_unless_unreadable
-from nimad.source.schema import quoted
+from nimad.source.pages import first_row, raise_unless_unreadable
+from nimad.source.sql import is_of_statement, quoted
 from nimad.source.stand_ins import Reading
 
 #: Of values, and not of pages: what a CHECK, NOT NULL or a declared type forbids can be read all the same. Releases of
@@ -49,7 +49,7 @@ def _first_line(connection: sqlite3.Connection, query: str, values: tuple[str, .
 
 def _by_reading(connection: sqlite3.Connection, table: str, error: sqlite3.DatabaseError) -> list[str]:
     """What is wrong with the pages of a table that a check cannot go through: one of its expressions fails."""
-    if error_code(error) != sqlite3.SQLITE_ERROR:
+    if not is_of_statement(error):
         raise_unless_unreadable(error)
         return [str(error)]
     if not table:

@@ -6,7 +6,8 @@ from typing import Any
 
 from nimad.source.ranges import LAST_KEY
 from nimad.source.rows import column_names, digest, read_next
-from nimad.source.schema import Table, quoted
+from nimad.source.schema import Table
+from nimad.source.sql import quoted
 
 #: Turns that are read again each time: the id of an answer is written into its turn after the turn.
 RECENT_TURNS = 50

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from nimad.errors import SourceError
 from nimad.source import cells
 from nimad.source.pages import raise_unless_unreadable
-from nimad.source.schema import EDGE_ENDS, EDGES, LINKS, NODES, ROWID_NAMES, TURNS, columns_of, computed, quoted
+from nimad.source.schema import EDGE_ENDS, EDGES, LINKS, NODES, ROWID_NAMES, TURNS, columns_of, computed
+from nimad.source.sql import quoted
 from nimad.source.stand_ins import Reading
 
 #: Bits of a number: JavaScript's integers have 53, and the agent counts on from the highest id.

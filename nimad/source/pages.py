@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
-from nimad.source.schema import columns_of, quoted
+from nimad.source.schema import columns_of
+from nimad.source.sql import error_code, quoted
 
 #: What SQLite says of what it cannot read. An I/O error also ends the transaction, and with it every statement that
 #: still runs (ABORT); a damaged row may claim to be of any length (TOOBIG).
@@ -36,10 +37,6 @@ def first_row(connection: sqlite3.Connection, query: str, *values: str | int) ->
 def raise_unless_unreadable(error: sqlite3.DatabaseError) -> None:
     if error_code(error) not in _UNREADABLE:
         raise error
-
-
-def error_code(error: BaseException | None) -> int:
-    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 def corrupt(why: str) -> sqlite3.DatabaseError:

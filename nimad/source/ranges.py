@@ -4,7 +4,8 @@ import re
 import sqlite3
 from dataclasses import dataclass
 
-from nimad.source.schema import Kind, Table, quoted
+from nimad.source.schema import Kind, Table
+from nimad.source.sql import quoted
 
 #: What a number weighs in a batch, in bytes.
 _NUMBER_BYTES = 8

@@ -13,7 +13,8 @@ from typing import Any
 from nimad.source.cells import InvalidText, Uncomputed
 from nimad.source.file import SourceFile
 from nimad.source.ranges import Range, check_order
-from nimad.source.schema import EDGES, INT64_MIN, LINKS, Column, Kind, Schema, Table, quoted
+from nimad.source.schema import EDGES, INT64_MIN, LINKS, Column, Kind, Schema, Table
+from nimad.source.sql import quoted
 from nimad.source.values import are_plain, cell
 
 #: Bytes of a row's digest in the ledger.

@@ -25,7 +25,6 @@ from nimad.source.pages import (
     Row,
     Shape,
     corrupt,
-    error_code,
     first_row,
     may_hold,
     raise_unless_unreadable,
@@ -34,7 +33,8 @@ from nimad.source.pages import (
 from nimad.source.quick_check import denying
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.rows import Reject
-from nimad.source.schema import EDGES, NODES, TURNS, quoted
+from nimad.source.schema import EDGES, NODES, TURNS
+from nimad.source.sql import error_code, quoted
 
 #: Ids behind a broken page that are tried one by one, so that what is lost is exact: a broken inner page hides some
 #: thousand rows. From there on, each step is this part of the way already gone.

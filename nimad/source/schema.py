@@ -8,6 +8,7 @@ from typing import Any
 
 from nimad.printable import said
 from nimad.source.cells import Uncomputed, is_uncomputed
+from nimad.source.sql import is_of_statement, quoted
 from nimad.source.stand_ins import Reading, called
 
 NODES = "memory_nodes"
@@ -184,11 +185,6 @@ _RESERVED_IN_EDGES = _RESERVED | {"from", "to", "edge_id"}
 _FOR_BACKTICK = "'"
 
 
-def quoted(name: str) -> str:
-    """Quote an SQLite identifier."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 #: What SQLite calls the number of a row, unless a column has that name.
 ROWID_NAMES = ("rowid", "_rowid_", "oid")
 
@@ -219,7 +215,7 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, st
     try:
         rows = _columns(connection, table)
     except sqlite3.OperationalError as error:
-        if table not in (EDGES, TURNS) or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+        if table not in (EDGES, TURNS) or not is_of_statement(error):
             raise
         if isinstance(connection, Reading) and connection.provide(error):
             return columns_of(connection, table)
@@ -339,7 +335,7 @@ def why_not_computed(connection: sqlite3.Connection, table: str, column: str) ->
             elif not found and isinstance(connection, Reading) and connection.reads_past_definitions:
                 why = f"SQLite {sqlite3.sqlite_version} refuses its expression"
         except sqlite3.OperationalError as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_ERROR:
+            if not is_of_statement(error):
                 raise
             if isinstance(connection, Reading) and connection.provide(error):
                 compute()

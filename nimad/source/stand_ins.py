@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from nimad.source.sql import error_code, is_of_statement
+
 #: The tables that may be migrated.
 TABLES = ("memory_nodes", "memory_edges", "memory_turns")
 _COLLATION = re.compile(r"\bCOLLATE\s+(\"(?:[^\"]|\"\")+\"|`[^`]+`|\[[^\]]+\]|\w+)", re.IGNORECASE)
@@ -38,7 +40,7 @@ class Reading(sqlite3.Connection):
             return False
 
     def _provide(self, error: sqlite3.Error) -> bool:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        code = error_code(error)
         if _UNSAFE_JSON.search(str(error)):
             return self._new("JSON") and self._trust()
         if code == sqlite3.SQLITE_CORRUPT and str(error).startswith("malformed database schema"):
@@ -121,7 +123,7 @@ class Reading(sqlite3.Connection):
 
     def compute_each_alone(self, error: sqlite3.Error) -> bool:
         """Have columns that do not compute in some row computed row by row, from the next `number_rows` on."""
-        return getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_ERROR and self._new("cells")
+        return is_of_statement(error) and self._new("cells")
 
     @property
     def computes_each_alone(self) -> bool:
@@ -137,10 +139,6 @@ class Reading(sqlite3.Connection):
 def _allows(virtual: set[str], action: int, table: str | None, _: object, __: object, view: str | None) -> int:
     is_read = action == sqlite3.SQLITE_READ and table is not None
     return sqlite3.SQLITE_DENY if is_read and view and str(table).lower() in virtual else sqlite3.SQLITE_OK
-
-
-def text_in_sql(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _unquoted(name: str) -> str:

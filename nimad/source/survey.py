@@ -11,6 +11,7 @@ from nimad.source.cells import InvalidText
 from nimad.source.embeddings import Stored
 from nimad.source.file import Identity, SourceFile
 from nimad.source.ranges import weight_of
+from nimad.source.sql import quoted
 from nimad.source.stand_ins import Reading
 from nimad.source.vitals import named
 
@@ -105,13 +106,13 @@ def _read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_on
 
 
 def _extent(connection: sqlite3.Connection, table: s.Table) -> TableSurvey:
-    key = s.quoted(table.key)
+    key = quoted(table.key)
     filled = [column for column in table.columns if column.default is not None]
-    nulls = "".join(f", coalesce(sum({s.quoted(column.name)} IS NULL), 0)" for column in filled)
+    nulls = "".join(f", coalesce(sum({quoted(column.name)} IS NULL), 0)" for column in filled)
     rows, size, last, strays, *counts = connection.execute(
         f"SELECT count(*), coalesce(sum({weight_of(table)}), 0), "
         f"max(CASE WHEN typeof({key}) = 'integer' THEN {key} END), "
-        f"coalesce(sum(typeof({key}) <> 'integer'), 0){nulls} FROM {s.quoted(table.name)}"
+        f"coalesce(sum(typeof({key}) <> 'integer'), 0){nulls} FROM {quoted(table.name)}"
     ).fetchone()
     found = {column.target: count for column, count in zip(filled, counts, strict=True) if count}
     return TableSurvey(rows, size, last, strays, found)
@@ -122,7 +123,7 @@ def _layers(connection: sqlite3.Connection, nodes: s.Table) -> dict[str, int]:
         return {}
     rows = connection.execute(
         # By the bytes: the column's own collation may be one that only the agent has, or fold two layers into one.
-        f"SELECT layer COLLATE BINARY, count(*) FROM {s.quoted(nodes.name)} GROUP BY 1 ORDER BY count(*) DESC, 1"
+        f"SELECT layer COLLATE BINARY, count(*) FROM {quoted(nodes.name)} GROUP BY 1 ORDER BY count(*) DESC, 1"
     )
     return named(rows)
 
@@ -203,6 +204,6 @@ def _unspelled(connection: sqlite3.Connection, schema: s.Schema) -> Iterator[Lef
 
 def _count(connection: sqlite3.Connection, table: str) -> int | None:
     try:
-        return int(connection.execute(f"SELECT count(*) FROM {s.quoted(table)}").fetchone()[0])
+        return int(connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0])
     except sqlite3.Error:  # a virtual table whose module this SQLite lacks
         return None

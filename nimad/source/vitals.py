@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from nimad.source.cells import InvalidText, Uncomputed
-from nimad.source.schema import EDGES, NODES, TURNS, columns_of, quoted
+from nimad.source.schema import EDGES, NODES, TURNS, columns_of
+from nimad.source.sql import quoted
 
 #: How many of those who contributed most are named.
 CONTRIBUTORS = 5

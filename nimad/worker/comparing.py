@@ -30,7 +30,7 @@ from nimad.source.schema import (
     Kind,
     Table,
 )
-from nimad.source.schema import quoted as quoted_in_sql
+from nimad.source.sql import quoted as quoted_in_sql
 from nimad.target import catalog, loading, merging, reading
 from nimad.target import schema as t
 from nimad.target.database import Database

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nimad.source.numbering import is_numbered
-from nimad.source.schema import Schema, Table, generated, quoted
+from nimad.source.schema import Schema, Table, generated
+from nimad.source.sql import quoted
 from nimad.source.stand_ins import Reading
 
 #: The last word of «no such module: vec0» and the like names what is missing.

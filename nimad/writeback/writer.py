@@ -17,7 +17,8 @@ from urllib.parse import quote
 
 from nimad.printable import said
 from nimad.source import bounds
-from nimad.source.schema import EDGES, NODES, TURNS, Schema, Table, generated, quoted
+from nimad.source.schema import EDGES, NODES, TURNS, Schema, Table, generated
+from nimad.source.sql import quoted
 from nimad.writeback.record import Line, Reference, What, read
 
 #: Seconds to wait for another program that writes.
