@@ -145,7 +145,7 @@ def born_ns(path: Path) -> int | None:
     return int(seconds) * _NS + int(nanoseconds)
 
 
-def mount_of(path: Path) -> int:
+def mount_number(path: Path) -> int:
     """The number of the mount that a path is on, which the next one does not get at once; 0 where nobody knows."""
     answer = _statx(path, _STATX_MNT_ID)
     return 0 if answer is None else int(unpack_from("=Q", answer, _MNT_ID_AT)[0])

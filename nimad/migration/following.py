@@ -8,7 +8,7 @@ from typing import Any
 
 from nimad import command
 from nimad.config import Settings
-from nimad.disk import mount_of
+from nimad.disk import mount_number
 from nimad.errors import BatchFailedError, DifferenceError, NimadError, RefusedError, StoppedError
 from nimad.migration import engines, existing, follow_events, machine, publishing, remembered, same_memory, state
 from nimad.migration.catching_up import Catching, Done, LeftAloneError, OtherColumnsError, engine_of, until_free
@@ -321,7 +321,7 @@ class Follower:
 
 def _which(made: Mapping[str, Any], files: Files) -> tuple[Any, Any]:
     """Which target this is: when it was made, its file, and on which mount that is."""
-    return made.get("started"), (state.which(files.target), mount_of(files.target))
+    return made.get("started"), (state.which(files.target), mount_number(files.target))
 
 
 def _has_lost(files: Files, made: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from nimad.config import Settings
-from nimad.disk import mount_of
+from nimad.disk import mount_number
 from nimad.errors import DifferenceError, NimadError
 from nimad.migration import names, pausing
 from nimad.migration.events import Event, Listener
@@ -138,7 +138,7 @@ class Following:
 def mounts_of(settings: Settings) -> dict[Path, int]:
     """The mount that each folder of a memory is on, but for those that are gone."""
     folders = settings.target.parent, settings.source.parent, settings.source.resolve().parent
-    return {folder: mount for folder in dict.fromkeys(folders) if (mount := mount_of(folder))}
+    return {folder: mount for folder in dict.fromkeys(folders) if (mount := mount_number(folder))}
 
 
 def wait_for_more(

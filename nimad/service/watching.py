@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from nimad.disk import mount_of
+from nimad.disk import mount_number
 from nimad.service import disks
 
 if TYPE_CHECKING:
@@ -173,7 +173,7 @@ def _folders(paths: Iterable[Path]) -> dict[str, tuple[int, int, int]]:
                     continue
                 for each in (folder, folder.parent):
                     status = each.stat()
-                    found[str(each)] = mount_of(each), status.st_dev, status.st_ino
+                    found[str(each)] = mount_number(each), status.st_dev, status.st_ino
                 break
     return found
 

@@ -20,6 +20,7 @@ from nimad.desk.checks.finding import ASKING_S, Examined, Finding, ok, warning
 from nimad.migration import engines, remembered
 from nimad.migration.interpreter import LOCALE, Interpreter
 from nimad.packages import MODULE
+from nimad.service import systemctl
 from nimad.stopwatch import within
 
 _CHECK: Final = "language"
@@ -55,9 +56,7 @@ def _places() -> Iterator[tuple[str, Mapping[str, str]]]:
         yield str(file), {line.name: line.value for line in env_file.lines(text)}
     if os.geteuid() != 0 and shutil.which("systemctl") is not None:
         with suppress(OSError, subprocess.SubprocessError):
-            words = ["systemctl", "--user", "show-environment"]
-            said = subprocess.run(words, check=False, capture_output=True, timeout=_ANSWER_S).stdout
-            lines = env_file.lines(said.decode(errors="replace"))
+            lines = env_file.lines(systemctl.said("--user", "show-environment", timeout_s=_ANSWER_S))
             yield "the user's systemd", {line.name: line.value for line in lines}
 
 
