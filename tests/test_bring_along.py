@@ -1,6 +1,5 @@
 """A new target in the place of one that the agent lives in: what the agent wrote to that one is in the new one."""
 
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,14 +10,12 @@ from environments import OURS, answering
 from support import ENGINE_LIMITS, change, make_memory, migrate, node, read_target
 from test_following import NODES, Following, ask, follow, made, new_turn, source
 from test_three_way import by_agent, value
-from torture import beside
+from torture import beside, killed_once_done
 
-from nimad.migration.child import Workers
-from nimad.migration.ends import End, judge
 from nimad.migration.events import BroughtAlong, Event, NotBroughtAlong, Published, SetAside
 from nimad.migration.following import CaughtUp
 from nimad.report import bring_along_lines
-from nimad.worker.job import Job, Task
+from nimad.worker.job import Task
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -154,17 +151,7 @@ def test_a_target_that_lost_most_is_not_believed_and_what_comes_again_is_said(fo
 def test_an_import_whose_worker_died_after_it_is_in_the_target_once(
     lived: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do = Workers.do
-    died: list[Job] = []
-
-    def killed_afterwards(self: Any, job: Job, **options: Any) -> Any:
-        answer = do(self, job, **options)
-        if job.task is Task.IMPORT and not died:
-            died.append(job)
-            return judge(End(-signal.SIGKILL, b"", b""))
-        return answer
-
-    monkeypatch.setattr(Workers, "do", killed_afterwards)
+    died = killed_once_done(monkeypatch, Task.IMPORT)
     done = migrate(lived.source, replace=True, reader_python=Path("none"))
     assert len(done.all(SetAside)) == len(died) == 1
     assert_the_agents_is_there(lived.target)

@@ -1,7 +1,6 @@
 """Ids that the agent keeps in files of its own: a new target has each memory under the one that it had in the target
 before, whatever SQLite's is."""
 
-import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +13,15 @@ from support import change, edge, make_memory, migrate, node, read_source, turn,
 from test_following import NODES, Following, ask, follow, made, new_turn, source, written_by_agent
 from test_rollback import said_there, saying
 from test_three_way import by_agent, value
-from torture import beside, target_of
+from torture import beside, killed_once_done, target_of
 
 from nimad.config import Settings
 from nimad.migration import rollback
-from nimad.migration.child import Workers
 from nimad.migration.comparing import compare
-from nimad.migration.ends import End, judge
 from nimad.migration.events import BroughtAlong, SetAside
 from nimad.migration.following import CaughtUp
 from nimad.report import bring_along_lines
-from nimad.worker.job import Job, Task
+from nimad.worker.job import Task
 from nimad.worker.renumbering import in_order
 
 __all__ = ("follow", "made", "source")  # fixtures
@@ -178,16 +175,7 @@ def test_a_rollback_knows_the_ids_that_were_kept(diverged: Following) -> None:
 def test_a_run_whose_worker_died_after_it_keeps_the_ids_all_the_same(
     diverged: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, do, died = ids_in(diverged.target), Workers.do, list[Job]()
-
-    def killed_afterwards(self: Any, job: Job, **options: Any) -> Any:
-        answer = do(self, job, **options)
-        if job.task is Task.IMPORT and not died:
-            died.append(job)
-            return judge(End(-signal.SIGKILL, b"", b""))
-        return answer
-
-    monkeypatch.setattr(Workers, "do", killed_afterwards)
+    before, died = ids_in(diverged.target), killed_once_done(monkeypatch, Task.IMPORT)
     done = migrate(diverged.source, replace=True, reader_python=Path("none"))
     assert len(done.all(SetAside)) == len(died) == 1
     assert_kept(diverged, before)

@@ -23,12 +23,16 @@ from pathlib import Path
 from typing import Any, Self
 
 import ladybug
+import pytest
 from support import ENGINE_LIMITS, assert_same, read_quarantine
 
 import nimad
 from nimad.errors import StoppedError
+from nimad.migration.child import Workers
+from nimad.migration.ends import Answer, End, judge
 from nimad.migration.events import Event
 from nimad.sample import Sample, write_sample
+from nimad.worker.job import Job, Task
 
 #: What no finished run leaves beside its target: all names that begin with the target's, but these.
 MAY_STAY = (".state.json", ".quarantine.jsonl", ".ledger", ".runs.jsonl")
@@ -310,3 +314,18 @@ def copy_of(source: Path, to: Path) -> Path:
 def assert_nothing_left(target: Path) -> None:
     names = left_behind(target)
     assert names == [], f"left beside {target}: {names}"
+
+
+def killed_once_done(monkeypatch: pytest.MonkeyPatch, task: Task) -> list[Job]:
+    """Have the first worker that does such a job die once it is done; the jobs of those that did."""
+    do, died = Workers.do, list[Job]()
+
+    def killed(self: Workers, job: Job, **options: Any) -> Answer:
+        answer = do(self, job, **options)
+        if job.task is task and not died:
+            died.append(job)
+            return judge(End(-signal.SIGKILL, b"", b""))
+        return answer
+
+    monkeypatch.setattr(Workers, "do", killed)
+    return died
