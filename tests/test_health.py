@@ -245,6 +245,18 @@ def test_a_memory_that_the_target_lost_is_not_taken_for_a_late_one(pair: Path) -
     assert differing(found)["turns"] == "late"
 
 
+def test_a_memory_that_the_agent_removed_is_the_agents_once_a_look_has_noted_it(pair: Path) -> None:
+    migrate(pair / "graph.sqlite", reader_python=Path("none"))  # which takes the copies for the same pair
+    with agent(pair / "graph.ladybug") as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 2}) DETACH DELETE n")
+    assert not health(pair).ok, "nothing tells yet that it was not lost"
+    migrate(pair / "graph.sqlite", reader_python=Path("none"))
+    found = health(pair)
+    assert found.ok
+    assert differing(found)["nodes"] == "agent"
+    assert differing(found)["edges"] == "agent"
+
+
 def test_what_comes_into_tables_that_were_empty_is_late(tmp_path: Path) -> None:
     migrate(make_memory(tmp_path / "graph.sqlite", nodes=NODES, edges=[], turns=[]), reader_python=Path("none"))
     store(tmp_path, 4, on="both")

@@ -164,6 +164,20 @@ def test_a_row_that_comes_later_is_followed_whatever_its_number(tmp_path: Path) 
     assert drawn == late
 
 
+def test_the_first_text_id_that_comes_while_nimad_follows_is_kept_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "graph.sqlite"
+    change(path, "CREATE TABLE memory_nodes (id, timestamp INTEGER, text TEXT)")
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        insert(connection, "memory_nodes", [{"id": number, "timestamp": number} for number in range(1, 20)])
+    migrate(path, reader_python=Path("none"))
+    follower = Follower(nimad.Settings(source=path, reader_python=Path("none")), threading.Event(), lambda _: None)
+    follower.catch_up()
+    change(path, "INSERT INTO memory_nodes VALUES (?, 99, 'late')", uuid(99))
+    follower.catch_up()
+    (late,) = [row for row in read_target(path.with_name("graph.ladybug")).nodes.values() if row["text"] == "late"]
+    assert late["id_"] == uuid(99)
+
+
 def test_what_comes_later_is_late_whatever_its_number(tmp_path: Path) -> None:
     path = made(tmp_path / "graph.sqlite", "texts")
     migrate(path, reader_python=Path("none"))

@@ -72,7 +72,8 @@ class Pair:
     """Both sides, and what is known of why they may differ.
 
     `aside`: what was set aside; `tables`: of the source, which the run took, None where nothing tells; `late`: rows
-    that came to the source, and are not in the target yet; `own`: rows that the target alone ever had.
+    that came to the source, and are not in the target yet; `own`: rows that the target alone ever had; `removed`: rows
+    of the source that the agent removed from the target.
     """
 
     source: Vitals
@@ -81,6 +82,7 @@ class Pair:
     tables: Sequence[str] | None = None
     late: Apart = field(default_factory=Apart)
     own: Apart = field(default_factory=Apart)
+    removed: Apart = field(default_factory=Apart)
 
 
 def differences(pair: Pair) -> list[Difference]:
@@ -118,13 +120,13 @@ def _why(pair: Pair, what: str, source: Any, target: Any) -> str:
         values = column in pair.aside.columns
         what, source, target = "nodes", pair.source.nodes, pair.target.nodes
     aside = pair.aside.taken[table, what]
-    late, own = _figure(pair.late, what), _figure(pair.own, what)
-    beyond = (source - late) - aside - (target - own)
+    late, own, removed = (_figure(apart, what) for apart in (pair.late, pair.own, pair.removed))
+    beyond = (source - late - removed) - aside - (target - own)
     if not 0 <= beyond <= pair.aside.unread[table]:
         return ""
     if late > own:
         return "late"
-    return "agent" if own else "quarantine" if aside or values or beyond else ""
+    return "agent" if own or removed else "quarantine" if aside or values or beyond else ""
 
 
 def _figure(apart: Apart, what: str) -> int:

@@ -111,11 +111,11 @@ def _compared(settings: Settings, files: Files, found: Sequence[Checkup], notes:
     apart = _apart(settings, files)
     if isinstance(apart, str):
         notes = [*notes, f"Which memories came late, and which the agent added, cannot be told: {apart}"]
-        apart = Apart(), Apart()
-    late, own = apart
+        apart = Apart(), Apart(), Apart()
+    late, own, removed = apart
     made = state.of_target(files)
     aside = Aside.of(_entries(files), {*source.layers, *target.layers})
-    pair = Pair(source, target, aside, made.get("tables"), late, own)
+    pair = Pair(source, target, aside, made.get("tables"), late, own, removed)
     differing = differences(pair)
     advice = ""
     if not all(difference.expected for difference in differing):
@@ -143,8 +143,8 @@ def _words(late: Apart) -> str:
     return ", ".join(number_of(count, *words) for count, words in counts if count)
 
 
-def _apart(settings: Settings, files: Files) -> tuple[Apart, Apart] | str:
-    """What came late and what the agent added, row by row; or why that cannot be told."""
+def _apart(settings: Settings, files: Files) -> tuple[Apart, Apart, Apart] | str:
+    """What came late, what the agent added, and what it removed, row by row; or why that cannot be told."""
     try:
         base = comparing.job_of(settings, files, state.of_target(files))
     except (NimadError, OSError) as error:
@@ -152,7 +152,8 @@ def _apart(settings: Settings, files: Files) -> tuple[Apart, Apart] | str:
     answer = _ask(settings.target, replace(base, task=Task.UNPAIRED, bounds=_bounds(files)))
     if not answer.ok:
         return answer.message
-    return Apart(**answer.facts["late"]), Apart(**answer.facts["own"])
+    late, own, removed = (Apart(**answer.facts[name]) for name in ("late", "own", "removed"))
+    return late, own, removed
 
 
 def _two_files(name: str, settings: Settings) -> str:

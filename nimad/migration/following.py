@@ -1,5 +1,6 @@
 """Following: what reaches SQLite after publishing is brought to the target, which is the agent's by then."""
 
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,7 @@ from nimad.migration.same_memory import Found
 from nimad.migration.tally import Tally
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
+from nimad.source.numbering import is_numbered
 from nimad.source.ranges import FIRST_KEY
 from nimad.source.schema import (
     EDGES,
@@ -50,6 +52,8 @@ EARLY_BYTES = 512 * 1024**2
 AGENT_S = 3.0
 #: Looks of one run, while the agent goes on writing to SQLite: what comes after the last is brought by the next run.
 LAST_ROUNDS = 3
+
+_Shape = tuple[int, tuple[bool, ...]]
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,7 @@ class Follower:
         self._settings, self._stop, self._listener = settings, stop, listener
         self._choice: Choice | None = None
         self._engine: Mapping[str, Any] = {}
-        self._schema: tuple[int, Schema] | None = None  # with SQLite's number of it
+        self._schema: tuple[_Shape | None, Schema] | None = None  # with the shape that it was read of
         self._since: int | None = None  # the latest recall that was seen
         self._found: tuple[Found, object] | None = None  # the source, as it was looked at last, and its stamps
         self._of: tuple[Any, Any] | None = None  # which target all this is about
@@ -285,8 +289,8 @@ class Follower:
     def _columns(self, made: Mapping[str, Any]) -> Schema:
         """What the source's columns become in the target: those that it was made with, and those that came since."""
         source = SourceFile(self._settings.source, self._stop)
-        number = source.number("PRAGMA schema_version")
-        if self._schema is not None and self._schema[0] == number:
+        shape = source.read(_shape)
+        if self._schema is not None and self._schema[0] == shape:
             return self._schema[1]
         nodes_only = EDGES not in made.get("tables", (EDGES,))
         if not made.get("schema"):
@@ -296,7 +300,7 @@ class Follower:
             if source.read(lambda c: any(moved_columns(c, table) for table in schema.tables())):
                 now = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
                 schema = _with_columns(schema, now, made)
-        self._schema = number, schema
+        self._schema = shape, schema
         return schema
 
     def _leave_out(self, files: Files, schema: Schema, error: OtherColumnsError) -> Schema:
@@ -309,7 +313,7 @@ class Follower:
             follow_events.ColumnsLeftOut(tuple(f"{table}.{column} ({why})" for table, column, why in error.columns))
         )
         schema = _with_columns(schema, schema, {"columns_left_out": left})
-        self._schema = (self._schema[0] if self._schema else -1), schema
+        self._schema = (self._schema[0] if self._schema else None), schema
         return schema
 
     def _may_keep_log(self, choice: Choice) -> bool:
@@ -317,6 +321,12 @@ class Follower:
         numbers = tuple(int(part) for part in str(self._engine["version"]).split(".")[:2])
         alike = all(reader.storage_version == self._engine["storage_version"] for reader in choice.readers)
         return numbers >= _LOG_SINCE and alike
+
+
+def _shape(connection: sqlite3.Connection) -> _Shape:
+    """SQLite's number of its schema, and of which tables the ids are numbers of ours, with a column for the others."""
+    (number,) = connection.execute("PRAGMA schema_version").fetchone()
+    return number, tuple(is_numbered(connection, table) for table in TARGET_TABLES)
 
 
 def _which(made: Mapping[str, Any], files: Files) -> tuple[Any, Any]:

@@ -19,15 +19,17 @@ from nimad.worker.limits import limits_of
 
 
 def unpaired(job: Job, module: ModuleType) -> dict[str, Any]:
-    """Return the figures of rows that came late, which SQLite alone has, and of those that the target alone ever had.
+    """Return the figures of rows that are on one side alone, for a reason that is known.
 
-    A row that is in neither of them, and that one side lacks, was lost or taken out there.
+    `late`: SQLite got them since; `own`: the target alone ever had them; `removed`: a look noted that the agent removed
+    them from the target. A row that is in none of the three, and that one side lacks, was lost or removed there.
     """
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
         rows = _Unpaired(job, Comparison(job, database))
         for table in job.needs().tables():
             rows.look(table)
-        return {"late": asdict(rows.figures_here()), "own": asdict(rows.figures_there())}
+        late, removed = rows.figures_here()
+        return {"late": asdict(late), "own": asdict(rows.figures_there()), "removed": asdict(removed)}
 
 
 class _Unpaired:
@@ -35,6 +37,7 @@ class _Unpaired:
         self._job, self._compared = job, compared
         self._source = SourceFile(job.source_path())
         self._late: dict[str, list[int]] = {}
+        self._removed: dict[str, list[int]] = {}
         self._own: dict[str, list[int]] = {}
         self._nodes: dict[int, int] = {}  # the target's ids by SQLite's
         self._edges_of_others = 0
@@ -53,6 +56,7 @@ class _Unpaired:
         bound, aside = self._job.bounds.get(table), self._job.quarantined.get(table, {})
         self._late[table] = sorted(key for key in here if key not in aside and self._compared.is_late(table, key))
         notes = self._compared.noted(table)
+        self._removed[table] = sorted(key for key in here if key in notes.absent)
         known = notes.target_ids() if table != EDGES else notes.digests.keys()
         since = there if known or bound is None else [at for at in there if at > bound]
         self._own[table] = sorted(set(since) - known) if bound is not None else []
@@ -89,11 +93,14 @@ class _Unpaired:
 
     # Figures
 
-    def figures_here(self) -> Apart:
-        nodes = self._late.get(NODES, [])
-        table = self._job.needs().nodes
+    def figures_here(self) -> tuple[Apart, Apart]:
+        """Of the rows that SQLite alone has: those that came late, and those that the agent removed from the target."""
+        return self._of_source(self._late), self._of_source(self._removed)
+
+    def _of_source(self, keys: dict[str, list[int]]) -> Apart:
+        nodes, table = keys.get(NODES, []), self._job.needs().nodes
         rows = self._source.read(lambda c: late.columns(c, table, ("layer", "embedding"), nodes)) if nodes else {}
-        return self._figures(self._late, rows.values(), len(self._late.get(EDGES, ())))
+        return self._figures(keys, rows.values(), len(keys.get(EDGES, ())))
 
     def figures_there(self) -> Apart:
         nodes, database = self._own.get(NODES, []), self._compared.database
