@@ -164,6 +164,31 @@ def test_where_most_have_no_id_of_their_own_nothing_is_published(path: Path, kin
     assert [entry["part"] for entry in read_quarantine(staging_of(path))] == ["row"] * lost
 
 
+#: By what the rows without an id of their own are: equal in all columns, in one of 20 memories or eleven of them.
+EQUAL: dict[str, tuple[str, list[Any], list[str]]] = {
+    "no id, and one text": ("id INTEGER", [*range(9), *[None] * 11], ["a"] * 20),
+    "no id, and two texts": ("id INTEGER", [*range(9), *[None] * 11], ["a", "b"] * 10),
+    "one id and one text": ("id INTEGER", [*range(8), *[8] * 12], ["a"] * 20),
+    "one text of digits": ("id TEXT", [*map(str, range(8)), *["8"] * 12], ["a"] * 20),
+}
+
+
+@pytest.mark.parametrize("kind", EQUAL)
+def test_rows_that_are_equal_are_counted_one_by_one(path: Path, kind: str) -> None:
+    declared, ids, texts = EQUAL[kind]
+    verify = "counts" if len(set(texts)) == 1 else "full"
+    schema = [f"CREATE TABLE memory_nodes ({declared}, text TEXT)"]
+    rows = [{"id": key, "text": text} for key, text in zip(ids, texts, strict=True)]
+    make_memory(path, own_schema=True, schema=schema, nodes=rows)
+    with pytest.raises(RefusedError, match="11 of 20 memories would be set aside whole, more than the 50%"):
+        migrate(path)
+    run = migrate(path, verify=verify, max_set_aside="100%")
+    assert (run.result.migrated, run.result.quarantined, run.result.exit_code) == (9, 11, ExitCode.QUARANTINED)
+    assert [entry["row"]["text"] for entry in run.quarantine].count("a") == texts[9:].count("a")
+    again = migrate(path)
+    assert (again.result.quarantined, again.quarantine) == (11, run.quarantine)
+
+
 # Names in capitals
 
 

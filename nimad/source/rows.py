@@ -5,6 +5,7 @@ import hashlib
 import marshal
 import math
 import sqlite3
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from sys import getsizeof
@@ -257,7 +258,7 @@ def judge(rows: Rows, schema: Schema, isolated: Isolated | None = None, refused:
     rejects = [reject for (position, _), reject in sorted(parts.items()) if position not in bad]
     if not bad:
         return _apart(Judged(rows, converted, rejects), isolated or {})
-    rejects += [_whole(rows, position, reason) for position, reason in sorted(bad.items())]
+    rejects += _each_of_its_own([_whole(rows, position, reason) for position, reason in sorted(bad.items())])
     keep = [position not in bad for position in range(len(rows))]
     return _apart(Judged(rows.only(keep), _kept(converted, keep), rejects), isolated or {})
 
@@ -289,7 +290,19 @@ def _kept(columns: Sequence[Sequence[Any]], keep: Sequence[bool]) -> list[list[A
 
 
 def judge_strays(rows: Rows) -> list[Reject]:
-    return [_whole(rows, position, _why_stray(key)) for position, key in enumerate(rows.keys)]
+    return _each_of_its_own([_whole(rows, position, _why_stray(key)) for position, key in enumerate(rows.keys)])
+
+
+def _each_of_its_own(rejects: Sequence[Reject]) -> list[Reject]:
+    """The same; of rows that are equal in all columns each but the first says so, or they would be one entry."""
+    before: Counter[tuple[bytes, str]] = Counter()
+    told = []
+    for reject in rejects:
+        equal = digest(tuple(reject.row.values())), reject.reason
+        number = before[equal]
+        before[equal] += 1
+        told.append(replace(reject, reason=f"{reject.reason}; equal row {number + 1}") if number else reject)
+    return told
 
 
 def _why_stray(key: Any) -> str:
