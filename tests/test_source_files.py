@@ -15,6 +15,7 @@ from random import Random
 import pytest
 from support import change, insert, make_memory, migrate_smoothly, node, read_target
 from test_console import nimad
+from test_dry_run import MOUNTED
 
 from nimad.desk import health
 from nimad.errors import SourceError, SourceLogError
@@ -190,6 +191,45 @@ def test_no_command_that_reads_leaves_a_file_whatever_the_header_says(path: Path
     rows = 40 if kind in ("closed", "no commit in the log") else 42
     assert survey(SourceFile(path)).nodes.rows == rows
     assert contents(path.parent) == before
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize(
+    "kind", ["rows in the log", "an empty log", "an index from before", "a folder that is read-only"]
+)
+def test_what_looks_at_both_files_leaves_the_memory_as_it_is_whatever_the_header_says(path: Path, kind: str) -> None:
+    """Its log, or an empty one, lies beside a file whose header says rollback journal."""
+    make_memory(path, "3.0", nodes=nodes(1, 40), journal="DELETE")
+    old = path.read_bytes()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        insert(connection, "memory_nodes", nodes(41, 42))
+        log, index = (Path(f"{path}{end}").read_bytes() for end in ("-wal", "-shm"))
+    path.write_bytes(old)
+    Path(f"{path}-wal").write_bytes(b"" if kind == "an empty log" else log)
+    if kind == "an index from before":
+        Path(f"{path}-shm").write_bytes(index)
+    folder, target = path.parent.parent, path.parent.parent / "graph.ladybug"
+    prefix = words_that_lock(path.parent) if kind == "a folder that is read-only" else []
+    before = contents(path.parent)
+    words = ("--source", path, "--target", target)
+    assert nimad(folder, "migrate", *words, prefix=prefix).code == 0
+    path.with_name("migration.log").unlink(missing_ok=True)  # all that is to be there
+    assert contents(path.parent) == before
+    assert set(read_target(target).nodes) == set(range(1, 41 if kind == "an empty log" else 43))
+    for command in ("verify", "health", "status", "report", "rollback"):
+        asked = words if command != "report" else words[2:]
+        ran = nimad(folder, command, *asked, prefix=prefix)
+        assert (ran.code, contents(path.parent)) == (0, before), (command, ran)
+
+
+def words_that_lock(folder: Path) -> list[str]:
+    """Words before a command to which a folder is read-only, for root too."""
+    words = ["unshare", "--mount", "sh", "-c", MOUNTED, str(folder)]
+    if not shutil.which("unshare") or subprocess.run([*words, "true"], check=False, capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    return words
 
 
 # Locks, and damage that is none

@@ -10,7 +10,7 @@ import random
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,13 +29,14 @@ from support import (
     turn,
     vector,
 )
-from torture import assert_nothing_left
+from test_console import nimad as run_command
+from torture import assert_nothing_left, interrupted, target_of
 
 import nimad
 from nimad.config import Settings
 from nimad.errors import ExitCode, RefusedError
 from nimad.migration import machine, repair, run
-from nimad.migration.events import BatchFailed, Compacted, EngineComplained, Event, PoolRaised, Published
+from nimad.migration.events import BatchFailed, BatchLoaded, Compacted, EngineComplained, Event, PoolRaised, Published
 from nimad.migration.interpreter import Interpreter
 from nimad.migration.plan import MIB, Plan, make_plan
 from nimad.report.listener import JsonListener
@@ -54,12 +55,15 @@ LARGE_NODES = 5_600
 
 @pytest.fixture(scope="module")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("shim") / "pages16k.so")
+
+
+def compiled(library: Path, *options: str) -> Path:
     compiler = shutil.which("gcc")
     if compiler is None:
         pytest.skip("no gcc, which makes the library that stands in for a kernel with pages of 16 KiB")
-    library = tmp_path_factory.mktemp("shim") / "pages16k.so"
     source = Path(__file__).with_name("pages16k.c")
-    subprocess.run([compiler, "-O2", "-fPIC", "-shared", "-o", library, source, "-ldl"], check=True)
+    subprocess.run([compiler, *options, "-O2", "-fPIC", "-shared", "-o", library, source, "-ldl"], check=True)
     return library
 
 
@@ -127,26 +131,9 @@ def test_the_engine_of_the_guide_reports_its_error_and_the_run_ends_complete(
     assert_same(source, ran.target, there=read_with(old.engine("real_ladybug"), ran.target))
 
 
-def test_an_engine_that_fails_at_each_checkpoint_is_the_cause_and_not_the_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Any engine does that takes the pages for smaller ones than they are."""
-    library = tmp_path / "seen_as_small.so"
-    source = Path(__file__).with_name("pages16k.c")
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("no gcc")
-    made = [compiler, "-DSEEN_AS_SMALL", "-O2", "-fPIC", "-shared", "-o", str(library), str(source), "-ldl"]
-    subprocess.run(made, check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(library))
-    monkeypatch.setattr(repair, "REPAIRS", 1)
-    memory = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)], edges=[edge(1, 1, 2)])
-    with pytest.raises(RefusedError, match="fails at each checkpoint") as told:
-        migrate(memory, clock=Hurried())
-    assert "Releasing physical memory" in str(told.value)
-    assert "kernel=kernel8.img" in str(told.value)
-    assert "pip install" in str(told.value)
-    assert "dmesg" not in str(told.value)
+@pytest.fixture(scope="module")
+def seen_as_small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("shim") / "seen_as_small.so", "-DSEEN_AS_SMALL")
 
 
 def memory(path: Path) -> Path:
@@ -170,6 +157,78 @@ def memory(path: Path) -> Path:
         edges=[edge(key, key, 301 - key, weight=numbers.random()) for key in range(1, 201)],
         turns=[turn(key, key, None if key % 3 else key + 1, key + 2) for key in range(1, 151)],
     )
+
+
+def two_memories(path: Path) -> Path:
+    return make_memory(path, nodes=[node(1), node(2)], edges=[edge(1, 1, 2)])
+
+
+def unfinished(path: Path) -> Path:
+    """A memory of which an earlier run copied some, on a kernel with small pages."""
+    interrupted(memory(path), BatchLoaded, nth=2, batch_size=20, fixed_batch=True)
+    return path
+
+
+def to_be_replaced(path: Path) -> Path:
+    migrate(two_memories(path), verify="none")
+    return path
+
+
+#: Memories by what a run finds, and how it is asked.
+STANDS: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
+    "two memories": (two_memories, {}),
+    "embeddings and turns, in small batches": (memory, {"batch_size": 20, "fixed_batch": True}),
+    "an unfinished target": (unfinished, {}),
+    "a finished target that is to be replaced": (to_be_replaced, {"replace": True}),
+}
+
+
+@pytest.mark.parametrize("stand", STANDS)
+def test_an_engine_that_fails_at_each_checkpoint_is_the_cause_and_not_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen_as_small: Path, stand: str
+) -> None:
+    """Any engine does that takes the pages for smaller ones than they are."""
+    make, asked = STANDS[stand]
+    source = make(tmp_path / "graph.sqlite")
+    target = target_of(source)
+    before = target.read_bytes() if target.exists() else None
+    monkeypatch.setenv("LD_PRELOAD", str(seen_as_small))
+    monkeypatch.setattr(repair, "REPAIRS", 1)
+    with pytest.raises(RefusedError, match="fails at each checkpoint") as told:
+        migrate(source, clock=Hurried(), **asked)
+    assert "Releasing physical memory" in str(told.value)
+    assert "kernel=kernel8.img" in str(told.value)
+    assert "pip install" in str(told.value)
+    assert "dmesg" not in str(told.value)
+    assert (target.read_bytes() if target.exists() else None) == before
+
+
+# A reader that will fail by itself
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("known", ["named", "found at the agent's", "remembered from the run before"])
+def test_a_reader_that_will_fail_at_its_first_write_is_foretold_by_each_command(
+    tmp_path: Path, shim: Path, make_environment: MakeEnvironment, known: str
+) -> None:
+    place = tmp_path / (".openclaw/workspace/.venv" if known.startswith("found") else "agent")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    python = make_environment(OLDEST, at=place).python
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2)])
+    words: list[str | Path] = ["--source", source]
+    if known == "named":
+        words += ["--reader-python", python]
+    if known.startswith("remembered"):
+        assert run_command(tmp_path, "migrate", *words, "--reader-python", python).code == ExitCode.COMPLETE
+    foretold = f"real_ladybug 0.15.3 of {python} (storage version 40) reads this memory, and will fail at its first"
+    for command in (["doctor"], ["migrate", "--dry-run"], ["migrate", "--replace"]):
+        said = run_command(tmp_path, *command, *words, LD_PRELOAD=str(shim))
+        told = " ".join(said.out.split())
+        assert foretold in told, said
+        assert "pip uninstall -y real-ladybug" in told
+        assert "kernel=kernel8.img" in told
+        silent = run_command(tmp_path, *command, *words)
+        assert "will fail at its first write" not in silent.out, "on pages of 4 KiB it does not"
 
 
 def migrate_logged(source: Path, **settings: Any) -> Run:
