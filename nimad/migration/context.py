@@ -189,6 +189,20 @@ class Context:
                 f"nothing is published; correct them in the source (a run lists them for: {look}), or run again with "
                 "--max-set-aside 100%"
             )
+        self._check_blank(nodes, total)
+
+    def _check_blank(self, nodes: int, total: int) -> None:
+        """Raise `RefusedError` when too much of the source's file is blank, unless an earlier run copied it before."""
+        gone = self.memory.blank
+        saved = max(0, self.counted.get(TARGET_TABLES[NODES], 0) + nodes - total)
+        lost = max(0, gone.nodes - saved)
+        if not self.settings.allows_aside(nodes + lost, total + gone.nodes):
+            raise RefusedError(
+                f"{gone.blank} of the {gone.pages} pages of {self.settings.source} are blank, and with them some "
+                f"{lost} memories besides the {total} that can be read are lost, more than the "
+                f"{self.settings.max_set_aside} of --max-set-aside, so nothing is published; restore a backup of it, "
+                "if there is one, or run again with --max-set-aside 100%"
+            )
 
     def check_disk(self, needed: int, what: str) -> None:
         """Raise `DiskError` when `what` may take more bytes than are free."""

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nimad.config import Settings
@@ -20,10 +20,12 @@ from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.migration import machine
 from nimad.migration.events import Listener, Salvaged
 from nimad.migration.files import Files
-from nimad.source import quick_check, salvage
+from nimad.source import blank, quick_check, salvage
+from nimad.source.blank import Blank
 from nimad.source.file import SourceFile
 from nimad.source.ranges import FIRST_KEY, LAST_KEY, shown
 from nimad.source.rows import Reject
+from nimad.source.schema import NODES
 from nimad.source.survey import Survey, left_out_of_damaged, survey
 
 #: Words of `quick_check`.
@@ -38,6 +40,7 @@ class Readable:
     survey: Survey
     salvaged: bool = False  # a copy of what can be read: what it lacks may still be in an unfinished target
     rejects: Sequence[Reject] = ()
+    blank: Blank = field(default_factory=Blank)
 
 
 class Place:
@@ -143,7 +146,8 @@ def _salvaged(settings: Settings, source: SourceFile, to: Path, damage: Sequence
         *(_lost(table, first, last) for table, ranges in lost.items() for first, last in ranges),
         *(_odd(table, key) for table, keys in odd.items() for key in keys),
     ]
-    return Readable(copy, found, salvaged=True, rejects=rejects)
+    gone = blank.look(source, found.nodes, lost.get(NODES, ()))
+    return Readable(copy, found, salvaged=True, rejects=rejects, blank=gone)
 
 
 def _of_rows(source: SourceFile, damage: Sequence[str]) -> list[str]:

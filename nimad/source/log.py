@@ -32,6 +32,11 @@ def page_in(log: Path, number: int) -> bytes | None:
     return found
 
 
+def pages_in(log: Path) -> set[int]:
+    """The numbers of the pages that a log has."""
+    return {number for number, _, _ in _frames(log)}
+
+
 @dataclass(frozen=True)
 class Told:
     """What a log says of its file. `counters`: of changes, in each first page that it has; `sizes`: in pages."""

@@ -10,7 +10,7 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -407,6 +407,60 @@ def test_a_leaf_of_zeros_costs_its_own_rows(pristine: Path, source: Path, target
     listed = Listed(target)
     assert sum(last - first + 1 for table, first, last in listed.ranges if table == "memory_nodes") == lost
     assert len(read_target(target).nodes) == 150 - lost
+
+
+#: Leaves of nodes that are overwritten, of all of them: which, and with what.
+BLANK: dict[str, tuple[Callable[[list[int]], list[int]], bytes]] = {
+    "zeros here and there": (lambda pages: [page for place, page in enumerate(pages) if place % 4], bytes(PAGE)),
+    "zeros from one place on": (lambda pages: pages[len(pages) // 4 :], bytes(PAGE)),
+    "ones, as of erased flash": (lambda pages: pages[: -len(pages) // 4], b"\xff" * PAGE),
+}
+
+
+@pytest.mark.parametrize("kind", BLANK)
+def test_where_most_pages_are_blank_nothing_is_published_unless_it_is_asked_for(
+    source: Path, target: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No row of them is left that could be set aside."""
+    chosen, content = BLANK[kind]
+    for name in ("memory_edges", "memory_turns"):
+        for page in leaves(source, name):
+            overwrite(source, page.number, content)
+    pages = leaves(source)
+    gone = chosen([page.number for page in pages])
+    for page in pages:
+        if page.number in gone:
+            for number in (page.number, *page.overflows):
+                overwrite(source, number, content)
+    assert run(source, target) == ExitCode.INTERRUPTED
+    said = capsys.readouterr().out
+    assert re.search(r"\d+ of the \d+ pages of \S+ are blank, and with them some \d+ memories", said)
+    assert "of --max-set-aside, so nothing is published; restore a backup of it" in said
+    assert not target.exists()
+    assert run(source, target, max_set_aside="100%") == ExitCode.QUARANTINED
+    left = {key for key in range(1, 151) if found_by_id(source, key)}
+    assert set(read_target(target).nodes) == left
+    assert 0 < len(left) < 75
+
+
+def found_by_id(path: Path, key: int) -> bool:
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection, suppress(sqlite3.DatabaseError):
+        return connection.execute("SELECT * FROM memory_nodes WHERE id = ?", (key,)).fetchone() is not None
+    return False
+
+
+def test_a_few_blank_pages_keep_nothing_back_however_many_ids_were_never_used(
+    tmp_path: Path, source: Path, target: Path
+) -> None:
+    rows = [node(key * 10**9, text=f"memory {key} " * 20) for key in range(1, 151)]
+    path = make_memory(tmp_path / "apart.sqlite", "1.0", nodes=rows, journal="DELETE")
+    path.replace(source)
+    with source.open("r+b") as file:
+        size = int.from_bytes(file.read(18)[16:], "big")
+        file.seek(source.stat().st_size // size // 2 * size)
+        file.write(bytes(size))
+    assert run(source, target) == ExitCode.QUARANTINED
+    assert 120 < len(read_target(target).nodes) < 150
 
 
 def test_a_broken_overflow_page_costs_its_own_row(pristine: Path, source: Path, target: Path) -> None:
