@@ -290,3 +290,35 @@ def test_declarations_that_were_edited_afterwards_keep_nothing_out(path: Path) -
         got = there[row["id"]]
         assert (got["summary"], got["who"]) == (row["summary"], str(row["who"]))
         assert got["timestamp"] == 1_760_000_000_000 + row["id"]
+
+
+# Tables whose columns have all names of the rowid
+
+#: By what tells the rows apart: the table, and its rows' own columns.
+TAKEN: dict[str, tuple[str, list[dict[str, Any]]]] = {
+    "a column called like the rowid": ("rowid TEXT, oid, _rowid_", [{"rowid": f"r{n}"} for n in range(12)]),
+    "nothing": ("rowid TEXT, oid, _rowid_, number INT", [{"rowid": None, "number": 1} for _ in range(12)]),
+    "a primary key that may be NULL": (
+        "rowid TEXT PRIMARY KEY, oid, _rowid_",
+        [{"rowid": f"r{n}" if n > 3 else None} for n in range(12)],
+    ),
+    "a primary key that is an integer": (
+        "node INTEGER PRIMARY KEY, rowid, oid, _rowid_",
+        [{"node": 10 * n, "rowid": "all the same"} for n in range(12)],
+    ),
+    "an id that is none to SQLite": ("id TEXT, rowid, oid, _rowid_", [{"id": f"uuid-{n}"} for n in range(12)]),
+}
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+def test_rows_arrive_although_no_name_of_the_rowid_is_left(path: Path, kind: str) -> None:
+    declared, rows = TAKEN[kind]
+    schema = [f"CREATE TABLE memory_nodes ({declared}, timestamp INTEGER, layer TEXT, text TEXT)"]
+    rows = [{**row, "timestamp": 1, "layer": "input", "text": f"text {number}"} for number, row in enumerate(rows)]
+    make_memory(path, own_schema=True, schema=schema, nodes=rows)
+    found, aside = read_and_judged(path)
+    assert sorted(row["text"] for row in found.values()) == sorted(row["text"] for row in rows)
+    assert aside == []
+    assert read_and_judged(path)[0].keys() == found.keys(), "numbers stay from run to run"
+    if "node" in rows[0]:
+        assert sorted(found) == [row["node"] for row in rows]

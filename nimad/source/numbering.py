@@ -128,22 +128,24 @@ def _shape_of(connection: Reading, table: str) -> _Shape | None:
         return None
     keys = [name for name, place in sorted(columns, key=lambda column: column[1]) if place]
     rowid = "" if kind == "view" or without_rowid else next((each for each in ROWID_NAMES if each not in names), "")
-    if kind == "view":
+    if rowid or keys:
+        place = [rowid] if rowid else keys
+    else:  # of a table in which columns have all names of the rowid, too
         place = [names["id"]] if "id" in names else _identity(table, names)
-    else:
-        place = keys if without_rowid else [rowid][: bool(rowid)]
     shape = _Shape(table, _origin(connection, table, names, place), names)
     if "id" in names:
         own = names["id"]
         is_number = _are_integers(connection, shape.origin, own)
         return shape if is_number else replace(shape, number=_of_id(quoted(own)), called=own, numbered_by=own)
-    shape = replace(shape, called=rowid or next((name for name in ROWID_NAMES if name not in names), "number"))
+    shape = replace(
+        shape, called=rowid or next((name for name in ROWID_NAMES if name not in names), _free("number", names))
+    )
     if rowid:  # a number that is there, and has to be shown where other columns are computed row by row
         return replace(shape, number=quoted(rowid), numbered_by=keys[0] if len(keys) == 1 else "")
     apart = keys or place
     is_one = len(apart) == 1 and apart[0].lower() not in _OF_OTHERS
     expressions = [quoted(name) for name in apart]
-    number = _of_key(expressions) if keys else _of_view(expressions)
+    number = _of_key(expressions) if without_rowid else _of_view(expressions)  # another's primary key may be NULL
     return replace(shape, number=number, numbered_by=apart[0] if is_one else "")
 
 
