@@ -151,6 +151,7 @@ REFUSED: list[tuple[Kind, Any, str]] = [
     (Kind.VECTOR, bytes(4 * 1_536), "an embedding of 1536 floats, not 4"),
     (Kind.VECTOR, "[0.1, 0.2]", "an embedding of 2 floats, not 4"),
     (Kind.VECTOR, "[0.1, 0.2, 1e39, 0]", "an embedding with a number outside the 32-bit floats"),
+    (Kind.VECTOR, "[0.1, 0.2, 1e999, 0]", "text of 20 characters where an embedding's bytes belong"),
     (Kind.VECTOR, '[0.1, "0.2", 1, 0]', "text of 18 characters where an embedding's bytes belong"),
     (Kind.VECTOR, "secret", "text of 6 characters where an embedding's bytes belong"),
     (Kind.VECTOR, 5, "an integer where an embedding's bytes belong"),

@@ -221,12 +221,19 @@ def _list(value: Any) -> list[float] | None:
     if not isinstance(value, (str, bytes)) or value.strip()[:1] not in ("[", b"["):
         return None
     try:
-        numbers = json.loads(value)
+        numbers = json.loads(value, parse_float=_finite)
     except (ValueError, RecursionError):
         return None
     if not isinstance(numbers, list) or not numbers or not _are_numbers(numbers):
         return None
     return numbers
+
+
+def _finite(text: str) -> float:
+    """A number of a list; one too large for 64 bits would become infinity, which nobody wrote."""
+    if math.isinf(number := float(text)):
+        raise ValueError(text)
+    return number
 
 
 def _are_numbers(values: Iterable[Any]) -> bool:
