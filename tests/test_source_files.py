@@ -156,6 +156,26 @@ def test_a_log_of_its_own_is_never_taken_for_one_of_another_state(tmp_path: Path
         program.close()
 
 
+@pytest.mark.parametrize("page", [4_096, 1_024, 65_536])
+def test_a_log_of_another_database_is_told_and_not_read_as_the_memory(path: Path, page: int) -> None:
+    """Its first page is taken for the file's, and shows another schema."""
+    make_memory(path, "3.0", nodes=nodes(1, 40), journal="DELETE")
+    other = path.with_name("other.sqlite")
+    with closing(sqlite3.connect(other, isolation_level=None)) as connection:
+        connection.executescript(f"PRAGMA page_size = {page}; PRAGMA journal_mode = WAL; CREATE TABLE cache (key)")
+        log = Path(f"{other}-wal").read_bytes()
+    other.unlink()
+    Path(f"{path}-wal").write_bytes(log)
+    before = contents(path.parent)
+    with pytest.raises(SourceLogError, match="together they have no table memory_nodes") as told:
+        migrate_smoothly(path)
+    assert f"mv {path}-wal {path}-wal.aside" in str(told.value)
+    Path(f"{path}-wal").replace(f"{path}-wal.aside")
+    before[f"{path.name}-wal.aside"] = before.pop(f"{path.name}-wal")
+    assert before.items() <= contents(path.parent).items()
+    assert set(read_target(migrate_smoothly(path).target).nodes) == set(range(1, 41))
+
+
 def test_a_log_of_its_own_is_read_with_a_file_that_is_damaged_alone(path: Path) -> None:
     make_memory(path, "3.0", nodes=nodes(1, 40))
     with_log(path, 41, 60)

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nimad.errors import SourceDamagedError, SourceError
-from nimad.source import embeddings
+from nimad.source import embeddings, foreign_log
 from nimad.source import schema as s
 from nimad.source.cells import InvalidText
 from nimad.source.embeddings import Stored
@@ -94,6 +94,7 @@ def read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_onl
 def _read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_only: bool) -> tuple[s.Schema, Stored]:
     nodes = s.read_table(connection, s.NODES, s.NODE_KINDS)
     if nodes is None:
+        foreign_log.refuse(source.path, "together they have no table memory_nodes")
         raise SourceError(
             f"{source.path} has no table memory_nodes, so it is no NIMA memory; name the right file with --source"
         )
