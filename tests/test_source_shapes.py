@@ -27,6 +27,7 @@ import nimad
 from nimad.desk.health import of_memory
 from nimad.desk.status import status
 from nimad.errors import SourceError
+from nimad.migration.comparing import compare
 from nimad.migration.damaged import Place, readable
 from nimad.migration.events import Analyzed
 from nimad.migration.files import Files
@@ -496,6 +497,48 @@ def test_edges_or_turns_that_are_a_view_of_what_is_gone_keep_no_memory_out(tmp_p
     health = of_memory(settings)
     assert not health.ok
     assert f"{table} cannot be read (no such table: main.gone)" in health.files[0].problem
+
+
+BROKEN = "json_extract(CASE id WHEN 2 THEN '{' ELSE '{}' END, '$.a')"
+#: By what ends every reading of a view: the table that it stands for, what it selects, and why it cannot be read.
+ENDING: dict[str, tuple[str, str, str]] = {
+    "its condition needs the agent's function": (
+        "memory_edges",
+        "* FROM store WHERE of_the_agent(id)",
+        "it needs the function of_the_agent, which only the agent's program has",
+    ),
+    "its condition fails in one row": ("memory_turns", f"* FROM store WHERE {BROKEN} IS NULL", "malformed JSON"),
+    "rows are told apart by what fails": (
+        "memory_edges",
+        f"DISTINCT id, source_id, target_id, {BROKEN} AS more FROM store",
+        "malformed JSON",
+    ),
+    "its ids do not all compute": (
+        "memory_turns",
+        f"coalesce({BROKEN}, id) AS id, turn_id, input_node_id FROM store",
+        "the column id of the view memory_turns, which tells its rows apart, does not compute in some row",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ENDING)
+def test_a_view_of_edges_or_turns_that_ends_at_some_row_keeps_no_memory_out(tmp_path: Path, kind: str) -> None:
+    table, selected, why = ENDING[kind]
+    edges, turns = [edge(key, key, key + 1) for key in (1, 2, 3)], [turn(key, key) for key in (1, 2, 3)]
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(n) for n in range(1, 6)], edges=edges, turns=turns)
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO store")
+        connection.execute(f"CREATE VIEW {table} AS SELECT {selected}")
+    run = migrate(source, reader_python=Path("none"))
+    (entry,) = run.quarantine
+    assert (run.result.exit_code, entry["table"], entry["part"]) == (1, table, "range")
+    assert why in entry["reason"]
+    there = read_target(run.target)
+    assert (set(there.nodes), len(there.edges) + len(there.turns)) == (set(range(1, 6)), 3)
+    health = of_memory(nimad.Settings(source=source))
+    assert f"{table} cannot be read ({why}" in health.files[0].problem
+    compared = compare(nimad.Settings(source=source)).tables
+    assert compared.keys() == {"memory_nodes", "memory_edges", "memory_turns"} - {table}
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from nimad.migration.plan import POOL_FLOOR, limits_for
 from nimad.source import quick_check
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
-from nimad.source.schema import EDGES, NODES, TARGET_TABLES, TURNS, why_undefined
-from nimad.source.survey import read_schema
+from nimad.source.schema import NODES, TARGET_TABLES
+from nimad.source.survey import read_schema, unread
 from nimad.source.vitals import Apart, Vitals, read_vitals
 from nimad.words import number_of
 from nimad.worker.job import Job, Task
@@ -286,8 +286,7 @@ def _damage(path: Path) -> str:
 
 def _unread(source: SourceFile) -> str:
     """Which edges or turns cannot be read at all, though no page is damaged; empty where none."""
-    for table in (EDGES, TURNS):
-        why = source.read(lambda connection, table=table: why_undefined(connection, table))  # type: ignore[misc]
+    for table, why in unread(source).items():
         if why:
             return (
                 f"{source.path}: {table} cannot be read ({why}), and none of its rows migrates; mend that view or "

@@ -80,6 +80,17 @@ def _fails(connection: Reading, table: str, column: str) -> bool:
     return False
 
 
+def raise_why(connection: Reading, table: str) -> None:
+    """Raise SQLite's error with why no row of a view can be read, where none can, whichever column is asked for."""
+    connection.called.clear()
+    try:
+        connection.execute(f"SELECT count(*) FROM main.{quoted(table)}").fetchone()
+    except sqlite3.OperationalError as error:
+        why = sqlite3.OperationalError(_why(connection, error))
+        why.sqlite_errorcode = error.sqlite_errorcode
+        raise why from error
+
+
 def each_alone(connection: Reading, table: str, columns: Sequence[str], place: Sequence[str]) -> dict[str, str]:
     """By column, an expression that computes it row by row. `place`: the columns that tell the rows apart."""
     connection.text_factory = _text_or_mark

@@ -18,7 +18,7 @@ from nimad.errors import SourceError
 from nimad.source import cells
 from nimad.source.pages import raise_unless_unreadable
 from nimad.source.schema import EDGE_ENDS, EDGES, LINKS, NODES, ROWID_NAMES, TURNS, columns_of, computed
-from nimad.source.sql import quoted
+from nimad.source.sql import is_of_statement, quoted
 from nimad.source.stand_ins import Reading
 
 #: Bits of a number: JavaScript's integers have 53, and the agent counts on from the highest id.
@@ -85,7 +85,7 @@ def lift(connection: sqlite3.Connection) -> None:
 def _views(connection: Reading, tables: Sequence[str]) -> Iterator[str]:
     if tables:
         connection.create_function(_FUNCTION, -1, _number, deterministic=True)
-    shapes = [shape for table in tables if (shape := _shape_of(connection, table)) is not None]
+    shapes = [shape for table in tables if (shape := _readable_shape(connection, table)) is not None]
     nodes = next((shape for shape in shapes if shape.table == NODES and shape.numbered_by), None)
     for shape in shapes:
         if view := _view_over(shape, nodes):
@@ -112,6 +112,20 @@ class _Shape:
         if self.called in ROWID_NAMES and self.number == quoted(self.called):
             return f"(SELECT {self.number} FROM {self.origin} WHERE {quoted(self.numbered_by)} = {reference})"
         return _of_id(reference) if self.called == self.numbered_by else _of_key([reference])
+
+
+def _readable_shape(connection: Reading, table: str) -> _Shape | None:
+    """The shape of a table; None where it is one of edges or turns that cannot be read: it keeps no memory out."""
+    try:
+        return _shape_of(connection, table)
+    except (SourceError, sqlite3.OperationalError) as error:
+        is_other = isinstance(error, sqlite3.Error) and not is_of_statement(error)
+        if table == NODES or not connection.computes_each_alone or is_other:
+            raise
+        if isinstance(error, sqlite3.Error) and connection.provide(error):
+            return _readable_shape(connection, table)
+        connection.unreadable[table] = str(error)
+        return None
 
 
 def _shape_of(connection: Reading, table: str) -> _Shape | None:
@@ -163,6 +177,8 @@ def _origin(connection: Reading, table: str, names: Mapping[str, str], place: Se
     if not alone:
         return f"main.{quoted(table)}"
     if lost := [name for name in place if name in alone]:
+        if len(alone) == len(names):  # not of that column, but of what chooses or joins the rows
+            cells.raise_why(connection, table)
         raise SourceError(
             f"the column {lost[0]} of the view {table}, which tells its rows apart, does not compute in some row, and "
             "SQLite ends every reading of the view there; have the view make NULL of it in such a row, in a copy of "

@@ -224,6 +224,10 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[str, st
 
 
 def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]]:
+    if isinstance(connection, Reading) and table in connection.unreadable:
+        error = sqlite3.OperationalError(connection.unreadable[table])
+        error.sqlite_errorcode = sqlite3.SQLITE_ERROR
+        raise error
     # xinfo is table_info and the generated columns; 1 marks a virtual table's hidden ones, which hold no data.
     rows = connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,)).fetchall()
     is_view = "SELECT 1 FROM sqlite_master WHERE type = 'view' AND lower(name) = ?"
@@ -233,7 +237,10 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]
 
 
 def why_undefined(connection: sqlite3.Connection, table: str) -> str:
-    """Why a table of edges or turns has no columns: a view of what is gone, or a module that is not here; or empty."""
+    """Why a table of edges or turns has no columns; empty where it has some.
+
+    A view of what is gone, or every reading of which ends at some row; or a module that is not here.
+    """
     try:
         _columns(connection, table)
     except sqlite3.OperationalError as error:

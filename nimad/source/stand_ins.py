@@ -30,6 +30,7 @@ class Reading(sqlite3.Connection):
         super().__init__(*args, **options)
         self.called: set[str] = set()
         self._given: set[str] = set()
+        self.unreadable: dict[str, str] = {}  # views of edges or turns that end at some row, and why
         self.beneath: sqlite3.Error | None = None  # why a function of ours failed, which SQLite does not say
 
     def provide(self, error: sqlite3.Error) -> bool:

@@ -129,6 +129,20 @@ def _layers(connection: sqlite3.Connection, nodes: s.Table) -> dict[str, int]:
     return named(rows)
 
 
+def unread(source: SourceFile) -> dict[str, str]:
+    """Which edges or turns cannot be read at all, and why."""
+
+    def look(connection: sqlite3.Connection) -> dict[str, str]:
+        read_schema(connection, source, nodes_only=False)  # comes upon the row that ends every reading of a view
+        return _undefined(connection)
+
+    return source.read(look)
+
+
+def _undefined(connection: sqlite3.Connection) -> dict[str, str]:
+    return {name: why for name in (s.EDGES, s.TURNS) if (why := s.why_undefined(connection, name))}
+
+
 def left_out_of_damaged(source: SourceFile, schema: s.Schema) -> tuple[LeftOut, ...]:
     """What is not migrated of a file with damaged pages, as far as it can be read: less than all, or nothing."""
 
@@ -149,7 +163,7 @@ def _left_out(connection: sqlite3.Connection, schema: s.Schema) -> tuple[LeftOut
         "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') "
         "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
     ).fetchall()
-    undefined = {name: why for name in (s.EDGES, s.TURNS) if (why := s.why_undefined(connection, name))}
+    undefined = _undefined(connection)
     named = [(_name(name), kind) for name, kind in rows if name not in undefined]
     tables = [_of_table(connection, name, kind) for name, kind in named if _folded(name) not in migrated]
     tables += [LeftOut(name, None, f"it cannot be read: {why}", is_lost=True) for name, why in undefined.items()]
