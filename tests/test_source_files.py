@@ -167,7 +167,7 @@ def test_a_log_of_another_database_is_told_and_not_read_as_the_memory(path: Path
     other.unlink()
     Path(f"{path}-wal").write_bytes(log)
     before = contents(path.parent)
-    with pytest.raises(SourceLogError, match="together they have no table memory_nodes") as told:
+    with pytest.raises(SourceLogError, match="together without memory_nodes") as told:
         migrate_smoothly(path)
     assert f"mv {path}-wal {path}-wal.aside" in str(told.value)
     Path(f"{path}-wal").replace(f"{path}-wal.aside")

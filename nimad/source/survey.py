@@ -94,7 +94,7 @@ def read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_onl
 def _read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_only: bool) -> tuple[s.Schema, Stored]:
     nodes = s.read_table(connection, s.NODES, s.NODE_KINDS)
     if nodes is None:
-        foreign_log.refuse(source.path, "together they have no table memory_nodes")
+        foreign_log.refuse(source.path, "together without memory_nodes")
         raise SourceError(
             f"{source.path} has no table memory_nodes, so it is no NIMA memory; name the right file with --source"
         )
