@@ -5,6 +5,7 @@ A booted systemd has its turn in `tests/system/service.py`; here the protocol it
 
 import fcntl
 import json
+import math
 import os
 import shutil
 import signal
@@ -305,6 +306,17 @@ def read_until(memory: Path, over: threading.Event) -> None:
 
 
 @pytest.mark.long
+def test_a_look_at_every_row_waits_for_a_rest_of_the_agents_and_not_for_ever() -> None:
+    assert following.WholeLook().at == -math.inf, "at first at once: what came before is not known"
+    whole, hour = following.WholeLook(due=None), 3_600.0
+    for second in range(700):  # a change each second
+        whole.note_change(hour + second)
+    assert whole.at == hour + 699 + following.CALM_S
+    for second in range(700, 2_000):
+        whole.note_change(hour + second)
+    assert whole.at == hour + following.THOROUGH_S + following.OVERDUE_S
+
+
 def test_what_the_agent_wrote_to_the_target_stays_while_late_memories_are_added(memory: Path) -> None:
     openclaw(memory.parent, backend="ladybugdb", auto_migrate=True)
     target = target_of(memory)
@@ -398,6 +410,7 @@ def test_paused_while_it_follows_it_leaves_the_target_alone(memory: Path) -> Non
         assert nimad(memory.parent, "pause", "--target", target_of(memory)).code == 0
         running.wait_for_status("^Paused; go on with: ")
         change(memory, "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (1000, 5, 'input', 'late')")
+        change(memory, "UPDATE memory_nodes SET text = 'edited' WHERE id = 5")
         time.sleep(1.5)
         assert 1000 not in read_target(target_of(memory)).nodes
         assert nimad(memory.parent, "resume", "--target", target_of(memory)).code == 0

@@ -1,7 +1,9 @@
 """Following: what reaches SQLite after publishing is brought to the target, for as long as the service runs."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
@@ -18,8 +20,9 @@ from nimad.service.watching import Watch
 
 #: A burst of writes is over when so many seconds were quiet, and is not waited for any longer than the second.
 QUIET_S, BURST_S = 0.25, 2.0
-#: Seconds after a change until every row is looked at: what neither a new id nor `last_accessed` tells of.
-THOROUGH_S = 600.0
+#: Seconds after a change until every row is looked at: what neither a new id nor `last_accessed` tells of; seconds that
+#: the agent has to rest for that, because a turn would wait for it; and those after which it is not waited for.
+THOROUGH_S, CALM_S, OVERDUE_S = 600.0, 10.0, 600.0
 #: Seconds until a target that was open elsewhere, or a file that could not be read, is tried again; and at least.
 AGAIN_S, SOON_S = 60.0, 5.0
 
@@ -32,6 +35,24 @@ class End(Enum):
     INTERRUPTED = auto()  # the service stops, or its settings are others now
 
 
+@dataclass
+class WholeLook:
+    """When every row is to be looked at, in seconds of the monotonic clock. At first, nobody knows what came before."""
+
+    due: float | None = -math.inf
+    changed: float = -math.inf
+
+    @property
+    def at(self) -> float | None:
+        """When it is to begin unless something changes; None where nothing did since the last one."""
+        return None if self.due is None else min(max(self.due, self.changed + CALM_S), self.due + OVERDUE_S)
+
+    def note_change(self, now: float) -> None:
+        self.changed = now
+        if self.due is None:
+            self.due = now + THOROUGH_S
+
+
 class Following:
     """What one target needs while the agent goes on writing to SQLite. `mounts`: as they were before the migration."""
 
@@ -40,7 +61,7 @@ class Following:
     ) -> None:
         self._settings, self._follower, self._heart, self._listener = settings, follower, heart, listener
         self._files = Files.of(settings)
-        self._due: float | None = 0.0  # when every row is to be looked at: nobody knows what came while none ran
+        self._whole = WholeLook()
         self._told: Event | None = None
         self._mounts = dict(mounts)
         self._missing: frozenset[str] = frozenset()  # names of the target, as they were told of
@@ -57,7 +78,7 @@ class Following:
                     end = self._go_on(watch)
                 except OSError as error:  # of a disk that fails, or a folder that was closed to us
                     self._tell(Postponed(f"{error.filename or settings.target}: {error.strerror or error}", AGAIN_S))
-                    wait_for_more(self._heart, watch, self._later())
+                    self._wait(watch, self._later())
                 else:
                     if end is not None:
                         return end
@@ -72,6 +93,7 @@ class Following:
         if pausing.is_paused(self._files):
             self._tell(pausing.paused(self._files))
             wait_for_more(self._heart, watch)
+            self._whole = WholeLook()  # nobody listens to what is written meanwhile
         else:
             self._wait(watch, self._step(watch))
         return None
@@ -82,7 +104,7 @@ class Following:
         others = [folder for folder, mount in mounts.items() if mount != self._mounts.get(folder, mount)]
         for folder in others:
             self._listener(Remounted(str(folder)))
-            self._due = 0.0
+            self._whole = WholeLook()
         self._mounts |= mounts
         return bool(others)
 
@@ -97,7 +119,8 @@ class Following:
     def _step(self, watch: Watch) -> float | None:
         """Catch up once; return for how many seconds to wait at most, None for as long as nothing is written."""
         try:
-            thorough = self._due is not None and time.monotonic() >= self._due
+            at = self._whole.at
+            thorough = at is not None and time.monotonic() >= at
             done = self._follower.catch_up(thorough=thorough)
             if done.left_alone:  # the follower says so itself, once
                 self._told = None
@@ -109,10 +132,10 @@ class Following:
                 self._tell(Postponed(str(error), AGAIN_S))
             return self._later()
         if thorough:
-            self._due = None
+            self._whole.due = None
         self._listener(Looked(done.nodes))
         self._tell(Watching(done.nodes, watch.polls))
-        due = None if self._due is None else max(0.0, self._due - time.monotonic())
+        due = None if self._whole.at is None else max(0.0, self._whole.at - time.monotonic())
         waits = [seconds for seconds in (due, self._follower.compaction_due_s) if seconds is not None]
         return min(waits, default=None)
 
@@ -126,8 +149,8 @@ class Following:
         return AGAIN_S
 
     def _wait(self, watch: Watch, delay: float | None) -> None:
-        if wait_for_more(self._heart, watch, delay, self._follower.source_stamps) and self._due is None:
-            self._due = time.monotonic() + THOROUGH_S
+        if wait_for_more(self._heart, watch, delay, self._follower.source_stamps):
+            self._whole.note_change(time.monotonic())
 
     def _tell(self, event: Event) -> None:
         if event != self._told:
