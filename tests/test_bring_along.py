@@ -182,6 +182,7 @@ def test_a_run_killed_around_the_rename_leaves_one_whole_target_there(
     assert nodes(lived.target) == NODES + 2 - 1
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("name", ["graph.ladybug", "ladybug.lbug"])
 def test_what_a_killed_program_left_in_a_log_is_brought_along_by_either_name(follow: Following, name: str) -> None:
     with answering(OURS, follow.target.with_name(name), read_only=False) as (ask_it, process):

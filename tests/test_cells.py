@@ -82,6 +82,7 @@ def test_flags_and_scores_that_an_import_left_as_text(tmp_path: Path) -> None:
     assert not look(source).writes
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "odd",
     [
@@ -499,6 +500,7 @@ ANY_COLUMN = (
 )
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("engine", ["ours", "the oldest", "the oldest without Arrow"])
 def test_every_value_in_every_column_leaves_every_memory_there(
     tmp_path: Path, make_environment: MakeEnvironment, engine: str

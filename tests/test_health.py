@@ -268,6 +268,7 @@ def test_what_comes_into_tables_that_were_empty_is_late(tmp_path: Path) -> None:
     assert any(note.startswith("1 edge, 1 turn came late and SQLite alone has them") for note in found.notes)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("bound", [2**70, -(2**70), "3", None, True])
 def test_a_bound_that_cannot_be_is_none(pair: Path, bound: object) -> None:
     state = pair / "graph.ladybug.state.json"

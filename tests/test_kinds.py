@@ -114,6 +114,7 @@ UTF16: dict[str, tuple[str, list[str], set[tuple[str, int, str]]]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", UTF16)
 def test_a_file_in_another_encoding_arrives(path: Path, kind: str) -> None:
     encoding, statements, aside = UTF16[kind]

@@ -139,6 +139,7 @@ def test_the_copy_is_open_to_whom_the_target_was(follow: Following) -> None:
     assert follow.target.stat().st_mode & 0o777 == 0o660
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["a link to it", "a second name"])
 def test_a_file_that_others_reach_by_another_name_is_not_copied(follow: Following, tmp_path: Path, how: str) -> None:
     elsewhere = tmp_path / "ssd.ladybug"

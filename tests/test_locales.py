@@ -81,6 +81,7 @@ def life(folder: Path, locale: str) -> dict[tuple[str, ...], bytes]:
     return said
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(("locale", "encoding"), [(TURKISH, "utf-8"), (LATIN, "iso8859-1"), (ASCII, "utf-8")])
 def test_every_command_is_at_home_in_every_language(tmp_path: Path, locale: str, encoding: str) -> None:
     folder = tmp_path / "ünï ☃"

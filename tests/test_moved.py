@@ -103,6 +103,7 @@ def test_a_memory_at_another_place_is_followed_on(home: Path, how: Move) -> None
     assert not migrate(source).all(Moved), "it is said once"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", MOVES)
 def test_what_the_agent_wrote_to_the_target_stays_at_another_place(home: Path, how: Move) -> None:
     """The base is known again: what only the agent changed, and what it took out, is the agent's."""
@@ -116,6 +117,7 @@ def test_what_the_agent_wrote_to_the_target_stays_at_another_place(home: Path, h
     assert (there[4]["strength"], 60 in there) == (0.125, False)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", MOVES)
 def test_a_new_target_of_a_moved_memory_has_what_the_agent_wrote_to_the_old_one(home: Path, how: Move) -> None:
     write(target_of(home / "graph.sqlite"), "MATCH (n:MemoryNode {id: 4}) SET n.strength = 0.125")

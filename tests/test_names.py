@@ -104,6 +104,7 @@ def test_names_follow_what_is_asked_for(source: Path) -> None:
 # What stands at the name
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["file", "folder", "link elsewhere", "link to nothing"])
 def test_something_else_at_the_name_is_refused_and_kept(source: Path, kind: str) -> None:
     link, elsewhere = link_of(source), source.with_name("elsewhere")
@@ -183,6 +184,7 @@ def test_a_name_of_the_old_target_that_is_not_asked_for_goes_with_it(source: Pat
 # Names that cannot be
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "name", ["a/b", "/etc/passwd", "..", ".", "", "graph.sqlite", "graph.ladybug", "graph.ladybug.wal", "migration.log"]
 )

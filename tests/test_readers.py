@@ -535,6 +535,7 @@ def test_the_namesake_is_told_of_and_not_run(
     assert not (home / ".ladybug").exists(), "it would have been made by importing it"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("code", "said"),
     [
@@ -580,6 +581,7 @@ def test_a_package_that_crashes_hides_no_engine_beside_it(
     ], "once"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("program", "said"),
     [

@@ -232,6 +232,7 @@ def two_texts(source: Path) -> list[Any]:
     return [key, text, "owner", '{"a": 1}']
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("runs", [(), ({},), ({}, {"replace": True}), ({"replace": True},), ({}, {})], ids=str)
 def test_a_value_of_the_target_that_was_never_copied_is_not_taken_for_a_newer_one(
     source: Path, runs: tuple[dict[str, Any], ...]
@@ -651,6 +652,7 @@ ODD_TABLES: dict[str, tuple[str, list[Any]]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ODD_TABLES)
 def test_a_table_of_another_shape_is_not_written_to(tmp_path: Path, kind: str) -> None:
     """What the agent wrote since is listed all the same, with the way out; where that is nothing, it is a rollback."""

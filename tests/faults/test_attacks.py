@@ -158,6 +158,7 @@ def test_no_file_is_made_behind_a_link_of_the_users(
     assert {path.name for path in precious.iterdir()} == before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("mode", [0o777, 0o775])
 @pytest.mark.parametrize("which", ["folder", "parent"])
 def test_a_memory_of_roots_is_left_alone_where_others_may_write(ground: Path, mode: int, which: str) -> None:

@@ -216,6 +216,7 @@ def nested(path: Path) -> None:
     path.write_text("[" * 200_000)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", [pipe, sparse, device, nested])
 def test_whatever_stands_at_a_name_of_ours_is_read_within_bounds(tmp_path: Path, make: Callable[[Path], None]) -> None:
     files = Files(tmp_path / "graph.ladybug")
@@ -346,6 +347,7 @@ def test_a_row_that_failed_is_known_again_however_long_it_is(tmp_path: Path) -> 
     assert left_out(source, schema, file)[0] == {"memory_nodes": {3: why}}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "entry",
     [
@@ -494,6 +496,7 @@ def assert_gone(pid: int) -> None:
 ANSWER = {"module": "ladybug", "python": "3.12.0", "pyarrow": True, "version": "0.22.0", "storage_version": 49}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "odd",
     [{"storage_version": "x"}, {"storage_version": None}, {"version": 5}, {"module": None}, {"module": "../evil"}],

@@ -518,6 +518,7 @@ def test_without_the_root_of_another_table_the_nodes_go_through(
     assert len(read_target(target).nodes) == 150
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
 def test_a_broken_line_of_the_schema_costs_its_own_table(
     pristine: Path, source: Path, target: Path, table: str
@@ -643,6 +644,7 @@ def test_tables_that_are_left_out_are_named_all_the_same(source: Path, target: P
     assert "Left out: notes (1 rows; not migrated)" in said
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("is_damaged", [False, True])
 @pytest.mark.parametrize(
     ("name", "broken", "told"),

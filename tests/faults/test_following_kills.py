@@ -138,7 +138,7 @@ def test_a_killed_follower_is_followed_by_another(source: Path) -> None:
     )
     seed = random.randrange(2**32)
     chance = random.Random(seed)
-    for number in range(6):
+    for number in range(3):
         with subprocess.Popen([sys.executable, "-c", program, str(source)], stdout=subprocess.PIPE) as life:
             assert life.stdout is not None
             life.stdout.readline()

@@ -26,7 +26,7 @@ from test_kills import write_figures
 from nimad.errors import ExitCode
 
 LONG = int(os.environ.get("NIMAD_FUZZ", "2000"))
-SHORT = 12
+SHORT = 8
 #: Seconds of a processor and bytes of memory that a command may take for a file of some 100 kB; and after how many
 #: seconds it counts as hanging, however much else the machine does.
 LIMIT_S, LIMIT_BYTES, HANGS_S = 60.0, 512 * 1024**2, 1_200.0

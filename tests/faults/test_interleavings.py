@@ -32,7 +32,7 @@ from torture import target_of
 import nimad
 from nimad.migration.following import CaughtUp, Follower
 
-SHORT = 5
+SHORT = 3
 LONG = int(os.environ.get("NIMAD_INTERLEAVINGS", "2000"))
 #: Interleavings of one memory.
 LIFE = 20

@@ -24,7 +24,7 @@ from torture import last_ids, run_to_the_end, small_memory, state_of, target_of
 
 from nimad.migration import live_compaction
 
-SHORT = 4
+SHORT = 2
 LONG = int(os.environ.get("NIMAD_TURNS", "2000"))
 #: Seconds until a turn that only SQLite got is in the target.
 ARRIVES_WITHIN_S = 1.5

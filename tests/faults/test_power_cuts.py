@@ -24,7 +24,7 @@ from torture import LISTEN_S, Life, beside, left_behind, small_memory, state_of,
 from nimad.errors import ExitCode
 
 #: Of a default run, and of a long one.
-SHORT_CUTS = 5
+SHORT_CUTS = 3
 LONG_CUTS = int(os.environ.get("NIMAD_POWER_CUTS", "100"))
 #: Copies of one run.
 CUTS_OF_A_RUN = 5

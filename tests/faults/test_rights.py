@@ -320,6 +320,7 @@ def test_her_interpreter_runs_as_her_and_never_as_root(
     assert owner(target_of(alice)) == ALICE
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("whose", ["folder", "folder open to all", "program", "program open to all", "link's target"])
 def test_for_a_memory_of_roots_nobody_elses_interpreter_is_run(
     ground: Path, bobs: Path, reader: Environment, whose: str, monkeypatch: pytest.MonkeyPatch
