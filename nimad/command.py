@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from nimad.config import Settings
 
 _NAME = "nimad"
+#: `-P`, or the folder in which the command is pasted is where Python looks for modules first, whoever filled it.
+_AS_MODULE = (sys.executable, "-P", "-m", _NAME)
 
 
 def line(*words: object) -> str:
@@ -27,7 +29,7 @@ def migrate(settings: "Settings", *more: str) -> str:
 def program() -> list[str]:
     """The words that start this program from anywhere and in any environment, as a service does."""
     called = Path(sys.argv[0])
-    return [str(called.absolute())] if called.name == _NAME else [sys.executable, "-m", _NAME]
+    return [str(called.absolute())] if called.name == _NAME else [*_AS_MODULE]
 
 
 def _program() -> list[str]:
@@ -35,6 +37,6 @@ def _program() -> list[str]:
     called, found = Path(sys.argv[0]), which(_NAME)
     if called.name != _NAME:  # `python -m nimad`, or a program of somebody else's that imports us
         by_module = found is None or called.parent.name == _NAME
-        return [sys.executable, "-m", _NAME] if by_module else [_NAME]
+        return [*_AS_MODULE] if by_module else [_NAME]
     is_found = found is not None and os.path.realpath(found) == os.path.realpath(called)
     return [_NAME] if is_found else [str(called.absolute())]

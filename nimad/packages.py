@@ -34,7 +34,8 @@ def least_integer(storage_version: int) -> int:
 
 
 def pip(python: str = sys.executable) -> str:
-    return f"{shlex.quote(python)} -m pip"
+    """The words that call pip, and not a `pip/` in the folder where they are pasted; `-P` came with Python 3.11."""
+    return f"{shlex.quote(python)} -P -m pip" if python == sys.executable else f"env -C / {shlex.quote(python)} -m pip"
 
 
 def install(module: str = MODULE, python: str = sys.executable, *, again: bool = False) -> str:

@@ -279,7 +279,7 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     looked, done, again = (nimad(source.parent, *words, *more) for more in ((), ("--apply",), ("--json",)))
     assert (looked.code, done.code, again.code) == (0, 0, 0)
     text = "\n".join(f"$ nimad clean{more}\n{ran.out}" for more, ran in (("", looked), (" --apply", done)))
-    text = text.replace(str(source.parent), "/memory").replace(f"{sys.executable} -m nimad", "nimad")
+    text = text.replace(str(source.parent), "/memory").replace(f"{sys.executable} -P -m nimad", "nimad")
     days = str(int((time.time() - time.mktime(time.strptime(OLD, "%Y%m%d-%H%M%S"))) // cleaning.DAY_S))
     text = text.replace(f"{days} days", "AGE days")
     text = re.sub(r" *[\d.]+ [kM]B", " SIZE", text)

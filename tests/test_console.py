@@ -113,7 +113,7 @@ def normalised(text: str, folder: Path) -> str:
     """Take out what differs between two runs, but only where it has the form that the guide gives it."""
     for form, same in {
         re.escape(str(folder)): "FOLDER",
-        re.escape(f"{sys.executable} -m nimad"): "nimad",
+        re.escape(f"{sys.executable} -P -m nimad"): "nimad",
         STAMP.pattern.split(" \\[")[0]: "[TIME]",
         r"\b\d+(\.\d\d)? MB\b": "0 MB",
         r"\bETA: \d+s\)": "ETA: 0s)",
@@ -380,7 +380,7 @@ def test_on_a_terminal_a_bar_moves_below_the_same_lines(sample: Path, tmp_path: 
     # The bar is gone at the end, the cursor back, and the next step is said.
     assert "━" not in drawn[drawn.rindex("Migration Summary") :]
     assert drawn.count("\x1b[?25l") == drawn.count("\x1b[?25h") > 0
-    assert plain.rstrip().splitlines()[-1].startswith(f"Search it with: {sys.executable} -m nimad search --target ")
+    assert plain.rstrip().splitlines()[-1].startswith(f"Search it with: {sys.executable} -P -m nimad search --target ")
 
 
 def test_piped_there_are_only_lines(ran: Ran) -> None:

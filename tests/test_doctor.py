@@ -229,7 +229,7 @@ def test_the_weather_file_library_is_found_in_an_agents_python_with_the_command_
     agent = make_environment(NAMESAKE)
     found = worst(examined(made, reader_python=agent.python)["readers"])
     assert "is ladybug-core" in found.text
-    assert found.mend.startswith(f"{agent.python} -m pip uninstall -y ladybug-core && ")
+    assert found.mend.startswith(f"env -C / {agent.python} -m pip uninstall -y ladybug-core && ")
 
 
 def test_an_agent_whose_engine_is_too_old_for_the_target_is_a_problem(

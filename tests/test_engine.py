@@ -102,14 +102,14 @@ def assert_refused(done: Ran) -> str:
 
 def assert_names(message: str, engine: Environment, *words: str) -> None:
     """What was found, in which folder, and the pip command of this very interpreter."""
-    for word in (*words, str(engine.packages / "ladybug"), f"{engine.python} -m pip", WANTED):
+    for word in (*words, str(engine.packages / "ladybug"), f"{engine.python} -P -m pip", WANTED):
         assert word in message
 
 
 def test_no_engine_at_all(make: Callable[..., Environment], folder: Path) -> None:
     engine = make()
     message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite"))
-    assert message == f"LadybugDB not available. Install: {engine.python} -m pip install {WANTED}"
+    assert message == f"LadybugDB not available. Install: {engine.python} -P -m pip install {WANTED}"
 
 
 def test_a_dry_run_says_it_too(make: Callable[..., Environment], folder: Path) -> None:
@@ -141,7 +141,7 @@ def test_the_namesake_over_the_engine_and_the_command_that_mends_it(
 def test_a_release_outside_the_range(make: Callable[..., Environment], folder: Path) -> None:
     engine = make(OLD)
     message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite", "--engine", "real_ladybug"))
-    for word in ("LadybugDB 0.14.1", "outside the range", f"{engine.python} -m pip", "'real-ladybug==0.15.3'"):
+    for word in ("LadybugDB 0.14.1", "outside the range", f"{engine.python} -P -m pip", "'real-ladybug==0.15.3'"):
         assert word in message
 
 

@@ -339,7 +339,7 @@ def test_with_no_target_yet_it_says_how_to_make_one(tmp_path: Path) -> None:
     make_memory(tmp_path / "graph.sqlite", nodes=NODES)
     done = nimad(tmp_path, "health", "--source", "graph.sqlite")
     assert done.code == 0
-    assert f"make it with: {sys.executable} -m nimad migrate --source {tmp_path}/graph.sqlite" in done.out
+    assert f"make it with: {sys.executable} -P -m nimad migrate --source {tmp_path}/graph.sqlite" in done.out
 
 
 def test_a_target_that_was_taken_away_is_no_health(tmp_path: Path) -> None:

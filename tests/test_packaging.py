@@ -82,7 +82,7 @@ def test_what_the_package_carries_comes_back_with_apt(monkeypatch: pytest.Monkey
     monkeypatch.setattr(sys, "prefix", "/usr/lib/nima-migrate")
     assert packages.missing().endswith("Install: sudo apt install --reinstall ./nima-migrate_*.deb")
     assert "pip" not in packages.install_newest("pyarrow") + packages.uninstall("ladybug-core")
-    assert "/agent/python -m pip" in packages.install("real_ladybug", "/agent/python")
+    assert "env -C / /agent/python -m pip" in packages.install("real_ladybug", "/agent/python")
 
 
 def test_a_package_that_has_grown_too_large_is_not_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

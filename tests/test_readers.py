@@ -445,7 +445,7 @@ def test_nothing_is_published_that_the_reader_cannot_open_and_the_older_engine_i
     assert not staging_of(source).exists()
 
     older = message.partition("; or write with the older engine: ")[2].partition(", then run again")[0]
-    assert older == f"{ours.python} -m pip install 'real-ladybug==0.15.3'"
+    assert older == f"{ours.python} -P -m pip install 'real-ladybug==0.15.3'"
     ours.shell(older)
     mended = ours.nimad(tmp_path, "migrate", "--source", source)
     assert (mended.code, mended.err) == (0, "")

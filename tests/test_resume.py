@@ -73,7 +73,7 @@ def test_a_signal_in_the_middle_keeps_what_is_counted(source: Path, number: sign
         life.send(number)
         assert life.wait() == ExitCode.INTERRUPTED
     assert time.monotonic() - asked < STOPS_WITHIN_S
-    assert f"Go on with: {sys.executable} -m nimad migrate --source {source} --fixed-batch 50\n" in life.said
+    assert f"Go on with: {sys.executable} -P -m nimad migrate --source {source} --fixed-batch 50\n" in life.said
     assert "nodes are kept" in life.said
     assert "Traceback" not in life.said
     assert state_of(target)["phase"] == "interrupted"

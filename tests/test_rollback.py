@@ -866,7 +866,7 @@ def test_a_memory_that_may_not_be_written_to_is_told(source: Path, restricted: l
 
 
 def shown(done: Ran) -> str:
-    text = done.out.replace(str(done.folder), "/memory").replace(f"{sys.executable} -m nimad", "nimad")
+    text = done.out.replace(str(done.folder), "/memory").replace(f"{sys.executable} -P -m nimad", "nimad")
     return "".join(line + "\n" for line in map(_undated, text.splitlines()))
 
 

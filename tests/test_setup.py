@@ -21,7 +21,7 @@ from nimad.rights import Account
 from nimad.service import agent_scripts, setup
 
 DROP_IN = Path("etc/systemd/system/nima-migrate.service.d/10-setup.conf")
-PROGRAM = [sys.executable, "-m", "nimad"]
+PROGRAM = [sys.executable, "-P", "-m", "nimad"]
 
 
 @pytest.fixture
@@ -97,7 +97,7 @@ def test_without_a_package_it_installs_the_units_to_start_this_program(root: Pat
         "etc/systemd/user/nima-migrate.service",
     }
     for text in units.values():
-        assert f"\nExecStart={sys.executable} -m nimad run\n" in text
+        assert f"\nExecStart={sys.executable} -P -m nimad run\n" in text
         assert "ExecReload=/bin/sh" in text
     assert not any(line.startswith("ExecStart") for line in lines(root))
 
@@ -107,7 +107,7 @@ def test_beside_a_package_only_the_drop_in_is_written(root: Path, home: Path) ->
     setup.set_up(user(home), None, PROGRAM, root)
     assert [name for name in files(root) if name.startswith("etc")] == [str(DROP_IN)]
     assert lines(root).count("ExecStart=") == 1
-    assert f"ExecStart={sys.executable} -m nimad run" in lines(root)
+    assert f"ExecStart={sys.executable} -P -m nimad run" in lines(root)
 
 
 def test_a_package_that_came_later_takes_over_its_units(root: Path, home: Path) -> None:

@@ -22,6 +22,7 @@ from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, command, environment, nimad
 from test_pausing import begin, said_by, wait_for
 
+from nimad import packages
 from nimad.config import Settings
 from nimad.desk import processes
 from nimad.desk.processes import _options, process
@@ -84,7 +85,7 @@ def test_the_screen_of_a_finished_migration_is_the_golden_one(made: Path) -> Non
     before = everything_in(made)
     done = nimad(made, "status", "--source", "graph.sqlite")
     assert (done.code, done.err) == (0, "")
-    page = done.out.replace(str(made), "FOLDER").replace(f"{sys.executable} -m nimad", "nimad")
+    page = done.out.replace(str(made), "FOLDER").replace(f"{sys.executable} -P -m nimad", "nimad")
     page = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \(\d+ s\)", "TIME", page)
     page = re.sub(r"^  \d\d:\d\d:\d\d ", "  HH:MM:SS ", page, flags=re.MULTILINE)
     page = re.sub(r"\d+\.\d+s$", "0.0s", page, flags=re.MULTILINE)
@@ -166,10 +167,26 @@ def test_with_nothing_there_it_says_how_to_begin(memory: Path) -> None:
     done = nimad(memory.parent, "status", "--source", memory)
     assert (done.code, done.err) == (4, "")
     assert "Nothing has been migrated here, and nobody is at work" in done.out
-    assert f"Begin with: {sys.executable} -m nimad migrate --source {memory}" in done.out
+    assert f"Begin with: {sys.executable} -P -m nimad migrate --source {memory}" in done.out
     nowhere = nimad(memory.parent, "status")
     assert (nowhere.code, nowhere.err) == (4, "")
     assert "There is no memory there; name it with:" in nowhere.out
+
+
+def test_what_it_says_to_type_runs_nothing_of_the_folder_it_is_typed_in(memory: Path, tmp_path: Path) -> None:
+    """A name of ours there, or of what we import, is somebody else's program."""
+    hostile = tmp_path / "hostile"
+    for name in ("nimad", "loguru", "pip"):
+        (hostile / name).mkdir(parents=True)
+        for file in ("__init__.py", "__main__.py"):
+            (hostile / name / file).write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    begin_with = nimad(tmp_path, "status", "--source", memory).out.partition("Begin with: ")[2].splitlines()[0]
+    pips = [f"{packages.pip(python)} --version" for python in (sys.executable, shutil.which("python3") or "")]
+    for line in (f"{begin_with} --dry-run", *pips):
+        words = ["sh", "-c", line]
+        done = subprocess.run(words, cwd=hostile, env=environment(tmp_path), capture_output=True, check=False)
+        assert done.returncode == 0 or "pip" in line, done.stderr
+        assert not (tmp_path / "ran").exists(), line
 
 
 # At work, and killed
@@ -199,7 +216,7 @@ def test_it_tells_of_a_run_at_work_and_of_its_worker_and_does_not_believe_a_kill
     killed = nimad(folder, "status", "--source", memory)
     assert killed.code == 75
     assert "Interrupted while loading memories; nobody is at work on it" in killed.out
-    assert f"Go on with: {sys.executable} -m nimad migrate --source {memory} --target {folder}/graph" in killed.out
+    assert f"Go on with: {sys.executable} -P -m nimad migrate --source {memory} --target {folder}/graph" in killed.out
     assert json.loads((folder / "graph.ladybug.state.json").read_text())["phase"].startswith("loading")
     assert (folder / "graph.ladybug.lock").exists()
 

@@ -293,7 +293,7 @@ def test_a_run_that_works_on_the_target_is_no_hindrance(source: Path) -> None:
 
 
 def shown(done: Ran) -> str:
-    return done.out.replace(str(done.folder), "/memory").replace(f"{sys.executable} -m nimad", "nimad")
+    return done.out.replace(str(done.folder), "/memory").replace(f"{sys.executable} -P -m nimad", "nimad")
 
 
 def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
