@@ -182,6 +182,47 @@ def test_the_service_waits_for_a_disk_in_words_and_is_ready_meanwhile(tmp_path: 
     assert not (tmp_path / "graph.ladybug").exists()
 
 
+def test_a_service_that_was_not_set_up_waits_for_the_disk_that_a_link_leads_to(tmp_path: Path) -> None:
+    """As `nima-migrate@pi`, or a user's own: no set-up says which disks there are."""
+    memory, stick = tmp_path / ".nima/memory", tmp_path / "stick"
+    memory.parent.mkdir()
+    memory.symlink_to(stick)
+    with service(tmp_path, "--source", memory / "graph.sqlite", "--after", "exit") as running:
+        running.wait_for_status(f"^Waiting for the disk at {stick}$")
+        running.wait_for_message("READY=1")
+        stick.mkdir()
+        make_memory(stick / "graph.sqlite", nodes=[node(1)])
+        assert running.process.wait(40) == 0
+    assert (stick / "graph.ladybug").exists()
+
+
+def test_a_disk_of_fstab_that_the_memory_is_to_lie_on_is_away(
+    table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disks, "_FSTAB", tmp_path / "fstab")
+    usb = f"{tmp_path}/my\\040disk"
+    (tmp_path / "fstab").write_text(
+        f"# UUID=1 {usb} ext4\nUUID=1 / ext4\nUUID=2 none swap\nUUID=3 {usb}/ ext4 nofail\n"
+    )
+    table.write_text(f"{ROOT}\n")
+    (tmp_path / "my disk/memory").mkdir(parents=True)
+    source = tmp_path / "my disk/memory/graph.sqlite"
+    (tmp_path / "memory").symlink_to(source.parent)
+    for name in (source, tmp_path / "memory/graph.sqlite"):
+        assert disks.lacking([], name) == [f"{tmp_path}/my disk"]
+    assert not disks.lacking([], tmp_path / "elsewhere/graph.sqlite")
+    environment = {
+        "ActiveState": "active",
+        "Environment": f"HOME={tmp_path} NIMA_DB_PATH={tmp_path}/memory/graph.sqlite",
+    }
+    waits = Unit(environment).waits()
+    assert waits is not None
+    assert waits.text == f"no disk is mounted at {tmp_path}/my disk"
+    assert waits.mend.startswith("sudo systemctl start ")
+    table.write_text(f"{ROOT}\n144 20 8:1 / {usb} rw - ext4 /dev/sda1 rw\n")
+    assert not disks.lacking([], source)
+
+
 def test_the_service_holds_no_file_while_there_is_nothing_to_do(tmp_path: Path) -> None:
     make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
     with service(tmp_path) as running:

@@ -76,10 +76,12 @@ class Unit:
 
     def waits(self) -> Trouble | None:
         """The disks that are away, and what mounts them, where systemd knows how; else they are to be put in."""
-        away = disks.away(disks.named(self.environment))
+        asked, places = self._settings(), disks.named(self.environment)
+        away = disks.away(places) if asked is None else disks.lacking(places, asked.source)
         if not away:
             return None
-        known = [unit for unit in map(disks.unit_of, away) if unit in self.facts.get("BindsTo", "").split()]
+        bound, listed = self.facts.get("BindsTo", "").split(), disks.of_fstab()
+        known = [unit for point in away if (unit := disks.unit_of(point)) in bound or point in listed]
         mend = f"sudo systemctl start {shlex.join(known)}" if known else ""
         return Trouble(f"no disk is mounted at {' and '.join(away)}", mend)
 
@@ -98,13 +100,17 @@ class Unit:
 
     def is_about(self, source: Path) -> bool:
         """Whether it is this memory that it migrates."""
+        asked = self._settings()
+        return asked is not None and os.path.realpath(asked.source) == os.path.realpath(source)
+
+    def _settings(self) -> Settings | None:
+        """What it migrates with; None where nobody can tell."""
         account, environment = _account(self.facts.get("User", "")), self.environment
         home = environment.get("HOME") or (account.pw_dir if account else "")
         try:
-            asked = load({}, {**environment, "HOME": home}) if home else None
+            return load({}, {**environment, "HOME": home}) if home else None
         except (NimadError, OSError):
-            return False
-        return asked is not None and os.path.realpath(asked.source) == os.path.realpath(source)
+            return None
 
 
 def is_run_by_systemd() -> bool:

@@ -85,9 +85,9 @@ class Daemon:
 
     def _once(self, settings: Settings) -> ExitCode | None:
         """Migrate when it is time, and follow; the exit code once nothing is left to do."""
-        if not self._wait_for_disks():
+        if not self._wait_for_disks(settings):
             return None
-        if covered := disks.covered(self._places):
+        if covered := disks.covered(self._places or disks.over(settings.source)):
             self._heard(events.DiskCame(covered[0]))
             return ExitCode.IO_ERROR  # after which systemd starts a process that can see it
         _check_set_up(settings)
@@ -100,22 +100,25 @@ class Daemon:
             return result.exit_code
         follower = Follower(asked, self._heart, self._heard)
         end = Following(asked, follower, self._heart, self._heard, mounts).run()
-        if end is End.REMOUNTED and not disks.away(self._places):  # a disk is waited for by its own name
+        if end is End.REMOUNTED and not self._away(asked):  # a disk is waited for by its own name
             self._wait_for_memory(asked)
         if end is not End.GONE:
             return None
-        if disks.away(self._places) or asked.target.exists():  # its disk went, and may be back already
+        if self._away(asked) or asked.target.exists():  # its disk went, and may be back already
             return None
         self._heard(events.TargetGone(str(asked.target)))
         return ExitCode.COMPLETE if settings.trigger == "start" else None
 
     # Before a run
 
-    def _wait_for_disks(self) -> bool:
+    def _away(self, settings: Settings) -> list[str]:
+        return disks.lacking(self._places, settings.source)
+
+    def _wait_for_disks(self, settings: Settings) -> bool:
         """Wait until the disks are there; whether they are."""
         said: list[str] = []
         while not self._heart.is_set():
-            away = disks.away(self._places)
+            away = self._away(settings)
             if not away:
                 return True
             if away != said:
@@ -164,7 +167,7 @@ class Daemon:
         try:
             result = migrate(settings, self._heard, self._heart)
         except NimadError as error:
-            if self._heart.is_set() or disks.away(self._places):
+            if self._heart.is_set() or self._away(settings):
                 return None
             if not _may_pass(error):
                 raise

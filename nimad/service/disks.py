@@ -24,6 +24,7 @@ _OF_USERS: Final = "fuse"
 #: File systems that keep no owners: whose the files are is said at mounting.
 _WITHOUT_OWNERS: Final = ("vfat", "exfat")
 _TABLE: Final = Path("/proc/self/mountinfo")
+_FSTAB: Final = Path("/etc/fstab")
 _BY_UUID: Final = Path("/dev/disk/by-uuid")
 
 
@@ -175,6 +176,35 @@ def named(environment: Mapping[str, str]) -> tuple[str, ...]:
 def away(points: Sequence[str]) -> list[str]:
     """Those at which no disk is mounted now."""
     return [point for point in points if not _disks_at(point)]
+
+
+def lacking(points: Sequence[str], source: Path) -> list[str]:
+    """Where a disk of this memory is away: of those that the set-up named, or else where the memory seems to be."""
+    return away(points) if points else _expected(source)
+
+
+def _expected(source: Path) -> list[str]:
+    """Where a disk has to come for a memory that is not there, as /etc/fstab says, or a link that leads nowhere."""
+    if os.path.exists(source):  # noqa: PTH110 - False where a folder is closed to us
+        return []
+    links = [each for each in (source, *source.parents) if os.path.islink(each) and not os.path.exists(each)]  # noqa: PTH110, PTH114
+    return away(over(source)) or [os.path.realpath(each) for each in links[-1:]]
+
+
+def over(file: Path) -> list[str]:
+    """Where /etc/fstab has a disk mounted that this file is to lie on."""
+    real = Path(os.path.realpath(file))
+    return [point for point in of_fstab() if real.is_relative_to(point)]
+
+
+def of_fstab() -> list[str]:
+    """Where fstab(5) has disks mounted, besides the system's own."""
+    try:
+        lines = _FSTAB.read_bytes().decode("utf-8", "surrogateescape").split("\n")
+    except OSError:
+        return []
+    rows = [words for line in lines if len(words := line.split()) > 1 and not words[0].startswith("#")]
+    return [point for words in rows if (point := _unescaped(words[1]).rstrip("/")).startswith("/")]
 
 
 def covered(points: Sequence[str]) -> list[str]:
