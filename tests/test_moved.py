@@ -197,6 +197,10 @@ def test_every_command_says_that_another_memory_is_in_its_place(home: Path) -> N
         assert "are other memories (memory_nodes id 1" in said, command
         assert "late arrivals wait" in said, command
     assert nimad(home, "health", *files).code != 0
+    assert nimad(home, "doctor", *files).code == 2
+    stands = nimad(home, "status", *files)
+    assert stands.code == ExitCode.CANNOT_WRITE, "as the run"
+    assert "Complete, and another memory is in place of the one that it was made from" in stands.out
     done = nimad(home, "rollback", *files)
     assert done.code != 0, done.out
 

@@ -462,5 +462,5 @@ def test_the_units_of_one_and_of_many_differ_only_in_whose_memory_it_is() -> Non
     )
     assert one - many == {"DynamicUser=yes", "Environment=HOME=/nonexistent", "ProtectHome=yes"}
     assert {line.split("=")[0] for line in many - one} == {
-        *("User", "ProtectHome", "BindReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths"),
+        *("After", "User", "ProtectHome", "BindReadOnlyPaths", "ReadWritePaths", "InaccessiblePaths"),
     }

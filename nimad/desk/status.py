@@ -84,6 +84,7 @@ class Status:
     memory: Memory | None = None
     updated: str = ""
     names: Sequence[str] = ()  # what is to be known of the target's names, and of logs beside them
+    another: bool = False  # another memory is in place of the one that the target was made from
     previous_target: bool = False  # one that was there before is to be seen until this run is through
     service: str = ""  # what keeps the service that this memory has from its work
     log_file: Path
@@ -94,6 +95,8 @@ class Status:
     def exit_code(self) -> int:
         if self.stand is Stand.PAUSED and self.at_work is None:
             return int(ExitCode.INTERRUPTED)
+        if self.another and self.stand in FINISHED:
+            return int(ExitCode.CANNOT_WRITE)  # as a run would end
         whole = int(ExitCode.QUARANTINED if self.quarantined or self.lacking else ExitCode.COMPLETE)
         return _CODES.get(self.stand, whole)
 
@@ -106,6 +109,7 @@ def status(settings: Settings) -> Status:
     at_work = scene.holder or (scene.service if stand in OF_SERVICE else None)
     trouble = None if stand in _AT_WORK else services.trouble_of(scene.settings)
     mending = [("Mend the service with:", trouble.mend)] if trouble and trouble.mend else []
+    moved, another = same_memory.remark(scene.settings.source, scene.files) if scene.target else ("", "")
     return Status(
         source=settings.source,
         target=settings.target,
@@ -118,13 +122,18 @@ def status(settings: Settings) -> Status:
         made_from=_another_source(scene, stand),
         service=trouble.text if trouble else "",
         steps=[*mending, *steps(scene, stand, tally)],
-        names=[*map(str, names.remarks(scene.settings, scene.files)), *names.unread(scene.files), *_of_another(scene)],
+        names=[
+            *map(str, names.remarks(scene.settings, scene.files)),
+            *names.unread(scene.files),
+            *_of_another(scene, moved, another),
+        ],
+        another=bool(another),
         **_progress(scene, stand, tally),
     )
 
 
-def _of_another(scene: Scene) -> list[str]:
-    said = [*filter(None, same_memory.remark(scene.settings.source, scene.files))] if scene.target else []
+def _of_another(scene: Scene, *remarks: str) -> list[str]:
+    said = [*filter(None, remarks)]
     if not scene.replaced:
         return said
     return [

@@ -94,7 +94,8 @@ def _interrupted(status: Status) -> str:
 def _complete(status: Status) -> str:
     aside = f", {number_of(status.quarantined, 'entry', 'entries')} in quarantine" if status.quarantined else ""
     lost = f", {number_of(status.lacking, 'entry', 'entries')} of the quarantine lost" if status.lacking else ""
-    return f"Complete{aside}{lost}"
+    other = ", and another memory is in place of the one that it was made from" if status.another else ""
+    return f"Complete{aside}{lost}{other}"
 
 
 _HEADLINES: Mapping[Stand, Callable[[Status], str]] = {
@@ -105,7 +106,7 @@ _HEADLINES: Mapping[Stand, Callable[[Status], str]] = {
     Stand.INTERRUPTED: _interrupted,
     Stand.FAILED: lambda status: f"Failed while {shown_phase(status.phase)}; what was counted is kept",
     Stand.COMPLETE: _complete,
-    Stand.FOLLOWING: lambda status: f"{_complete(status)}; what comes late is added",
+    Stand.FOLLOWING: lambda status: f"{_complete(status)}; what comes late {'waits' if status.another else 'is added'}",
     Stand.GONE: lambda _: "It was complete, and the target is gone: somebody took it away",
     Stand.UNTOLD: lambda _: "A target is here, and no run tells of it",
 }
