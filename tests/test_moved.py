@@ -1,5 +1,6 @@
 """A memory that is moved, copied or restored is known again by its rows; another memory in its place is not."""
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from nimad import filesystems
 from nimad.errors import CannotWriteError, ExitCode
 from nimad.filesystems import FileSystem
 from nimad.migration import state
-from nimad.migration.events import BatchLoaded, Started
+from nimad.migration.events import BatchLoaded, DryRun, Started
 from nimad.migration.files import Files
 from nimad.migration.follow_events import Moved
 
@@ -163,7 +164,10 @@ def test_an_interrupted_run_of_another_memory_is_refused_by_its_rows(tmp_path: P
     source = memory(tmp_path / "graph.sqlite", 200)
     interrupted(source, BatchLoaded, batch_size=50, fixed_batch=True)
     memory(tmp_path / "other", 200, word="another").replace(source)
-    with pytest.raises(CannotWriteError, match=r"begun from another source: .* are other memories") as refused:
+    said = r"begun from another source: .* are other memories"
+    (foretold,) = migrate(source, dry_run=True).only(DryRun).facts["obstacles"]
+    assert re.search(said, foretold)
+    with pytest.raises(CannotWriteError, match=said) as refused:
         migrate(source)
     assert "--restart" in str(refused.value)
     assert staging_of(source).exists()
@@ -190,6 +194,13 @@ def test_every_command_says_that_another_memory_is_in_its_place(home: Path) -> N
     source, target = home / "graph.sqlite", target_of(home / "graph.sqlite")
     memory(home / "other", word="another").replace(source)
     files = "--source", source, "--target", target
+    before = state_of(target)
+    foretold = nimad(home, "migrate", *files, "--dry-run")
+    assert (foretold.code, foretold.err) == (0, "")
+    assert f"A real run would not begin: {target} is in the way (it was made from another source: " in foretold.out
+    assert "60 of 69 rows are other memories (memory_nodes id 1" in foretold.out
+    assert "is there already" not in foretold.out
+    assert state_of(target) == before
     assert nimad(home, "migrate", *files).code == ExitCode.CANNOT_WRITE
     for command in ("status", "health", "doctor"):
         done = nimad(home, command, *files)

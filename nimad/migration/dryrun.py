@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nimad.errors import CannotWriteError, RefusedError, StoppedError
-from nimad.migration import giving_way, large_pages, publishing, retry
+from nimad.migration import existing, giving_way, large_pages, publishing, retry
 from nimad.migration.context import Context
 from nimad.migration.ends import Action
 from nimad.migration.events import DryRun
@@ -77,6 +77,8 @@ def _obstacles(context: Context) -> list[str]:
         return found
     if files.target.exists() and not settings.replaces and not os.access(files.target, os.R_OK, effective_ids=True):
         found.append(str(not_for_us(files.target, "Permission denied")))
+    elif other := _refusal(lambda: existing.check_memory(context)):
+        found.append(other)
     elif files.target.exists() and not settings.replaces:
         found.append(f"{files.target} is there already; a finished one is left alone, --replace makes a new one")
     return found

@@ -111,17 +111,34 @@ def _nothing_to_retry(context: Context) -> str | None:
 
 def _known(context: Context, made: Mapping[str, Any]) -> Mapping[str, Any]:
     """The state of the target that is there, with where its memory is now. Raises where it is another memory's."""
-    files = context.files
-    found = _look(context, made, files.followed)
+    files, found = context.files, _found(context, made)
     if found is None:
         return made
-    if not found.told and _equal(context):
-        found = replace(found, why="")
     made = same_memory.note(files, made, found)
-    if found.why:
-        raise in_the_way(files.target, f"it was made from another source: {found.why}")
+    _check_found(context, found)
     _tell(context, found, files.target)
     return made
+
+
+def check_memory(context: Context) -> None:
+    """Raise where a run would, because what is there is another memory's; and change nothing."""
+    files, made = context.files, state.of_target(context.files)
+    if files.target.exists() and context.settings.replaces:
+        _check_replaceable(context, made, files.target)
+    elif files.target.exists() and (found := _found(context, made)):
+        _check_found(context, found)
+    if files.staging.exists():
+        _check_staging(context)
+
+
+def _found(context: Context, made: Mapping[str, Any]) -> same_memory.Found | None:
+    found = _look(context, made, context.files.followed)
+    return replace(found, why="") if found is not None and not found.told and _equal(context) else found
+
+
+def _check_found(context: Context, found: same_memory.Found) -> None:
+    if found.why:
+        raise in_the_way(context.files.target, f"it was made from another source: {found.why}")
 
 
 def _look(context: Context, made: Mapping[str, Any], ledger: Path) -> same_memory.Found | None:
@@ -211,12 +228,12 @@ def _late(context: Context, made: Mapping[str, Any]) -> int:
 def adopt(context: Context) -> None:
     """Take up what an interrupted run left, or begin anew. Raises when it was begun otherwise."""
     files = context.files
-    if context.settings.restart and files.staging.exists():
-        _check_replaceable(context, state.read(files), files.staging)
+    found = _check_staging(context) if files.staging.exists() else None
     if context.settings.restart or not files.staging.exists():
         _begin_anew(context)
         return
-    _check_origin(context)
+    if found is not None:
+        _tell(context, found, files.staging)
     begun = state.read(files)
     if begun.get("indexed"):  # a table with an index takes no row without the extension
         repair.set_whole_aside(context, "it has the vector index already")
@@ -304,9 +321,12 @@ def _is_same(entry: Mapping[str, Any], row: Mapping[str, Any], line: bytes, colu
     return column in here and here[column] == there.get(column)
 
 
-def _check_origin(context: Context) -> None:
-    """Raise unless the staging file was begun from this very memory."""
+def _check_staging(context: Context) -> same_memory.Found | None:
+    """Raise unless the staging file was begun from this very memory, or may be thrown away; return what tells so."""
     staging = context.files.staging
+    if context.settings.restart:
+        _check_replaceable(context, state.read(context.files), staging)
+        return None
     found = _look(context, state.read(context.files), context.files.ledger)
     if (found is None or not found.told) and context.settings.verify is not Verify.FULL:
         raise CannotWriteError(
@@ -314,13 +334,13 @@ def _check_origin(context: Context) -> None:
             "row, or throw it away with --restart"
         )
     if found is None or not found.told:
-        return
+        return None
     if found.why:
         raise CannotWriteError(
             f"{staging} was begun from another source: {found.why}; "
             "go on with that source, or throw the unfinished file away with --restart"
         )
-    _tell(context, found, staging)
+    return found
 
 
 def _count_staging(context: Context) -> None:
