@@ -33,9 +33,16 @@ def least_integer(storage_version: int) -> int:
     return -(2**63) if storage_version >= _HOLDS_LEAST_INTEGER else -(2**63) + 1
 
 
+def starting(python: str = sys.executable) -> str:
+    """The words that start a Python which imports nothing from the folder where they are pasted.
+
+    `-P` came with Python 3.11, and another one than ours may be older.
+    """
+    return f"{shlex.quote(python)} -P" if python == sys.executable else f"env -C / {shlex.quote(python)}"
+
+
 def pip(python: str = sys.executable) -> str:
-    """The words that call pip, and not a `pip/` in the folder where they are pasted; `-P` came with Python 3.11."""
-    return f"{shlex.quote(python)} -P -m pip" if python == sys.executable else f"env -C / {shlex.quote(python)} -m pip"
+    return f"{starting(python)} -m pip"
 
 
 def install(module: str = MODULE, python: str = sys.executable, *, again: bool = False) -> str:

@@ -29,13 +29,17 @@ def test_without_any_environment_a_run_is_complete(memory: Path, tmp_path: Path)
     assert_complete(tmp_path)
 
 
-def test_without_room_for_temporary_files_a_run_is_complete(memory: Path, tmp_path: Path) -> None:
-    """As on a Pi whose /tmp is in memory, and full: what is sorted or copied needs none of it."""
+FULL = "size=16k none {0} && ! head -c 64k /dev/zero >{0}/all 2>/dev/null"
+
+
+@pytest.mark.parametrize("room", [FULL, "ro none {0}"])
+def test_without_room_for_temporary_files_a_run_is_complete(memory: Path, tmp_path: Path, room: str) -> None:
+    """As on a Pi whose /tmp is in memory, and full, or read-only: what is sorted or copied needs none of it."""
     if os.geteuid() or not shutil.which("unshare"):
         pytest.skip("only root mounts a folder that is full")
     full = tmp_path / "full"
     full.mkdir()
-    fills = f"mount -t tmpfs -o size=16k none {full} && ! head -c 64k /dev/zero >{full}/all 2>/dev/null"
+    fills = f"mount -t tmpfs -o {room.format(full)}"
     within = ("unshare", "--mount", "sh", "-c", f'{fills} && exec "$@"', "sh")
     for words in (("migrate", "--source", memory), ("verify", "--source", memory), ("health", "--source", memory)):
         done = nimad(tmp_path, *words, prefix=within, TMPDIR=str(full), SQLITE_TMPDIR=str(full))

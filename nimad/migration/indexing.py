@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 import threading
 import time
@@ -11,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
 
-from nimad import rights
+from nimad import packages, rights
 from nimad.config import Settings
 from nimad.disk import discard, is_closed, sync
 from nimad.errors import DiskError, EngineError, UsageError
@@ -83,7 +82,7 @@ def _check(settings: Settings, choice: engines.Choice, before: Remembered, worke
 
 def _download(choice: engines.Choice) -> str:
     program = f"import {choice.module} as e; e.Connection(e.Database(':memory:')).execute('INSTALL VECTOR')"
-    return f'{shlex.quote(choice.interpreter.python)} -c "{program}"'
+    return f'{packages.starting(choice.interpreter.python)} -c "{program}"'
 
 
 def _build(files: Files, opened: IO[bytes], settings: Settings, choice: engines.Choice, workers: Workers) -> None:

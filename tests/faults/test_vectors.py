@@ -168,12 +168,16 @@ def test_a_target_that_cannot_get_an_index_stays_as_it_was(source: Path, tmp_pat
     ]
 
 
-def test_without_the_extension_the_command_says_how_to_get_it(source: Path) -> None:
+def test_without_the_extension_the_command_says_how_to_get_it(source: Path, tmp_path: Path) -> None:
     target = migrate(source).target
     with pytest.raises(EngineError, match=r"is not installed.*INSTALL VECTOR") as caught:
         index(Settings(source=source))
     assert caught.value.exit_code == 69
     assert_nothing_left(target)
+    # A module of that name in the folder where it is pasted is somebody else's.
+    (tmp_path / "ladybug.py").write_text("raise SystemExit(7)")
+    line = str(caught.value).partition("download it: ")[2].replace("INSTALL VECTOR", "RETURN 1")
+    assert subprocess.run(["sh", "-c", line], cwd=tmp_path, check=False).returncode == 0
 
 
 def test_a_target_that_another_program_has_open_is_left_alone(source: Path, tmp_path: Path) -> None:
