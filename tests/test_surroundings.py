@@ -11,6 +11,8 @@ import pytest
 from support import assert_same, change, make_memory, node
 from test_console import TIMEOUT_S, assert_complete, command, nimad
 
+from nimad.desk import status
+
 YEAR_S = 365 * 86_400
 
 
@@ -62,3 +64,9 @@ def test_a_clock_that_went_back_hides_nothing_and_stops_nothing(memory: Path, tm
     done = nimad(tmp_path, "migrate", "--source", memory, "--replace")
     assert (done.code, done.err) == (0, "")
     assert_same(memory, tmp_path / "graph.ladybug")
+
+
+def test_what_is_left_of_a_run_does_not_grow_with_a_clock_that_goes_back() -> None:
+    told = {"rows_per_s": 5, "eta_s": 60.0}
+    assert status._eta(told, time.time() + YEAR_S) == 60.0
+    assert status._eta(told, time.time() - YEAR_S) == 0.0

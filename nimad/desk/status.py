@@ -231,7 +231,7 @@ def _eta(told: Mapping[str, Any], updated: float | None) -> float | None:
     """What is left of the time that the run reckoned with when it said so."""
     if updated is None or not _number(told, "rows_per_s"):
         return None
-    return max(0.0, float(_number(told, "eta_s")) - (time.time() - updated))
+    return max(0.0, float(_number(told, "eta_s")) - max(0.0, time.time() - updated))  # a clock may go back
 
 
 def _memory(scene: Scene, told: Mapping[str, Any]) -> Memory | None:
