@@ -70,3 +70,16 @@ def test_what_is_left_of_a_run_does_not_grow_with_a_clock_that_goes_back() -> No
     told = {"rows_per_s": 5, "eta_s": 60.0}
     assert status._eta(told, time.time() + YEAR_S) == 60.0
     assert status._eta(told, time.time() - YEAR_S) == 0.0
+
+
+def test_a_folder_that_is_gone_since_is_named_as_the_reason(memory: Path, tmp_path: Path) -> None:
+    """As of a stick that was pulled and put in again while a terminal stood in it."""
+    for words in (["status", "--source", memory], ["migrate", "--source", "graph.sqlite"]):
+        gone = tmp_path / "gone"
+        gone.mkdir()
+        done = nimad(gone, *words, prefix=("sh", "-c", f'rmdir {gone}; exec "$@"', "sh"))
+        if words[-1] == memory:
+            assert (done.code, done.err) == (4, "")
+        else:
+            assert done.code == 2
+            assert "the folder that this was typed in is gone; go to one that is there, as with: cd" in done.err

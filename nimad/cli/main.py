@@ -3,12 +3,13 @@
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import click
 
 from nimad import __version__
-from nimad.errors import ExitCode, NimadError, NotAllowedError, limit_reached
+from nimad.errors import ExitCode, NimadError, NotAllowedError, UsageError, limit_reached
 from nimad.report import streams
 from nimad.report.log import say_error, say_traceback
 
@@ -92,9 +93,20 @@ def _run() -> int:
     return int(ExitCode.COMPLETE)
 
 
+def _is_nowhere() -> bool:
+    """Whether the folder that this was typed in was taken away, so that no name is relative to anything."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
 def _explained(error: OSError) -> NimadError:
     if error.filename is not None and isinstance(error, PermissionError):
         return NotAllowedError(f"{error.filename} may not be opened by this user; run it as its owner")
+    if error.filename is None and _is_nowhere():
+        return UsageError("the folder that this was typed in is gone; go to one that is there, as with: cd")
     message = f"{error.filename or 'the system refuses'}: {error.strerror or error}"
     limit = limit_reached(message)
     return NimadError(f"{message}; {limit}" if limit else message)
