@@ -174,7 +174,7 @@ def test_another_source_is_refused_as_often_as_it_is_tried(halfway: Path) -> Non
     for _ in range(2):
         with Life(other, "--target", str(target)) as life:
             assert life.wait() == ExitCode.CANNOT_WRITE, life.said
-        assert f"was begun from another source: {halfway}, not {other}" in life.said
+        assert f"was begun from another source: {other} is not {halfway}: " in life.said
         assert "--restart" in life.said
     assert_same(halfway, migrate(halfway, target=target).target)
 
