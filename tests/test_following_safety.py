@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,15 @@ from typing import Any
 import pytest
 from support import ENGINE_LIMITS, assert_same, change, make_memory, migrate, node, read_target
 from test_following import NODES, Following, agent, ask, follow, made, new_turn, source
-from torture import beside, state_of
+from test_following_kills import children
+from torture import beside, state_of, target_of
 
+import nimad
 from nimad.errors import DifferenceError
 from nimad.migration.catching_up import Catching, Done
 from nimad.migration.ends import Answer, Kind
 from nimad.migration.follow_events import CaughtUp as Arrived
+from nimad.migration.following import Follower
 from nimad.worker.job import Job, Late, Task
 
 __all__ = ("follow", "made", "source")  # fixtures
@@ -304,3 +308,24 @@ def test_what_the_agent_wrote_under_a_clock_that_was_set_back_is_no_older_copy(f
     assert follow(thorough=True).added == 3
     assert ask(follow.target, "MATCH (n:MemoryNode) WHERE n.id = 7 RETURN n.id") == []
     assert ask(follow.target, "MATCH (n:MemoryNode) WHERE n.id = 6 RETURN n.is_ghost") == [[True]]
+
+
+def test_the_worker_that_waits_for_the_end_of_a_burst_is_that_of_the_look_or_ends(source: Path) -> None:
+    follower = Follower(nimad.Settings(source=source, reader_python=Path("none")), threading.Event(), lambda _: None)
+    follower.get_ready()
+    assert not children(), "nothing tells yet which engine it is to have"
+    follower.catch_up()
+    follower.get_ready()
+    (waits,) = children()
+    new_turn(source, 100)
+    assert follower.catch_up().added == 3
+    assert not children()
+    follower.get_ready()
+    assert children()
+    follower.rest()
+    assert not children()
+    follower.get_ready()
+    target_of(source).rename(source.parent / "away")
+    assert follower.catch_up().left_alone
+    assert not children()
+    assert not Path(f"/proc/{waits}").exists()

@@ -4,6 +4,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -76,7 +77,7 @@ class CaughtUp:
 
 
 class Follower:
-    """Keeps one published target up to date. Nothing stays running between two calls."""
+    """Keeps one published target up to date. Nothing stays running between two calls, but what `get_ready` starts."""
 
     def __init__(self, settings: Settings, stop: threading.Event, listener: Listener) -> None:
         self._settings, self._stop, self._listener = settings, stop, listener
@@ -87,6 +88,7 @@ class Follower:
         self._found: tuple[Found, object] | None = None  # the source, as it was looked at last, and its stamps
         self._of: tuple[Any, Any] | None = None  # which target all this is about
         self._said = ""
+        self._next: Workers | None = None  # with the worker of the next look
         self._compaction = LiveCompaction(SourceFile(settings.source), stop, listener)
 
     def catch_up(self, *, thorough: bool = False, last: bool = False) -> CaughtUp:
@@ -106,11 +108,31 @@ class Follower:
             return self._left_alone(str(error))
         except OSError as error:
             return self._left_alone(f"{error.filename or self._settings.target}: {error.strerror or error}")
+        finally:
+            self.rest()
         self._said = ""
         self._tell(done, began)
         if done.quarantined:
             Hooks(self._settings, self._listener, self._stop).set_aside_late(done.quarantined, done.nodes)
         return done
+
+    def get_ready(self) -> None:
+        """Start the worker of the next look, which takes about as long as the burst that the look is for."""
+        if self._choice is not None and self._next is None:
+            self._next = self._workers()
+            with suppress(OSError):  # too many processes: the look tells of that
+                self._next.prepare()
+
+    def rest(self) -> None:
+        """End a worker that no look took."""
+        if self._next is not None:
+            self._next.rest()
+            self._next = None
+
+    def _workers(self) -> Workers:
+        workers = Workers(self._stop, launch=self._launch())
+        workers.early = machine.available_memory() > EARLY_BYTES
+        return workers
 
     def _left_alone(self, why: str) -> CaughtUp:
         if why != self._said:
@@ -167,10 +189,10 @@ class Follower:
         self._forget_others(files, made)
         choice = self._chosen(files)
         until_free(files.target, self._stop, AGENT_S)
-        workers = Workers(self._stop, launch=self._launch())
-        workers.early = machine.available_memory() > EARLY_BYTES
         compacts = self._compaction.due_in(files) == 0.0
+        workers, self._next = self._next or self._workers(), None
         with workers:
+            workers.start_in(self._launch())  # the engine may be another since
             self._check_engine(files, made, workers)
             schema = self._columns(made)
             made = self._check_origin(files, made, schema, workers)

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -72,7 +73,8 @@ class Following:
         log = settings.source.resolve().with_name(f"{settings.source.resolve().name}-wal")
         self._listener(Followed(str(settings.source), str(settings.log_file)))
         coming = [settings.target, *self._files.links, self._files.paused]
-        with Watch([settings.source, log], coming, self._heart.ring) as watch:
+        with Watch([settings.source, log], coming, self._heart.ring) as watch, ExitStack() as at_end:
+            at_end.callback(self._follower.rest)
             while not self._heart.is_set():
                 try:
                     end = self._go_on(watch)
@@ -92,6 +94,7 @@ class Following:
         self._look_at_names()
         if pausing.is_paused(self._files):
             self._tell(pausing.paused(self._files))
+            self._follower.rest()
             wait_for_more(self._heart, watch)
             self._whole = WholeLook()  # nobody listens to what is written meanwhile
         else:
@@ -149,7 +152,7 @@ class Following:
         return AGAIN_S
 
     def _wait(self, watch: Watch, delay: float | None) -> None:
-        if wait_for_more(self._heart, watch, delay, self._follower.source_stamps):
+        if wait_for_more(self._heart, watch, delay, self._follower.source_stamps, self._follower.get_ready):
             self._whole.note_change(time.monotonic())
 
     def _tell(self, event: Event) -> None:
@@ -165,15 +168,21 @@ def mounts_of(settings: Settings) -> dict[Path, int]:
 
 
 def wait_for_more(
-    heart: Heart, watch: Watch, delay: float | None = None, written: Callable[[], object] = object
+    heart: Heart,
+    watch: Watch,
+    delay: float | None = None,
+    written: Callable[[], object] = object,
+    get_ready: Callable[[], object] = object,
 ) -> bool:
     """Wait until a burst of changes is over, at most so many seconds without one; whether there was one.
 
+    `get_ready`: called as it begins.
     `written`: what differs once something was written, each ring if it is left out. Who only reads SQLite rings too,
     because it makes a log for each reader and takes that away: one that reads often is not to hold up a turn.
     """
     if not heart.listen(delay, watch.rearm):
         return False
+    get_ready()
     began, before = time.monotonic(), written()
     quiet_at = began + QUIET_S
     while (left := min(quiet_at, began + BURST_S) - time.monotonic()) > 0 and heart.listen(left):
