@@ -146,7 +146,7 @@ def _salvaged(settings: Settings, source: SourceFile, to: Path, damage: Sequence
         *(_lost(table, first, last) for table, ranges in lost.items() for first, last in ranges),
         *(_odd(table, key) for table, keys in odd.items() for key in keys),
     ]
-    gone = blank.look(source, found.nodes, lost.get(NODES, ()))
+    gone = blank.look(source, found.nodes, saved.lost.get(NODES, ()))  # not where memories only may be missing
     return Readable(copy, found, salvaged=True, rejects=rejects, blank=gone)
 
 

@@ -8,15 +8,16 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from nimad.errors import SourceError
+from nimad.errors import SourceError, StoppedError
 from nimad.source.file import SourceFile
-from nimad.source.header import beside, header_of, locks_kept, open_kept
+from nimad.source.header import beside, header_of, locks_kept, open_kept, page_size
 from nimad.source.log import pages_in
 from nimad.source.pages import first_row
 from nimad.source.ranges import LAST_KEY
 from nimad.source.schema import NODES
 from nimad.source.survey import TableSurvey
 
+#: Bytes that are read at a time.
 _PIECE_BYTES = 1 << 20
 
 
@@ -33,7 +34,7 @@ def look(source: SourceFile, nodes: TableSurvey, lost: Sequence[tuple[int, int]]
     """Count blank pages, and reckon how many memories they held. `nodes`: what reads; `lost`: ids that do not.
 
     No more than blank pages have room for, and no more than the ids that cannot be read, as densely as the others
-    stand; where nobody knows up to which id that is, as many for each page as the others have.
+    stand; where it is not known up to which id that is, as many for each page as the others have.
     """
     blank, pages, size = _count(source)
     if not lost or not nodes.rows or blank >= pages:
@@ -50,8 +51,7 @@ def look(source: SourceFile, nodes: TableSurvey, lost: Sequence[tuple[int, int]]
 def _count(source: SourceFile) -> tuple[int, int, int]:
     """Blank pages that are in use, all pages, and the bytes of one (sqlite.org/fileformat.html, 1.3)."""
     header = header_of(source.path)
-    size = int.from_bytes(header[16:18], "big")
-    size = 65_536 if size == 1 else size
+    size = page_size(header)
     there, unused = (int.from_bytes(header[at : at + 4], "big") for at in (28, 36))
     logged = pages_in(beside(source.path, "-wal"))
     nothing = {bytes(size), b"\xff" * size}
@@ -62,7 +62,12 @@ def _count(source: SourceFile) -> tuple[int, int, int]:
         pages = min(there, pages) or pages
         each = max(1, _PIECE_BYTES // size)
         for start in range(0, pages, each):
-            piece = os.pread(file, size * min(each, pages - start), start * size)
+            if source.stop.is_set():  # which is asked as a sign of life, too
+                raise StoppedError("stopped")
+            try:
+                piece = os.pread(file, size * min(each, pages - start), start * size)
+            except OSError:  # sectors that cannot be read, of which SQLite misses the rows, too
+                continue
             for at in range(0, len(piece), size):
                 number = start + at // size + 1
                 blank += piece[at : at + size] in nothing and number not in logged
@@ -77,7 +82,7 @@ def _highest(source: SourceFile, nodes: TableSurvey, lost: Sequence[tuple[int, i
         highest = source.read(_counted_up_to)
     except SourceError:
         return None
-    return highest if isinstance(highest, int) else None
+    return max(highest, nodes.last or 0) if isinstance(highest, int) else None
 
 
 def _counted_up_to(connection: sqlite3.Connection) -> object:

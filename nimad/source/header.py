@@ -98,8 +98,7 @@ def _check_header(path: Path, header: bytes, size: int) -> None:
             f"'{_in_sql(plain)}') and migrate that with --source {shlex.quote(str(plain))}, or switch the file back "
             "with PRAGMA journal_mode = 'wal'"
         )
-    page = int.from_bytes(header[16:18], "big")
-    page = 65_536 if page == 1 else page
+    page = page_size(header)
     # The page count in the header is valid only when both change counters agree (fileformat.html, 1.3.7).
     counted = header[24:28] == header[92:96]
     expected = int.from_bytes(header[28:32], "big") * page
@@ -156,6 +155,12 @@ def header_of(path: Path) -> bytes:
         raise NotAllowedError(f"{path} may not be read by this user; run as its owner") from None
     except OSError as error:
         raise SourceDamagedError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def page_size(header: bytes) -> int:
+    """Bytes of a page (sqlite.org/fileformat.html, 1.3.2)."""
+    size = int.from_bytes(header[16:18], "big")
+    return 65_536 if size == 1 else size
 
 
 def beside(path: Path, suffix: str) -> Path:

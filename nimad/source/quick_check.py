@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nimad.source import foreign_log
 from nimad.source.file import PAUSE_S, SourceFile
-from nimad.source.header import beside, header_of, read_bytes, size_or_zero
+from nimad.source.header import beside, header_of, page_size, read_bytes, size_or_zero
 from nimad.source.integrity import faults
 from nimad.source.log import page_in
 from nimad.source.ranges import LAST_KEY
@@ -113,8 +113,7 @@ def _page(path: Path, number: int) -> bytes:
     logged = page_in(log, number) if size_or_zero(log) else None
     if logged is not None:
         return logged
-    size = int.from_bytes(header_of(path)[16:18], "big")
-    size = 65_536 if size == 1 else size
+    size = page_size(header_of(path))
     return read_bytes(path, (number - 1) * size, size)
 
 

@@ -4,12 +4,15 @@ What is expected is found without nimad's code: SQLite itself is asked for every
 the damaged file, and the file's pages are told apart by a reading of sqlite.org/fileformat.html of these tests' own.
 """
 
+import errno
 import hashlib
+import os
 import random
 import re
 import shutil
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -41,10 +44,13 @@ from torture import assert_nothing_left, beside, interrupted, left_behind
 from torture import opened as target_opened
 
 import nimad
-from nimad.errors import DifferenceError, ExitCode, NimadError, SourceDamagedError
+from nimad.errors import DifferenceError, ExitCode, NimadError, SourceDamagedError, StoppedError
 from nimad.migration.events import BatchLoaded
 from nimad.migration.result import Outcome
 from nimad.report.lines import lines
+from nimad.source import blank
+from nimad.source.file import SourceFile
+from nimad.source.survey import survey
 
 PAGE = 1024
 SEEDS = range(50)
@@ -461,6 +467,37 @@ def test_a_few_blank_pages_keep_nothing_back_however_many_ids_were_never_used(
         file.write(bytes(size))
     assert run(source, target) == ExitCode.QUARANTINED
     assert 120 < len(read_target(target).nodes) < 150
+
+
+def test_blank_pages_of_a_table_of_the_users_own_keep_no_memory_back(source: Path, target: Path) -> None:
+    """Whose they were, a page of it that is used nowhere does not say, so that any table may have lost rows."""
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")
+        connection.executemany("INSERT INTO notes (text) VALUES (?)", [(f"note {n} " * 100,) for n in range(90)])
+    *gone, _, _ = [page.number for page in pages_of(source, "notes")]
+    for number in gone:
+        overwrite(source, number, bytes(PAGE))
+    assert run(source, target, max_set_aside="10%") == ExitCode.QUARANTINED
+    assert len(read_target(target).nodes) == 150
+
+
+def test_pages_are_counted_past_sectors_that_cannot_be_read_and_until_a_stop(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop, read = threading.Event(), os.pread
+
+    def fails(file: int, size: int, at: int) -> bytes:
+        if size > PAGE:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(file, size, at)
+
+    looked = SourceFile(source, stop)
+    nodes = survey(looked).nodes
+    monkeypatch.setattr(os, "pread", fails)
+    assert blank.look(looked, nodes, [(1, 5)]).blank == 0
+    stop.set()
+    with pytest.raises(StoppedError):
+        blank.look(looked, nodes, [(1, 5)])
 
 
 def test_a_broken_overflow_page_costs_its_own_row(pristine: Path, source: Path, target: Path) -> None:
