@@ -31,6 +31,7 @@ from nimad.migration.comparing import compare
 from nimad.migration.damaged import Place, readable
 from nimad.migration.events import Analyzed
 from nimad.migration.files import Files
+from nimad.migration.following import Follower
 from nimad.sample import Sample, write_sample
 from nimad.source.file import SourceFile
 from nimad.source.rows import column_names, read_slices
@@ -539,6 +540,22 @@ def test_a_view_of_edges_or_turns_that_ends_at_some_row_keeps_no_memory_out(tmp_
     assert f"{table} cannot be read ({why}" in health.files[0].problem
     compared = compare(nimad.Settings(source=source)).tables
     assert compared.keys() == {"memory_nodes", "memory_edges", "memory_turns"} - {table}
+
+
+def test_turns_are_followed_beside_edges_that_cannot_be_read(tmp_path: Path) -> None:
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)], edges=[edge(1, 1, 1)], turns=[turn(1, 1)])
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE memory_turns ADD COLUMN tone TEXT DEFAULT 'calm'")
+        connection.execute("ALTER TABLE memory_edges RENAME TO store")
+        connection.execute("CREATE VIEW memory_edges AS SELECT * FROM store WHERE of_the_agent(id)")
+    run = migrate(source, reader_python=Path("none"))
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        connection.execute("ALTER TABLE memory_turns DROP COLUMN tone")
+        connection.execute("ALTER TABLE memory_turns ADD COLUMN mood TEXT DEFAULT 'glad'")
+    settings = nimad.Settings(source=source, reader_python=Path("none"))
+    assert not Follower(settings, threading.Event(), lambda _: None).catch_up(thorough=True).left_alone
+    (there,) = read_target(run.target).turns.values()
+    assert (there["tone"], there["mood"]) == ("calm", "glad")
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from nimad.source.header import check_source
 from nimad.source.numbering import is_numbered
 from nimad.source.ranges import FIRST_KEY
 from nimad.source.rows import keys_among, read_keys
-from nimad.source.schema import EDGES, INT64_MIN, NODES, TARGET_TABLES, TURNS, Schema
+from nimad.source.schema import INT64_MIN, NODES, TARGET_TABLES, Schema
 from nimad.source.sql import quoted
 from nimad.source.survey import read_schema
 from nimad.worker import ledger
@@ -171,7 +171,7 @@ def job_of(settings: Settings, files: Files, made: Mapping[str, Any], *, every: 
     `every`: also of tables that the run which made the target was to leave out.
     """
     source = SourceFile(settings.source)
-    nodes_only = not every and not {EDGES, TURNS} & {*made.get("tables", (EDGES,))}
+    nodes_only = not every and state.is_of_nodes_alone(made)
     schema: Schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
     schema = replace(schema, least=int(made.get("schema", {}).get("least", INT64_MIN)))
     known = bool(made) and files.followed.exists()

@@ -314,7 +314,7 @@ class Follower:
         shape = source.read(_shape)
         if self._schema is not None and self._schema[0] == shape:
             return self._schema[1]
-        nodes_only = EDGES not in made.get("tables", (EDGES,))
+        nodes_only = state.is_of_nodes_alone(made)
         if not made.get("schema"):
             schema = source.read(lambda c: read_schema(c, source, nodes_only=nodes_only))
         else:

@@ -17,6 +17,7 @@ from nimad.disk import READ_SUFFIXES, born_ns
 from nimad.filesystems import number_of
 from nimad.migration.files import Files, replace_text
 from nimad.source.file import Identity
+from nimad.source.schema import EDGES, TURNS
 
 #: Version of the state file's keys.
 FORMAT = 1
@@ -298,6 +299,11 @@ def note(files: Files, made: Mapping[str, Any], facts: Mapping[str, Any]) -> dic
     data = noted if data == made else {**data, "replaces": noted}
     replace_text(files.state, json.dumps(data, indent=2, ensure_ascii=False) + "\n")
     return noted
+
+
+def is_of_nodes_alone(made: Mapping[str, Any]) -> bool:
+    """Whether a target was made of nodes alone, as asked for: edges that cannot be read say nothing of turns."""
+    return not {EDGES, TURNS} & {*made.get("tables", (EDGES,))}
 
 
 def names_of(data: Mapping[str, Any]) -> list[str]:
