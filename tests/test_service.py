@@ -305,7 +305,6 @@ def read_until(memory: Path, over: threading.Event) -> None:
             connection.execute("SELECT count(*) FROM memory_nodes").fetchone()
 
 
-@pytest.mark.long
 def test_a_look_at_every_row_waits_for_a_rest_of_the_agents_and_not_for_ever() -> None:
     assert following.WholeLook().at == -math.inf, "at first at once: what came before is not known"
     whole, hour = following.WholeLook(due=None), 3_600.0
@@ -317,6 +316,7 @@ def test_a_look_at_every_row_waits_for_a_rest_of_the_agents_and_not_for_ever() -
     assert whole.at == hour + following.THOROUGH_S + following.OVERDUE_S
 
 
+@pytest.mark.long
 def test_what_the_agent_wrote_to_the_target_stays_while_late_memories_are_added(memory: Path) -> None:
     openclaw(memory.parent, backend="ladybugdb", auto_migrate=True)
     target = target_of(memory)
