@@ -105,7 +105,7 @@ def _is_nowhere() -> bool:
 def _explained(error: OSError) -> NimadError:
     if error.filename is not None and isinstance(error, PermissionError):
         return NotAllowedError(f"{error.filename} may not be opened by this user; run it as its owner")
-    if error.filename is None and _is_nowhere():
+    if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
         return UsageError("the folder that this was typed in is gone; go to one that is there, as with: cd")
     message = f"{error.filename or 'the system refuses'}: {error.strerror or error}"
     limit = limit_reached(message)

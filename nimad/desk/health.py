@@ -287,11 +287,10 @@ def _damage(path: Path) -> str:
 def _unread(source: SourceFile) -> str:
     """Which edges or turns cannot be read at all, though no page is damaged; empty where none."""
     for table, why in unread(source).items():
-        if why:
-            return (
-                f"{source.path}: {table} cannot be read ({why}), and none of its rows migrates; mend that view or "
-                "table, or drop it, and run again"
-            )
+        return (
+            f"{source.path}: {table} cannot be read ({why}), and none of its rows migrates; mend that view or table, "
+            "or drop it, and run again"
+        )
     return ""
 
 

@@ -127,7 +127,7 @@ def check_memory(context: Context) -> None:
         _check_replaceable(context, made, files.target)
     elif files.target.exists() and (found := _found(context, made)):
         _check_found(context, found)
-    if files.staging.exists():
+    if files.staging.exists() and (context.settings.replaces or not files.target.exists()):
         _check_staging(context)
 
 

@@ -79,6 +79,7 @@ class Following:
                 try:
                     end = self._go_on(watch)
                 except OSError as error:  # of a disk that fails, or a folder that was closed to us
+                    self._follower.rest()
                     self._tell(Postponed(f"{error.filename or settings.target}: {error.strerror or error}", AGAIN_S))
                     self._wait(watch, self._later())
                 else:
