@@ -108,6 +108,7 @@ def test_it_is_brought_along_again_and_again(lived: Following) -> None:
     assert nodes(lived.target) == NODES + 2 - 1
 
 
+@pytest.mark.long
 def test_an_id_that_sqlite_gave_out_too_stays_the_agents(lived: Following) -> None:
     assert new_turn(lived.source, 100) == [61, 62, 63]
     migrate(lived.source, replace=True, reader_python=Path("none"))
@@ -159,6 +160,7 @@ def test_an_import_whose_worker_died_after_it_is_in_the_target_once(
     assert ask(lived.target, "MATCH (t:Turn) WHERE t.turn_id = 'mine' RETURN count(*)") == [[1]]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("where", ["before", "after"])
 def test_a_run_killed_around_the_rename_leaves_one_whole_target_there(
     lived: Following, monkeypatch: pytest.MonkeyPatch, where: str
@@ -223,6 +225,7 @@ def test_the_agent_cannot_write_between_the_export_and_the_rename(
     assert_the_agents_is_there(lived.target)
 
 
+@pytest.mark.long
 def test_a_run_that_was_killed_after_the_import_begins_anew(lived: Following, monkeypatch: pytest.MonkeyPatch) -> None:
     from nimad.migration import publishing
 
@@ -239,6 +242,7 @@ def test_a_run_that_was_killed_after_the_import_begins_anew(lived: Following, mo
     assert nodes(lived.target) == NODES + 2 - 1
 
 
+@pytest.mark.long
 def test_what_is_tried_again_has_what_the_agent_wrote(lived: Following) -> None:
     change(lived.source, "INSERT INTO memory_nodes (id, layer, text, embedding) VALUES (90, 'input', 'x', X'00')")
     lived()
@@ -361,6 +365,7 @@ def with_embeddings(target: Path, floats: int) -> None:
     )
 
 
+@pytest.mark.long
 def test_embeddings_that_the_agent_made_are_there_where_sqlite_has_none(follow: Following) -> None:
     change(follow.source, "UPDATE memory_nodes SET embedding = NULL")
     with_embeddings(follow.target, 8)

@@ -540,6 +540,7 @@ def test_a_dry_run_foretells_what_the_engine_cannot_hold(tmp_path: Path, make_en
     assert (facts["quarantine_rows"], facts["quarantine_parts"]) == (0, 1)
 
 
+@pytest.mark.long
 def test_a_report_tells_values_from_rows(tmp_path: Path) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=nodes({3: {"fe_score": "x"}}, 10))
     migrate(source, reader_python=Path("none"))

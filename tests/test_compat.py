@@ -123,6 +123,7 @@ def test_the_hook_migrates_when_openclaw_asks_and_not_before(home: Home) -> None
     assert_same(home.source, home.target)
 
 
+@pytest.mark.long
 def test_for_the_hook_a_target_without_a_row_that_was_set_aside_is_there(home: Home) -> None:
     home.source.unlink()
     make_memory(home.source, nodes=[node(1), node(2, text=b"\xff")])
@@ -179,6 +180,7 @@ def test_who_works_already_goes_on_when_the_waiting_ends(home: Home) -> None:
         assert other.poll() is None
 
 
+@pytest.mark.long
 def test_a_lock_file_that_nobody_holds_keeps_nobody_out(home: Home) -> None:
     home.target.with_name("ladybug.lbug.lock").write_text(f"{os.getpid()}\n")
     assert home.run("migrate_to_ladybug.py").returncode == 0

@@ -205,6 +205,7 @@ def test_the_log_stands_beside_the_source_for_its_owner_alone(memory: Path, tmp_
     assert not list(elsewhere.glob("*.log"))
 
 
+@pytest.mark.long
 def test_a_second_run_goes_on_below_the_first(ran: Ran, tmp_path: Path) -> None:
     folder = shutil.copytree(ran.folder, tmp_path / "copy")
     second = nimad(folder, "migrate", "--source", "graph.sqlite", "--replace", "--log-level", "DEBUG")
@@ -520,6 +521,7 @@ def test_rows_set_aside_are_warned_of_and_counted(flawed: Path, tmp_path: Path) 
         assert "WARNING" not in text
 
 
+@pytest.mark.long
 def test_at_level_warn_only_titles_and_warnings_are_left(flawed: Path, tmp_path: Path) -> None:
     done = nimad(tmp_path, "migrate", "--source", flawed, "--log-level", "warn")
     assert done.code == 1

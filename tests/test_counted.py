@@ -92,6 +92,7 @@ def test_the_last_batch_of_a_table_is_missed_too(tmp_path: Path, table: str) -> 
     assert last_lost(source, table, batch_size=5) == [table]
 
 
+@pytest.mark.long
 def test_what_went_along_with_the_last_nodes_is_missed_with_them(tmp_path: Path) -> None:
     assert last_lost(memory(tmp_path), "memory_nodes", batch_size=100) == [
         "memory_nodes",
@@ -100,6 +101,7 @@ def test_what_went_along_with_the_last_nodes_is_missed_with_them(tmp_path: Path)
     ]
 
 
+@pytest.mark.long
 def test_what_goes_along_is_brought_anew_where_the_nodes_before_were_lost(tmp_path: Path) -> None:
     """The third of four batches is gone when the last one comes, so edges find no nodes for some of their ends."""
     source = make_memory(

@@ -218,6 +218,7 @@ def test_a_rollback_leaves_the_nulls_of_a_memory_whose_text_the_agent_changed(tm
     assert {row[name] for name in DEFAULTS if name in row} == {None}
 
 
+@pytest.mark.long
 def test_a_recall_of_a_memory_whose_figures_were_null_is_carried_back(tmp_path: Path) -> None:
     source = with_nulls(tmp_path)
     target = migrate(source, reader_python=Path("none")).target
@@ -228,6 +229,7 @@ def test_a_recall_of_a_memory_whose_figures_were_null_is_carried_back(tmp_path: 
     assert (row["strength"], row["last_accessed"], row["is_ghost"]) == (0.75, 99, None)
 
 
+@pytest.mark.long
 def test_a_row_that_changes_during_the_run_is_brought_up_to_date_with_its_defaults(tmp_path: Path) -> None:
     source = with_nulls(tmp_path)
     run = migrate(source, reader_python=Path("none"))

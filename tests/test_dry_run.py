@@ -79,6 +79,7 @@ def nodes_found_without_a_trace(path: Path) -> int:
     return run.only(Analyzed).nodes
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("journal", ["WAL", "DELETE", "TRUNCATE"])
 def test_a_folder_stays_as_it_was_when_the_memory_lies_still(path: Path, journal: str) -> None:
     sound_memory(path, journal)
@@ -86,6 +87,7 @@ def test_a_folder_stays_as_it_was_when_the_memory_lies_still(path: Path, journal
     assert nodes_found_without_a_trace(path) == 60
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("index", ["with", "without", "empty"])
 def test_a_folder_stays_as_it_was_after_a_writer_was_killed(path: Path, index: str) -> None:
     sound_memory(path)
@@ -120,6 +122,7 @@ def test_a_log_left_by_a_writer_that_went_orderly_is_no_trouble(path: Path) -> N
     assert nodes_found_without_a_trace(path) == 60
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     "cut",
     [lambda _: b"no log" * 2_000, lambda log: log[:32], lambda log: log[:2_000]],

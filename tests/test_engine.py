@@ -138,6 +138,7 @@ def test_the_namesake_over_the_engine_and_the_command_that_mends_it(
     assert (mended.code, mended.err) == (0, "")
 
 
+@pytest.mark.long
 def test_a_release_outside_the_range(make: Callable[..., Environment], folder: Path) -> None:
     engine = make(OLD)
     message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite", "--engine", "real_ladybug"))

@@ -611,6 +611,7 @@ def test_what_is_in_quarantine_can_be_tried_again_on_a_target_that_was_followed(
     assert_same(follow.source, follow.target)
 
 
+@pytest.mark.long
 def test_an_index_takes_in_the_log_that_late_arrivals_left(follow: Following, tmp_path: Path) -> None:
     new_turn(follow.source, 100)
     follow()
@@ -634,6 +635,7 @@ def test_what_the_agent_wrote_to_a_followed_target_outlives_another_try(follow: 
     assert {500, 501, 502} <= set(flat(ask(follow.target, "MATCH (n:MemoryNode) RETURN n.id")))
 
 
+@pytest.mark.long
 def test_the_ledger_of_a_target_that_is_taken_away_goes_with_it(source: Path) -> None:
     target_of(source).unlink()
     run = migrate(source, reader_python=Path("none"))
@@ -655,6 +657,7 @@ def test_the_same_command_again_brings_what_came_since(follow: Following) -> Non
     assert not beside(follow.target, ".wal").exists()
 
 
+@pytest.mark.long
 def test_the_same_command_again_says_why_late_ones_wait(follow: Following) -> None:
     new_turn(follow.source, 100)
     with opened_elsewhere(follow.target):

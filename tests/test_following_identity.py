@@ -125,6 +125,7 @@ def test_another_memory_in_the_same_file_is_refused(follow: Following) -> None: 
     assert ask(follow.target, "MATCH (n:MemoryNode {id: 3}) RETURN n.turn_id") == [["turn_1"]]
 
 
+@pytest.mark.long
 def test_a_turn_that_was_said_anew_takes_the_place_of_the_one_that_went(follow: Following) -> None:  # noqa: F811
     ids = new_turn(follow.source, 100)
     follow()
@@ -136,6 +137,7 @@ def test_a_turn_that_was_said_anew_takes_the_place_of_the_one_that_went(follow: 
     assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
 
 
+@pytest.mark.long
 def test_a_removal_under_another_id_takes_no_row_that_came_to_it(follow: Following) -> None:  # noqa: F811
     ids = new_turn(follow.source, 100)
     written_by_agent(follow.target, 100, [key + 1 for key in ids])
@@ -226,6 +228,7 @@ def test_half_of_what_a_full_disk_took_is_not_believed(tmp_path: Path, monkeypat
     assert path.read_bytes() == before
 
 
+@pytest.mark.long
 def test_an_alias_whose_row_the_agent_took_out_is_not_kept(follow: Following) -> None:  # noqa: F811
     ids = new_turn(follow.source, 100)
     written_by_agent(follow.target, 100, [key + 50 for key in ids])
@@ -239,6 +242,7 @@ def test_an_alias_whose_row_the_agent_took_out_is_not_kept(follow: Following) ->
     assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
 
 
+@pytest.mark.long
 def test_a_row_that_is_bad_again_is_quarantined_again(follow: Following) -> None:  # noqa: F811
     for text, listed in (("CAST(X'FF' AS TEXT)", 1), ("'good'", 0), ("CAST(X'FF' AS TEXT)", 1), ("'good'", 0)):
         change(follow.source, f"UPDATE memory_nodes SET text = {text} WHERE id = 5")

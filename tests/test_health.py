@@ -257,6 +257,7 @@ def test_a_memory_that_the_agent_removed_is_the_agents_once_a_look_has_noted_it(
     assert differing(found)["edges"] == "agent"
 
 
+@pytest.mark.long
 def test_what_comes_into_tables_that_were_empty_is_late(tmp_path: Path) -> None:
     migrate(make_memory(tmp_path / "graph.sqlite", nodes=NODES, edges=[], turns=[]), reader_python=Path("none"))
     store(tmp_path, 4, on="both")

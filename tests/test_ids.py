@@ -116,6 +116,7 @@ def test_what_only_sqlite_has_gives_way_where_the_target_before_had_its_id(follo
     assert follow(thorough=True) == CaughtUp(nodes=NODES + 9)
 
 
+@pytest.mark.long
 def test_the_id_of_a_memory_that_the_agent_took_out_is_free(follow: Following) -> None:
     by_agent(follow.target, "MATCH (n:MemoryNode {id: 60}) DETACH DELETE n")
     written_by_agent(follow.target, 555, [60, 61, 62])
@@ -127,6 +128,7 @@ def test_the_id_of_a_memory_that_the_agent_took_out_is_free(follow: Following) -
     assert value(follow.target, 60, "turn_id") == ["turn_555"]
 
 
+@pytest.mark.long
 def test_memories_of_one_moment_without_a_turn_are_told_apart_by_the_ledger(follow: Following) -> None:
     """Layer and moment are the same: only its id, or its text, says which is which."""
     rows = [node(key, layer="input", turn_id=None, text=f"nameless {key}", timestamp=7) for key in (61, 62, 63)]
@@ -152,6 +154,7 @@ def test_memories_of_one_moment_without_a_turn_are_told_apart_by_the_ledger(foll
     assert [key for key, _ in found.differing.first] == [62]
 
 
+@pytest.mark.long
 def test_a_moment_that_is_put_right_leaves_a_memory_its_id(follow: Following) -> None:
     written_by_agent(follow.target, 555, [61, 62, 63])
     row = "INSERT INTO memory_nodes (id, timestamp, layer, text) VALUES (61, 'soon', 'input', 'nameless')"
@@ -164,6 +167,7 @@ def test_a_moment_that_is_put_right_leaves_a_memory_its_id(follow: Following) ->
     assert there == [[-1, 7, 0.125]], "and it is there once"
 
 
+@pytest.mark.long
 def test_a_rollback_knows_the_ids_that_were_kept(diverged: Following) -> None:
     migrate(diverged.source, replace=True, reader_python=Path("none"))
     here = saying(read_source(diverged.source))[0]
@@ -172,6 +176,7 @@ def test_a_rollback_knows_the_ids_that_were_kept(diverged: Following) -> None:
     assert len(saying(read_source(diverged.source))[0]) == len(here) == NODES + 9
 
 
+@pytest.mark.long
 def test_a_run_whose_worker_died_after_it_keeps_the_ids_all_the_same(
     diverged: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:

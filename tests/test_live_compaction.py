@@ -131,6 +131,7 @@ def test_a_migration_that_is_typed_again_copies_only_what_has_grown_much(
         assert len(again.all(Compacted)) == copies
 
 
+@pytest.mark.long
 def test_the_copy_is_open_to_whom_the_target_was(follow: Following) -> None:
     follow.target.chmod(0o660)
     new_turn(follow.source, 100)
@@ -155,6 +156,7 @@ def test_a_file_that_others_reach_by_another_name_is_not_copied(follow: Followin
     assert (elsewhere.stat().st_ino, follow.target.stat().st_ino) == (inode, inode)
 
 
+@pytest.mark.long
 def test_a_log_that_a_program_left_by_the_other_name_keeps_the_copy_away(
     follow: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -175,6 +177,7 @@ def test_a_log_that_a_program_left_by_the_other_name_keeps_the_copy_away(
     assert (follow.all(Compacted), follow.target.stat().st_ino) == ([], inode)
 
 
+@pytest.mark.long
 def test_a_target_whose_least_size_nobody_noted_is_looked_at(follow: Following) -> None:
     state = state_of(follow.target)
     del state["compact"]

@@ -185,6 +185,7 @@ def test_a_name_that_is_no_utf_8_is_told_escaped(tmp_path: Path) -> None:
         assert b"f\\udcfcr" in out
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("encoding", ["ascii", "ascii:strict", "koi8-r", "iso8859-1:strict"])
 def test_what_an_encoding_lacks_has_a_stand_in(tmp_path: Path, encoding: str) -> None:
     make_memory(tmp_path / "graph.sqlite", nodes=NODES[:1])

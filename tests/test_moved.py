@@ -173,6 +173,7 @@ def test_an_interrupted_run_of_another_memory_is_refused_by_its_rows(tmp_path: P
     assert staging_of(source).exists()
 
 
+@pytest.mark.long
 def test_what_is_asked_of_a_moved_memory_is_answered_before_and_after_the_next_run(home: Path) -> None:
     source = clone(home) / "graph.sqlite"
     shutil.rmtree(home)
@@ -216,6 +217,7 @@ def test_every_command_says_that_another_memory_is_in_its_place(home: Path) -> N
     assert done.code != 0, done.out
 
 
+@pytest.mark.long
 def test_a_retry_goes_on_at_another_place(home: Path) -> None:
     source = home / "graph.sqlite"
     change(source, "UPDATE memory_nodes SET timestamp = 'noon' WHERE id = 5")

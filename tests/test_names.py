@@ -137,6 +137,7 @@ def test_something_else_that_came_once_the_target_was_there_is_refused_too(sourc
     assert link_of(source).read_bytes() == b"precious"
 
 
+@pytest.mark.long
 def test_replace_keeps_a_foreign_file_and_what_lies_beside_it(source: Path) -> None:
     """As a nima-core made it that wrote there before, and was killed."""
     link_of(source).write_bytes(b"precious")
@@ -172,6 +173,7 @@ def test_replace_keeps_what_an_agent_wrote_through_the_name_and_did_not_close(so
         ]
 
 
+@pytest.mark.long
 def test_a_name_of_the_old_target_that_is_not_asked_for_goes_with_it(source: Path) -> None:
     migrate(source, also=["third", "second"], verify="none")
     migrate(source, also=["second"], replace=True, verify="none")
@@ -217,6 +219,7 @@ def test_a_name_from_the_command_line(source: Path) -> None:
     assert {"graph.ladybug", NAME, "second"} <= names_in(source.parent)
 
 
+@pytest.mark.long
 def test_a_run_that_is_told_of_no_names_keeps_those_that_are_there(source: Path) -> None:
     second = source.with_name("second")
     migrate(source, also=["second"], verify="none")

@@ -50,6 +50,7 @@ def test_a_retry_reads_the_source_that_its_target_was_made_from(home: Path, agen
     assert not (home / ".nima/memory/migration.log").exists()
 
 
+@pytest.mark.long
 def test_a_retry_goes_on_with_the_source_of_an_unfinished_target(home: Path, agent: Path) -> None:
     interrupted(agent, BatchLoaded, batch_size=1)
     done = nimad(home, "quarantine", "retry", "--target", agent.with_name("graph.ladybug"))
@@ -73,6 +74,7 @@ def test_a_retry_of_another_source_is_refused(home: Path, agent: Path, target: P
     assert read_target(target).nodes.keys() == {1, 2, 3}
 
 
+@pytest.mark.long
 def test_where_nothing_tells_of_the_source_a_retry_asks_for_it(home: Path, target: Path) -> None:
     beside(target, ".state.json").unlink()
     done = nimad(home, "quarantine", "retry", "--target", target)
@@ -89,6 +91,7 @@ def test_a_garbled_state_file_tells_of_no_source(home: Path, target: Path, garbl
     assert (done.code, "name it with --source" in done.error) == (ExitCode.USAGE, True)
 
 
+@pytest.mark.long
 def test_a_retry_of_no_target_makes_none(home: Path) -> None:
     for words in (("quarantine", "retry"), ("quarantine", "list"), ("search", "x")):
         done = nimad(home, *words, "--target", "new.ladybug")

@@ -62,6 +62,7 @@ def test_a_complete_target_is_left_alone(source: Path) -> None:
     assert_nothing_left(target)
 
 
+@pytest.mark.long
 def test_half_a_state_file_of_a_run_that_was_killed_at_its_end_does_not_stay(source: Path) -> None:
     target = migrate(source).target
     beside(target, ".state.json.tmp").write_text('{"format": 1, "pha')
@@ -79,6 +80,7 @@ def test_a_complete_target_without_its_state_file_is_recognised(source: Path) ->
     assert look(target) == before
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("content", [b"", b"precious"])
 def test_a_foreign_file_in_the_way_is_refused_and_kept(source: Path, content: bytes) -> None:
     target = target_of(source)

@@ -322,6 +322,7 @@ def test_rows_mended_or_deleted_before_the_run_goes_on_leave_no_line_behind(path
     assert (run.all(Quarantined), run.result.exit_code) == ([], 0)
 
 
+@pytest.mark.long
 def test_a_turn_is_tied_to_its_node_when_that_was_mended_before_the_run_goes_on(path: Path) -> None:
     make_memory(path, "2.2", nodes=[node(1), node(3)], turns=[turn(1, 2, None, 1)])
     stop_once(path, nodes_are_in)
@@ -331,6 +332,7 @@ def test_a_turn_is_tied_to_its_node_when_that_was_mended_before_the_run_goes_on(
     assert not quarantine_file(run.target).exists()
 
 
+@pytest.mark.long
 def test_a_row_that_is_wrong_in_another_way_by_then_is_listed_as_it_is_now(path: Path) -> None:
     make_memory(path, "2.2", nodes=[node(1), node(2, timestamp="soon"), node(3, timestamp="never")])
     stop_once(path, nodes_are_in)

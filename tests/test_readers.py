@@ -223,6 +223,7 @@ def written(
     }
 
 
+@pytest.mark.long
 def test_without_parquet_in_pyarrow_large_rows_wait_in_memory(
     tmp_path: Path, make_environment: MakeEnvironment
 ) -> None:
@@ -746,6 +747,7 @@ def assert_rows(database: Database, pattern: str, key: str, rows: Sequence[Seque
         assert all(same_value(one, other) for one, other in zip(there, here, strict=True)), (there, here)
 
 
+@pytest.mark.long
 @given(rows=_ROWS, later=_ROWS)
 @hypothesis_settings(max_examples=15, deadline=None)
 def test_rows_come_back_as_they_went_in_by_parameters(

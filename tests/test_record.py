@@ -58,6 +58,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return source
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_has_a_section_of_its_own(source: Path) -> None:
     migration = only(source)
     first, second = migration.sections

@@ -205,6 +205,7 @@ def test_the_target_is_set_aside_and_no_run_makes_a_new_one_by_itself(source: Pa
     assert target.with_name("ladybug.lbug").is_symlink(), "the next target has the further names again"
 
 
+@pytest.mark.long
 def test_of_a_recall_the_later_one_counts_and_of_other_values_sqlites(source: Path) -> None:
     with agent(target_of(source)) as connection:
         connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.who = 'Ada', n.summary = 'of the target'")
@@ -251,6 +252,7 @@ def test_a_value_of_the_target_that_was_never_copied_is_not_taken_for_a_newer_on
     assert "user" in [line["row"].get("who") for line in kept if line["what"] == "keep" and line["id"] == key]
 
 
+@pytest.mark.long
 def test_what_both_sides_changed_stays_sqlites_also_after_the_target_was_followed(source: Path) -> None:
     with agent(target_of(source)) as connection:
         connection.execute("MATCH (n:MemoryNode {id: 9}) SET n.who = 'Ada', n.summary = 'of the target'")
@@ -313,6 +315,7 @@ def test_an_id_that_dangling_rows_of_sqlite_name_is_not_given_to_another_memory(
     assert read_source(source).nodes.keys() == {1, 3, 8, 9, 10}
 
 
+@pytest.mark.long
 def test_a_memory_gets_a_new_id_although_another_one_has_the_highest_of_all(tmp_path: Path) -> None:
     highest = 2**63 - 1
     nodes = [node(key) for key in (1, 2, highest)]
@@ -715,6 +718,7 @@ def test_a_trigger_that_needs_an_extension_is_foretold_and_named_with_the_way_ou
     assert kept.startswith("CREATE TRIGGER nodes_to_vec")
 
 
+@pytest.mark.long
 def test_a_ghosts_note_is_no_text_of_a_memory_where_sqlite_has_no_mark(tmp_path: Path) -> None:
     """A memory that the plugin alone made has no column `is_ghost`."""
     source = make_memory(tmp_path / "graph.sqlite", "2.0", nodes=[node(1), node(2)])

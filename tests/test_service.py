@@ -216,6 +216,7 @@ def test_it_waits_until_openclaw_asks_and_the_memory_is_there(sample: Path, tmp_
     assert_same(tmp_path / "graph.sqlite", tmp_path / "graph.ladybug")
 
 
+@pytest.mark.long
 def test_a_source_in_a_folder_that_comes_later(sample: Path, tmp_path: Path) -> None:
     openclaw(tmp_path, backend="ladybugdb", auto_migrate=True)
     source = tmp_path / "later" / "still" / "graph.sqlite"

@@ -243,6 +243,7 @@ def test_a_value_that_does_not_compute_is_set_aside_alone(path: Path, kind: str)
     assert {key: row[column] for key, row in rows.items()} == {n: n if n != 7 else instead for n in range(1, 31)}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["generated, of a known name", "of a view without an id"])
 def test_a_memory_with_a_value_that_does_not_compute_arrives(path: Path, kind: str) -> None:
     column, instead, statements = FAILING[kind]
@@ -310,6 +311,7 @@ def test_a_generated_column_that_sqlite_refuses_is_left_out_and_is_not_nothing(p
     assert named["memory_nodes.extra"] == f"a generated column: SQLite {sqlite3.sqlite_version} refuses its expression"
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("function", ["json_extract(affect_json, '$.mood')", "affect_json ->> '$.mood'"])
 def test_what_is_computed_by_a_path_into_json_arrives(path: Path, function: str) -> None:
     """SQLite up to 3.40 does not vouch for these functions of its own."""

@@ -510,6 +510,7 @@ def test_on_a_stick_the_only_name_is_the_agents(bare: Path, monkeypatch: pytest.
 # The target by its other name
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", ["moved onto the link", "moved, and the link turned round"])
 def test_a_target_that_was_moved_to_its_other_name_gets_its_own_again(agents: Path, how: str) -> None:
     migrate(agents)
@@ -598,6 +599,7 @@ def test_in_the_agents_home_its_log_lies_beside_the_file_and_is_read(agents: Pat
         assert (done.code, "1000" in done.out) == (ExitCode.COMPLETE, True), name
 
 
+@pytest.mark.long
 def test_rolling_back_takes_both_names_away(bare: Path) -> None:
     migrate(bare)
     done = command(bare.parent, "rollback", "--source", bare, "--apply")

@@ -237,6 +237,7 @@ def test_what_was_done_is_done_whether_or_not_it_could_be_told(tmp_path: Path, w
 # Over ssh
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize(
     ("variables", "hinted"),
     [

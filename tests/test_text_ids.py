@@ -123,6 +123,7 @@ def test_a_row_whose_id_is_no_integer_has_a_number_and_what_names_it_too(tmp_pat
         assert {row["text"] for row in there.nodes.values()} == {f"memory {row[own]!r}" for row in there.nodes.values()}
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["texts", "texts and integers", "texts of a view"])
 def test_the_memories_arrive_and_what_names_them(tmp_path: Path, kind: str) -> None:
     run = migrate_smoothly(made(tmp_path / "graph.sqlite", kind))

@@ -268,6 +268,7 @@ def test_a_row_swapped_for_a_foreign_one_is_both_missing_and_foreign(source: Pat
         migrate_spoilt(source, lambda: damage(source, *swap))
 
 
+@pytest.mark.long
 def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_change(left: Path) -> None:
     damage(left, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
     beside(target_of(left), ".migrating.ledger").unlink()
@@ -277,6 +278,7 @@ def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_chang
     assert_nothing_left(run.target)
 
 
+@pytest.mark.long
 def test_verification_in_small_chunks_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = small_memory(tmp_path / "graph.sqlite", nodes=60, dimension=4)
     monkeypatch.setattr("nimad.migration.plan.CHUNK_ROWS", 7)

@@ -71,6 +71,7 @@ def test_a_row_that_never_comes_back_is_set_aside_whole(tmp_path: Path) -> None:
     assert run.result.exit_code == ExitCode.QUARANTINED
 
 
+@pytest.mark.long
 def test_strict_stops_at_it(tmp_path: Path) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2, text="forget: me")])
     with pytest.raises(RefusedError, match=r"stopped by --strict: memory_nodes id 2: text: it comes back as another"):

@@ -249,6 +249,7 @@ def test_too_little_memory_ends_the_run_before_anything_is_written(tmp_path: Pat
     assert files_in(tmp_path) == before
 
 
+@pytest.mark.long
 def test_what_the_message_says_is_enough(tmp_path: Path) -> None:
     source = small_memory(tmp_path / "graph.sqlite", nodes=60, dimension=8)
     with pytest.raises(RefusedError) as caught:

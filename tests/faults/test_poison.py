@@ -123,6 +123,7 @@ def test_a_row_of_which_no_value_is_to_blame_goes_to_quarantine_whole(tmp_path: 
     assert run.result.migrated == LAST - 1
 
 
+@pytest.mark.long
 def test_several_values_of_one_row_are_set_aside_together(tmp_path: Path) -> None:
     source = memory(tmp_path, {40: "segv"})
     change(source, "UPDATE memory_nodes SET who = 'poison:abort' WHERE id = 40")
@@ -216,6 +217,7 @@ def test_a_row_that_was_set_aside_stays_so_after_an_interruption_until_it_change
     assert [entry["id"] for entry in run.quarantine if entry["table"] == "memory_nodes"] == [40]
 
 
+@pytest.mark.long
 def test_a_value_that_was_set_aside_stays_so_while_the_agent_goes_on(tmp_path: Path) -> None:
     source = memory(tmp_path, {40: "segv"})
     target = migrate(source, clock=Hurried()).target

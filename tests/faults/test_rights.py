@@ -153,6 +153,7 @@ def test_a_link_of_roots_on_the_way_is_followed_and_one_of_a_user_is_not(
         assert "is a symbolic link that root does not follow" in done.error
 
 
+@pytest.mark.long
 def test_a_backup_keeps_its_owner(alice: Path, reaching: list[str]) -> None:
     target = target_of(alice)
     target.write_bytes(b"made by root")

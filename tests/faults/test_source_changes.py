@@ -275,6 +275,7 @@ connection.execute("COMMIT")
 """
 
 
+@pytest.mark.long
 def test_a_program_that_holds_the_whole_file_is_waited_for(tmp_path: Path) -> None:
     source = memory(tmp_path / "graph.sqlite", journal="DELETE")
     holders: list[subprocess.Popen[bytes]] = []

@@ -258,6 +258,7 @@ def test_a_file_of_another_storage_version_is_not_converted(source: Path, tmp_pa
     assert target.read_bytes() == before
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("stand_in")
 def test_an_unfinished_target_that_has_an_index_already_is_begun_anew(source: Path, tmp_path: Path) -> None:
     """Stopped between the index and the rename: its table takes no row without the extension."""

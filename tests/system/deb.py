@@ -23,7 +23,7 @@ from common import run, say
 from nspawn import Container
 
 SUITES = {"bookworm": "deb12", "trixie": "deb13"}
-NODES = 4_000
+NODES = 2_000
 SERVICE = "nima-migrate"
 #: As on a machine that was just set up: no Python yet.
 _PRISTINE = "systemd,systemd-sysv,dbus,libpam-systemd,dbus-user-session,procps"
@@ -38,7 +38,7 @@ _FEW = 100
 _SETTINGS = "[batch]\\nsize = 100\\nfixed = true\\n"
 #: Our names: not those of «minimal» packages.
 _OURS = re.compile(r"(?<!mi)nima|ladybug|pyarrow")
-_PATIENCE_S, _POLL_S = 180.0, 0.2
+_PATIENCE_S, _POLL_S = 600.0, 0.2
 #: Where nima-core's plugin is, and the scripts that `nimad setup` puts there.
 _PLUGIN = "/home/pi/.openclaw/extensions/nima-memory"
 _SCRIPTS = ("health_check.py", "migrate_to_ladybug.py", "nimad_program.py")
