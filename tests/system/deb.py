@@ -23,7 +23,7 @@ from common import run, say
 from nspawn import Container
 
 SUITES = {"bookworm": "deb12", "trixie": "deb13"}
-NODES = 2_000
+NODES = 4_000
 SERVICE = "nima-migrate"
 #: As on a machine that was just set up: no Python yet.
 _PRISTINE = "systemd,systemd-sysv,dbus,libpam-systemd,dbus-user-session,procps"
