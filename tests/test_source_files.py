@@ -189,17 +189,23 @@ def test_a_log_of_its_own_is_read_with_a_file_that_is_damaged_alone(path: Path) 
 # Nothing is left beside the file
 
 
-@pytest.mark.sampled
-@pytest.mark.parametrize("kind", ["all in the log", "no commit in the log", "with a left index", "closed"])
-def test_no_command_that_reads_leaves_a_file_whatever_the_header_says(path: Path, kind: str) -> None:
+def with_header_of_before(path: Path) -> tuple[bytes, bytes]:
+    """A file of forty memories whose header says rollback journal; returns a log with two more, and its index."""
     make_memory(path, "3.0", nodes=nodes(1, 40), journal="DELETE")
     old = path.read_bytes()
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         insert(connection, "memory_nodes", nodes(41, 42))
-        log = Path(f"{path}-wal").read_bytes()
-    path.write_bytes(old)  # its header says rollback journal
+        log, index = Path(f"{path}-wal").read_bytes(), Path(f"{path}-shm").read_bytes()
+    path.write_bytes(old)
+    return log, index
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("kind", ["all in the log", "no commit in the log", "with a left index", "closed"])
+def test_no_command_that_reads_leaves_a_file_whatever_the_header_says(path: Path, kind: str) -> None:
+    log, _ = with_header_of_before(path)
     if kind != "closed":
         Path(f"{path}-wal").write_bytes(log if kind != "no commit in the log" else log[:1_000])
     if kind == "with a left index":
@@ -219,14 +225,7 @@ def test_no_command_that_reads_leaves_a_file_whatever_the_header_says(path: Path
 )
 def test_what_looks_at_both_files_leaves_the_memory_as_it_is_whatever_the_header_says(path: Path, kind: str) -> None:
     """Its log, or an empty one, lies beside a file whose header says rollback journal."""
-    make_memory(path, "3.0", nodes=nodes(1, 40), journal="DELETE")
-    old = path.read_bytes()
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        insert(connection, "memory_nodes", nodes(41, 42))
-        log, index = (Path(f"{path}{end}").read_bytes() for end in ("-wal", "-shm"))
-    path.write_bytes(old)
+    log, index = with_header_of_before(path)
     Path(f"{path}-wal").write_bytes(b"" if kind == "an empty log" else log)
     if kind == "an index from before":
         Path(f"{path}-shm").write_bytes(index)
