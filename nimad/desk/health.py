@@ -27,7 +27,7 @@ from nimad.source import quick_check
 from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.schema import NODES, TARGET_TABLES
-from nimad.source.survey import read_schema, unread
+from nimad.source.survey import read_schema, undefined
 from nimad.source.vitals import Apart, Vitals, read_vitals
 from nimad.words import number_of
 from nimad.worker.job import Job, Task
@@ -276,22 +276,23 @@ def _sqlite(path: Path, since_ms: int) -> Vitals | None:
 def _damage(path: Path) -> str:
     """What SQLite finds wrong with the tables that hold the memory; empty when all is well."""
     source = SourceFile(path)
-    schema = source.read(lambda connection: read_schema(connection, source, nodes_only=False))
+    schema, lost = source.read(lambda c: (read_schema(c, source, nodes_only=False), undefined(c)))
     found = quick_check.damage(source, schema)
     if not found:
-        return _unread(source)
+        return _unread(path, lost)
     look = command.line("migrate", "--source", path, "--dry-run")
     return f"{path} is damaged ({found[0]}); restore a backup of it, or see what of it can be read with: {look}"
 
 
-def _unread(source: SourceFile) -> str:
-    """Which edges or turns cannot be read at all, though no page is damaged; empty where none."""
-    for table, why in unread(source).items():
-        return (
-            f"{source.path}: {table} cannot be read ({why}), and none of its rows migrates; mend that view or table, "
-            "or drop it, and run again"
-        )
-    return ""
+def _unread(path: Path, lost: Mapping[str, str]) -> str:
+    """Which edges or turns cannot be read at all, though no page is damaged, the first of them; empty where none."""
+    if not lost:
+        return ""
+    table, why = next(iter(lost.items()))
+    return (
+        f"{path}: {table} cannot be read ({why}), and none of its rows migrates; mend that view or table, or drop it, "
+        "and run again"
+    )
 
 
 def _ladybug(path: Path, since_ms: int) -> Vitals | str | None:

@@ -55,7 +55,7 @@ def _count(source: SourceFile) -> tuple[int, int, int]:
     there, unused = (int.from_bytes(header[at : at + 4], "big") for at in (28, 36))
     logged = pages_in(beside(source.path, "-wal"))
     nothing = {bytes(size), b"\xff" * size}
-    blank = number = 0
+    blank = 0
     with locks_kept():
         file = open_kept(source.path)
         pages = os.fstat(file).st_size // size

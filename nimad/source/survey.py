@@ -129,17 +129,8 @@ def _layers(connection: sqlite3.Connection, nodes: s.Table) -> dict[str, int]:
     return named(rows)
 
 
-def unread(source: SourceFile) -> dict[str, str]:
-    """Which edges or turns cannot be read at all, and why."""
-
-    def look(connection: sqlite3.Connection) -> dict[str, str]:
-        read_schema(connection, source, nodes_only=False)  # comes upon the row that ends every reading of a view
-        return _undefined(connection)
-
-    return source.read(look)
-
-
-def _undefined(connection: sqlite3.Connection) -> dict[str, str]:
+def undefined(connection: sqlite3.Connection) -> dict[str, str]:
+    """Which edges or turns cannot be read at all, and why. A view that ends at some row is known by `read_schema`."""
     return {name: why for name in (s.EDGES, s.TURNS) if (why := s.why_undefined(connection, name))}
 
 
@@ -163,10 +154,10 @@ def _left_out(connection: sqlite3.Connection, schema: s.Schema) -> tuple[LeftOut
         "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') "
         "AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY name"
     ).fetchall()
-    undefined = _undefined(connection)
-    named = [(_name(name), kind) for name, kind in rows if name not in undefined]
+    lost = undefined(connection)
+    named = [(_name(name), kind) for name, kind in rows if name not in lost]
     tables = [_of_table(connection, name, kind) for name, kind in named if _folded(name) not in migrated]
-    tables += [LeftOut(name, None, f"it cannot be read: {why}", is_lost=True) for name, why in undefined.items()]
+    tables += [LeftOut(name, None, f"it cannot be read: {why}", is_lost=True) for name, why in lost.items()]
     return (*tables, *_unparsed(connection), *_not_computed(connection, schema), *_unspelled(connection, schema))
 
 
