@@ -14,23 +14,23 @@ from nimad._version import VERSION
 if TYPE_CHECKING:
     from nimad.config import Settings, Verify
     from nimad.errors import NimadError
-    from nimad.migration.events import Event
-    from nimad.migration.result import Outcome, Result
+    from nimad.events.result import Outcome, Result
+    from nimad.events.run import Event
+    from nimad.host.rights import become
     from nimad.migration.run import migrate
-    from nimad.rights import become
 
 __version__ = VERSION
 
 __all__ = ["Event", "NimadError", "Outcome", "Result", "Settings", "Verify", "__version__", "become", "migrate"]
 
 _HOMES = {
-    "Event": "nimad.migration.events",
+    "Event": "nimad.events.run",
     "NimadError": "nimad.errors",
-    "Outcome": "nimad.migration.result",
-    "Result": "nimad.migration.result",
+    "Outcome": "nimad.events.result",
+    "Result": "nimad.events.result",
     "Settings": "nimad.config",
     "Verify": "nimad.config",
-    "become": "nimad.rights",
+    "become": "nimad.host.rights",
     "migrate": "nimad.migration.run",
 }
 

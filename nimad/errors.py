@@ -66,7 +66,7 @@ _LIMITS: Final[Mapping[str, str]] = {
 
 def limit_reached(message: str) -> str:
     """What to do about a limit of the process that the system names; empty for any other message."""
-    return next((mend for words, mend in _LIMITS.items() if words in message), "")
+    return next((remedy for words, remedy in _LIMITS.items() if words in message), "")
 
 
 class UsageError(NimadError):
@@ -123,8 +123,8 @@ class DiskError(NimadError):
     exit_code = ExitCode.IO_ERROR
 
     def __init__(self, what: str) -> None:
-        mend = limit_reached(what) or "make room or mend the disk, then run again"
-        super().__init__(f"{what}; {mend}: what was counted is kept")
+        remedy = limit_reached(what) or "make room or remedy the disk, then run again"
+        super().__init__(f"{what}; {remedy}: what was counted is kept")
 
 
 class EngineError(NimadError):

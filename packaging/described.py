@@ -15,9 +15,9 @@ from releases import CHECKOUT
 sys.path.insert(0, str(CHECKOUT))
 import nimad  # from this checkout
 from nimad.cli.main import cli
-from nimad.config.file import TABLES
+from nimad.config.toml_file import TABLES
 from nimad.errors import MEANINGS
-from nimad.migration.events import Event
+from nimad.events.run import Event
 
 _SETTINGS = CHECKOUT / "etc/nima/nimad.toml"
 #: How the help of a command begins to tell of its exit codes.

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import described
 from releases import CHECKOUT
 
-from nimad.config.places import VARIABLES
+from nimad.config.defaults import VARIABLES
 
 FOLDER = CHECKOUT / "docs/reference"
 _MADE = "Made from the program by `make docs`; not written by hand.\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nimad.report.journal import Journal
+from nimad.report.log.journal import Journal
 
 Entry = dict[str, str]
 _LARGEST = 1 << 20

@@ -25,10 +25,10 @@ from typing import Any, TypeVar
 import ladybug
 
 import nimad
-from nimad.migration.clock import Clock
-from nimad.migration.events import BatchFailed, Event
+from nimad.events.run import BatchFailed, Event
 from nimad.sample import create_schema
-from nimad.source.file import SourceFile
+from nimad.source.sqlite_file import SourceFile
+from nimad.supervisor.clock import Clock
 
 Row = Mapping[str, Any]
 E = TypeVar("E", bound=Event)

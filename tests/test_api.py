@@ -15,7 +15,7 @@ from test_console import nimad as command
 import nimad
 from nimad import Event, NimadError, Outcome, Result, Settings
 from nimad.errors import ExitCode, StoppedError
-from nimad.migration import events as e
+from nimad.events import run as e
 from nimad.sample import Sample, write_sample
 
 

@@ -12,10 +12,10 @@ from test_following import NODES, Following, ask, follow, made, new_turn, source
 from test_three_way import by_agent, value
 from torture import beside, killed_once_done
 
-from nimad.migration.events import BroughtAlong, Event, NotBroughtAlong, Published, SetAside
-from nimad.migration.following import CaughtUp
-from nimad.report import bring_along_lines
-from nimad.worker.job import Task
+from nimad.events.run import BroughtAlong, Event, NotBroughtAlong, Published, SetAside
+from nimad.report.messages import carry_over_messages
+from nimad.sync.follower import SyncResult
+from nimad.worker.protocol import Task
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -56,7 +56,7 @@ def lived(follow: Following) -> Following:
 
 
 def said(event: Event) -> str:
-    return " ".join(text for _, text in bring_along_lines.WORDS[type(event)](event))
+    return " ".join(text for _, text in carry_over_messages.WORDS[type(event)](event))
 
 
 def nodes(target: Path) -> int:
@@ -96,7 +96,7 @@ def test_a_new_target_has_what_the_agent_wrote_to_the_one_before(lived: Followin
     assert told.left_behind == {}
     assert done.only(Published).backup
     assert not beside(lived.target, ".migrating.own.jsonl").exists()
-    assert lived(thorough=True) == CaughtUp(nodes=NODES + 4), "and following leaves it alone"
+    assert lived(thorough=True) == SyncResult(nodes=NODES + 4), "and following leaves it alone"
     assert_the_agents_is_there(lived.target)
 
 
@@ -152,7 +152,7 @@ def test_a_target_that_lost_most_is_not_believed_and_what_comes_again_is_said(fo
 def test_an_import_whose_worker_died_after_it_is_in_the_target_once(
     lived: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    died = killed_once_done(monkeypatch, Task.IMPORT)
+    died = killed_once_done(monkeypatch, Task.RESTORE_TARGET_ONLY)
     done = migrate(lived.source, replace=True, reader_python=Path("none"))
     assert len(done.all(SetAside)) == len(died) == 1
     assert_the_agents_is_there(lived.target)
@@ -206,7 +206,7 @@ def test_what_cannot_be_read_is_said_and_kept_as_a_backup(follow: Following) -> 
 def test_the_agent_cannot_write_between_the_export_and_the_rename(
     lived: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from nimad.migration import publishing
+    from nimad.migration import publish as publishing
 
     tried: list[str] = []
     publish = publishing.publish
@@ -227,7 +227,7 @@ def test_the_agent_cannot_write_between_the_export_and_the_rename(
 
 @pytest.mark.long
 def test_a_run_that_was_killed_after_the_import_begins_anew(lived: Following, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nimad.migration import publishing
+    from nimad.migration import publish as publishing
 
     def killed(_: object) -> None:
         raise KeyboardInterrupt
@@ -447,7 +447,7 @@ def test_what_the_agent_added_to_our_relationships_is_there(follow: Following) -
         about = "MATCH (a:InsightNode)-[r:relates_to]->(n:MemoryNode) RETURN a.id, r.relation, n.id"
         assert ask(follow.target, about) == [["i", "about", 3]]
         assert ask(follow.target, "MATCH (n:_Mood) RETURN n.name") == [["calm"]]
-    assert follow(thorough=True) == CaughtUp(nodes=NODES)
+    assert follow(thorough=True) == SyncResult(nodes=NODES)
 
 
 def test_what_the_agent_declared_is_there_before_it_holds_anything(follow: Following) -> None:

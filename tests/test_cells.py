@@ -31,7 +31,7 @@ from test_rollback import apply, look
 from torture import target_of
 
 from nimad.errors import ExitCode, RefusedError
-from nimad.migration.events import BatchFailed, DryRun, Planned, Quarantined
+from nimad.events.run import BatchFailed, DryRun, Planned, Quarantined
 
 INT64_MIN = -(2**63)
 COUNT = 120

@@ -17,11 +17,11 @@ from test_console import GOLDEN, nimad
 from test_following import agent, made, source, written_by_agent
 from torture import beside, target_of
 
+from nimad.cleanup import removal
+from nimad.cleanup.leftovers import Leftover, LeftoverKind, leftovers
+from nimad.cleanup.removal import Cleaning
 from nimad.config import Settings
 from nimad.errors import ExitCode, LockedError
-from nimad.migration import cleaning
-from nimad.migration.cleaning import Cleaning
-from nimad.migration.leftovers import Kind, Leftover, leftovers
 
 __all__ = ["made", "restricted", "source"]
 
@@ -37,12 +37,12 @@ def left(folder: Path, *names: str, data: bytes = b"x" * 5000) -> list[Path]:
     paths = [folder / name for name in names]
     for path in paths:
         path.write_bytes(data)
-        os.utime(path, (time.time() - 400 * cleaning.DAY_S,) * 2)
+        os.utime(path, (time.time() - 400 * removal.DAY_S,) * 2)
     return paths
 
 
 def look(source: Path, days: float = 30, **options: bool) -> Cleaning:
-    return cleaning.look(settings(source), days, **options)
+    return removal.plan_cleanup(settings(source), days, **options)
 
 
 def named(found: Sequence[Leftover]) -> dict[str, str]:
@@ -76,20 +76,20 @@ def test_what_runs_leave_is_told_by_kind_size_and_age(source: Path) -> None:
     )
     found = {each.path.name.removeprefix("graph.ladybug"): each for each in leftovers(settings(source))}
     assert {name: each.kind for name, each in found.items()} == {
-        ".migrating": Kind.UNFINISHED,
-        f".migrating.{OLD}": Kind.FAILED,
-        f".migrating.wal.{OLD}": Kind.LOG,
-        f".wal.{OLD}-2": Kind.LOG,
-        f".backup-{OLD}": Kind.BACKUP,
-        f".backup-{OLD}.quarantine.jsonl": Kind.QUARANTINE,
-        f"graph.sqlite.backup-{OLD}": Kind.SQLITE_BACKUP,
-        f".rollback-{OLD}.jsonl": Kind.RECORD,
-        ".state.json.tmp": Kind.TEMPORARY,
+        ".migrating": LeftoverKind.UNFINISHED,
+        f".migrating.{OLD}": LeftoverKind.FAILED,
+        f".migrating.wal.{OLD}": LeftoverKind.LOG,
+        f".wal.{OLD}-2": LeftoverKind.LOG,
+        f".backup-{OLD}": LeftoverKind.BACKUP,
+        f".backup-{OLD}.quarantine.jsonl": LeftoverKind.QUARANTINE,
+        f"graph.sqlite.backup-{OLD}": LeftoverKind.SQLITE_BACKUP,
+        f".rollback-{OLD}.jsonl": LeftoverKind.RECORD,
+        ".state.json.tmp": LeftoverKind.TEMPORARY,
     }
     unfinished = found[".migrating"]
     assert len(unfinished.pieces) == 4
     assert unfinished.bytes == sum(path.stat().st_blocks * 512 for path in unfinished.pieces)
-    assert 399 < unfinished.age_s / cleaning.DAY_S < 401
+    assert 399 < unfinished.age_s / removal.DAY_S < 401
 
 
 def test_nothing_goes_before_it_is_asked_for_and_then_what_is_old(source: Path) -> None:
@@ -102,7 +102,7 @@ def test_nothing_goes_before_it_is_asked_for_and_then_what_is_old(source: Path) 
     assert sorted(named(look(source).going)) == ["graph.ladybug.migrating", f"graph.ladybug.migrating.{OLD}"]
     assert named(look(source).staying) == {young.name: "not older than 30 days"}
     assert everything_in(source.parent) == before
-    cleaning.apply(settings(source))
+    removal.remove_leftovers(settings(source))
     assert not any(path.exists() for path in old)
     assert young.exists()
     assert {path.name for path in source.parent.iterdir()} > {"graph.sqlite", "graph.ladybug", "graph.ladybug.ledger"}
@@ -126,7 +126,7 @@ def test_a_backup_goes_only_when_sqlite_has_all_that_it_holds(source: Path) -> N
     found = look(source, newest=True)
     assert named(found.going) == {one.name: "SQLite has all that it holds"}
     assert named(found.staying) == {other.name: "it holds 6 rows, or parts of rows, that SQLite lacks or has otherwise"}
-    done = cleaning.apply(settings(source), newest=True)
+    done = removal.remove_leftovers(settings(source), newest=True)
     assert (done.applied, one.exists(), other.exists()) == (True, False, True)
 
 
@@ -151,7 +151,7 @@ def test_a_folder_that_stood_at_the_targets_name_stays(source: Path) -> None:
     folder = source.parent / f"graph.ladybug.backup-{OLD}"
     folder.mkdir()
     left(folder, "catalog.kz")
-    cleaning.apply(settings(source), newest=True)
+    removal.remove_leftovers(settings(source), newest=True)
     assert (folder / "catalog.kz").exists()
 
 
@@ -200,7 +200,7 @@ def test_recorded_conflicts_stay_with_their_target_and_go_after_it(source: Path)
     backup = of_backup.with_name(f"graph.ladybug.backup-{OLD}")
     backup.write_bytes(target_of(source).read_bytes())
     assert not {of_target.name, of_backup.name} & {each.path.name for each in leftovers(settings(source))}
-    cleaning.apply(settings(source), newest=True)
+    removal.remove_leftovers(settings(source), newest=True)
     assert (backup.exists(), of_backup.exists(), of_target.exists()) == (False, False, True)
     target_of(source).unlink()
     assert named(look(source, 500).staying)[of_target.name] == "not older than 500 days"
@@ -225,7 +225,7 @@ def test_what_a_program_has_open_stays(source: Path) -> None:
 def test_what_a_run_works_on_stays(source: Path) -> None:
     left(source.parent, "graph.ladybug.migrating")
     program = (
-        "import sys; from pathlib import Path; from nimad.migration.files import Files, locked\n"
+        "import sys; from pathlib import Path; from nimad.state.paths import Files, locked\n"
         "with locked(Files(Path(sys.argv[1]))): print('locked', flush=True); sys.stdin.read()"
     )
     words = [sys.executable, "-c", program, str(target_of(source))]
@@ -234,7 +234,7 @@ def test_what_a_run_works_on_stays(source: Path) -> None:
         assert other.stdout.readline() == b"locked\n"
         assert named(look(source).staying) == {"graph.ladybug.migrating": f"a run is at work (PID {other.pid})"}
         with pytest.raises(LockedError):
-            cleaning.apply(settings(source))
+            removal.remove_leftovers(settings(source))
 
 
 def test_a_link_is_neither_followed_nor_removed(source: Path, tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_a_link_is_neither_followed_nor_removed(source: Path, tmp_path: Path) ->
     precious.write_text("mine")
     link = beside(target_of(source), f".backup-{OLD}")
     link.symlink_to(precious)
-    cleaning.apply(settings(source), 0, newest=True)
+    removal.remove_leftovers(settings(source), 0, newest=True)
     assert (link.is_symlink(), precious.read_text()) == (True, "mine")
 
 
@@ -255,7 +255,9 @@ def test_what_a_link_leads_to_is_in_use_whatever_its_name_is(source: Path, name:
     else:
         backup.write_bytes(target_of(source).read_bytes())
     path.symlink_to(backup.name)  # how somebody goes back to a backup
-    assert named(cleaning.apply(settings(source), 0, newest=True).staying) == {backup.name: f"{path} leads to it"}
+    assert named(removal.remove_leftovers(settings(source), 0, newest=True).staying) == {
+        backup.name: f"{path} leads to it"
+    }
     assert backup.exists()
 
 
@@ -280,7 +282,7 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     assert (looked.code, done.code, again.code) == (0, 0, 0)
     text = "\n".join(f"$ nimad clean{more}\n{ran.out}" for more, ran in (("", looked), (" --apply", done)))
     text = text.replace(str(source.parent), "/memory").replace(f"{sys.executable} -P -m nimad", "nimad")
-    days = str(int((time.time() - time.mktime(time.strptime(OLD, "%Y%m%d-%H%M%S"))) // cleaning.DAY_S))
+    days = str(int((time.time() - time.mktime(time.strptime(OLD, "%Y%m%d-%H%M%S"))) // removal.DAY_S))
     text = text.replace(f"{days} days", "AGE days")
     text = re.sub(r" *[\d.]+ [kM]B", " SIZE", text)
     golden = GOLDEN / "clean.txt"

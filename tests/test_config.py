@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from nimad import bounded
-from nimad.config import OpenClaw, Settings, Verify, file, load, read_openclaw
-from nimad.config.file import HOOKS
+from nimad.config import OpenClaw, Settings, Verify, load, read_openclaw, toml_file
+from nimad.config.toml_file import HOOKS
 from nimad.errors import ConfigurationError, NotAllowedError, UsageError
+from nimad.host import bounded
 
 ASKING = """{
   // the memory
@@ -32,7 +32,7 @@ Toml = Callable[[str], Path]
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(file, "DEFAULT_FILE", tmp_path / "etc" / "nimad.toml")
+    monkeypatch.setattr(toml_file, "DEFAULT_FILE", tmp_path / "etc" / "nimad.toml")
     monkeypatch.setenv("HOME", str(tmp_path))
     return tmp_path
 
@@ -147,8 +147,8 @@ def test_each_layer_wins_over_the_ones_below(home: Path, env: dict[str, str], to
 
 
 def test_the_default_file_is_read_when_it_is_there(home: Path, env: dict[str, str]) -> None:
-    file.DEFAULT_FILE.parent.mkdir()
-    file.DEFAULT_FILE.write_text("[batch]\nsize = 7\n")
+    toml_file.DEFAULT_FILE.parent.mkdir()
+    toml_file.DEFAULT_FILE.write_text("[batch]\nsize = 7\n")
     settings = load({}, env)
     assert (settings.batch_size, settings.origin("batch_size")) == (7, f"{home}/etc/nimad.toml line 2")
 
@@ -518,11 +518,11 @@ def test_the_file_that_is_installed_shows_every_setting_with_its_default(env: di
     assert dataclasses.replace(load({}, env, toml(text)), config_file=None) == load({}, env), "as it comes: nothing"
     whole = re.sub(r"(?m)^#(?=\w)", "", text)
     shown = {(table, key) for table, keys in tomllib.loads(whole).items() for key in keys}
-    assert shown == {(table, key) for table, keys in file.TABLES.items() for key in keys}
+    assert shown == {(table, key) for table, keys in toml_file.TABLES.items() for key in keys}
     settings, default = load({}, env, toml(whole)), load({}, env)
     without_default = {"also", "max_batch_size", "max_memory", "engine_python", "reader_python", "vector_extension"}
     without_default |= {"metrics_file", *HOOKS}
-    for name in {name for keys in file.TABLES.values() for name, _ in keys.values()} - without_default:
+    for name in {name for keys in toml_file.TABLES.values() for name, _ in keys.values()} - without_default:
         assert getattr(settings, name) == getattr(default, name), name
     assert all(getattr(default, name) is None for name in without_default)
 

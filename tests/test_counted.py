@@ -13,7 +13,7 @@ from support import assert_same, edge, make_memory, node, turn
 
 import nimad
 from nimad.errors import StoppedError
-from nimad.migration.events import BatchLoaded, BatchLost, Event, TableLoaded
+from nimad.events.run import BatchLoaded, BatchLost, Event, TableLoaded
 
 
 def memory(tmp_path: Path) -> Path:

@@ -14,7 +14,7 @@ from test_console import nimad
 from test_rollback import counts, look
 from torture import target_of
 
-from nimad.migration.events import Compacted, NotCompacted
+from nimad.events.run import Compacted, NotCompacted
 
 #: What the agent's setup makes: columns with their types and defaults, and what its relationships join.
 AGENT_TABLES = {
@@ -92,8 +92,8 @@ def test_a_null_in_a_table_that_is_not_the_nodes_stays_null(tmp_path: Path) -> N
 def test_what_the_agent_adds_has_the_defaults_too_after_a_compaction_as_well(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nimad.migration.compaction.SMALL_FILE", 0)
-    monkeypatch.setattr("nimad.migration.compaction.WORTHWHILE", 1.0)
+    monkeypatch.setattr("nimad.migration.compact.SMALL_FILE", 0)
+    monkeypatch.setattr("nimad.migration.compact.WORTHWHILE", 1.0)
     source = plugins(tmp_path, count=200)
     run = migrate(source, batch_size=40, fixed_batch=True, reader_python=Path("none"))
     assert run.all(Compacted)
@@ -110,8 +110,8 @@ def test_what_the_agent_adds_has_the_defaults_too_after_a_compaction_as_well(
 def test_the_oldest_engine_fills_in_the_same_with_and_without_arrow(
     tmp_path: Path, old: Environment, make_environment: MakeEnvironment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nimad.migration.compaction.SMALL_FILE", 0)
-    monkeypatch.setattr("nimad.migration.compaction.WORTHWHILE", 1.0)
+    monkeypatch.setattr("nimad.migration.compact.SMALL_FILE", 0)
+    monkeypatch.setattr("nimad.migration.compact.WORTHWHILE", 1.0)
     for name, environment in {"arrow": old, "parameters": make_environment(OLDEST)}.items():
         (folder := tmp_path / name).mkdir()
         source = plugins(folder, count=120)

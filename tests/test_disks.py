@@ -14,11 +14,12 @@ from support import make_memory, node
 from test_setup import PROGRAM, home, lines, root, user
 
 from nimad.config import Settings
-from nimad.desk import services
-from nimad.desk.checks import machine
-from nimad.desk.checks.finding import Examined, Verdict
-from nimad.desk.services import Unit
-from nimad.service import disks, setup, systemctl
+from nimad.diagnostics import service_state
+from nimad.diagnostics.checks import hardware
+from nimad.diagnostics.checks.finding import Examined, Verdict
+from nimad.diagnostics.service_state import Unit
+from nimad.host import systemctl
+from nimad.service import disks, setup
 from nimad.service.disks import Disk, Mount
 
 __all__ = ["home", "root"]
@@ -66,7 +67,7 @@ def test_the_name_of_a_users_mount_is_no_mount_of_its_own(table: Path, end: str,
 
 def test_a_memory_on_an_overlay_is_warned_of(table: Path, tmp_path: Path) -> None:
     table.write_text("20 1 0:40 / / rw shared:1 - overlay overlay rw,lowerdir=/lower,upperdir=/upper\n")
-    found = list(machine.disk(Examined(Settings(source=tmp_path / "graph.sqlite", target=tmp_path / "ladybug.lbug"))))
+    found = list(hardware.disk(Examined(Settings(source=tmp_path / "graph.sqlite", target=tmp_path / "ladybug.lbug"))))
     assert [finding.text for finding in found if finding.verdict is Verdict.WARNING][-1].startswith("on an overlay")
 
 
@@ -218,7 +219,7 @@ def test_a_disk_of_fstab_that_the_memory_is_to_lie_on_is_away(
     waits = Unit(environment).waits()
     assert waits is not None
     assert waits.text == f"no disk is mounted at {tmp_path}/my disk"
-    assert waits.mend.startswith("sudo systemctl start ")
+    assert waits.remedy.startswith("sudo systemctl start ")
     table.write_text(f"{ROOT}\n144 20 8:1 / {usb} rw - ext4 /dev/sda1 rw\n")
     assert not disks.lacking([], source)
 
@@ -250,13 +251,15 @@ def test_the_service_holds_no_file_while_there_is_nothing_to_do(tmp_path: Path) 
         ),
     ],
 )
-def test_a_service_that_was_enabled_and_does_not_run_has_a_reason(facts: dict[str, str], text: str, mend: str) -> None:
+def test_a_service_that_was_enabled_and_does_not_run_has_a_reason(
+    facts: dict[str, str], text: str, remedy: str
+) -> None:
     named = {"UnitFileState": "enabled", "Environment": f"HOME=/nowhere {disks.VARIABLE}=/nowhere/usb"}
     trouble = Unit(named | facts).trouble()
     assert trouble is not None
     assert text in trouble.text
-    assert trouble.mend.endswith(mend)
-    assert bool(trouble.mend) == bool(mend)
+    assert trouble.remedy.endswith(remedy)
+    assert bool(trouble.remedy) == bool(remedy)
 
 
 def test_what_a_service_says_of_itself_is_no_other_fact_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +271,7 @@ def test_what_a_service_says_of_itself_is_no_other_fact_of_it(tmp_path: Path, mo
     )
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    unit = next(services.units())
+    unit = next(service_state.units())
     assert (unit.name, unit.facts["User"], unit.enabled) == ("nima-migrate", "pi", False)
     assert unit.facts["StatusText"] == said
 

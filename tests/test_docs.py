@@ -11,7 +11,7 @@ import reference
 from releases import CHECKOUT
 
 from nimad.cli.main import cli
-from nimad.desk.status import NOTHING_THERE, UNDER_WAY
+from nimad.diagnostics.status import NOTHING_THERE, UNDER_WAY
 
 PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").rglob("*.md")), CHECKOUT / "packaging/README.md"]
 

@@ -17,13 +17,13 @@ from test_console import GOLDEN, nimad
 from test_health import NODES
 
 from nimad.config import Settings
-from nimad.desk import doctor
-from nimad.desk.checks import units
-from nimad.desk.checks.finding import Examined, Finding, Verdict, ok, problem, warning
-from nimad.desk.doctor import CHECKS, Report, examine
-from nimad.desk.services import Unit
-from nimad.report.doctor_page import lines
-from nimad.report.signs import Signs
+from nimad.diagnostics import doctor
+from nimad.diagnostics.checks import units
+from nimad.diagnostics.checks.finding import Examined, Finding, Verdict, ok, problem, warning
+from nimad.diagnostics.doctor import CHECKS, Report, examine
+from nimad.diagnostics.service_state import Unit
+from nimad.report.console.symbols import Symbols
+from nimad.report.messages.doctor_screen import lines
 from nimad.service.disks import mount_of
 
 __all__ = ["restricted"]
@@ -77,7 +77,7 @@ def test_a_page_of_findings_is_the_golden_one() -> None:
             problem("engine", "import ladybug finds ladybug-core 0.44.62: a weather-file library, and no database"),
         ]
     )
-    page = "".join(f"{line.text}\n" for line in lines(report, Signs()))
+    page = "".join(f"{line.text}\n" for line in lines(report, Symbols()))
     if os.environ.get("NIMAD_UPDATE_GOLDEN") == "1":
         (GOLDEN / "doctor.txt").write_text(page)
     assert page == (GOLDEN / "doctor.txt").read_text()
@@ -130,7 +130,7 @@ def test_something_else_in_the_targets_place_is_a_problem(tmp_path: Path) -> Non
     (folder / "graph.ladybug").write_text("not a database")
     found = worst(examined(folder)["storage version"])
     assert "it is in the way" in found.text
-    assert shlex.split(found.mend) == ["file", str(folder / "graph.ladybug")]
+    assert shlex.split(found.remedy) == ["file", str(folder / "graph.ladybug")]
 
 
 def test_a_target_of_a_newer_engine_than_ours_is_a_problem(pair: Path) -> None:
@@ -146,11 +146,11 @@ def test_an_interrupted_migration_and_a_pause_are_warnings_with_the_way_on(pair:
     state.write_text(json.dumps({**json.loads(state.read_text()), "phase": "loading memory_nodes"}))
     found = worst(examined(pair)["migration"])
     assert (found.verdict, found.text) == (Verdict.WARNING, "interrupted, and nobody is at it")
-    assert " migrate --source " in found.mend
+    assert " migrate --source " in found.remedy
     (pair / "graph.ladybug.paused").touch()
     paused = worst(examined(pair)["migration"])
     assert paused.text.startswith("paused since ")
-    assert " resume --target " in paused.mend
+    assert " resume --target " in paused.remedy
 
 
 def test_what_is_left_for_long_is_a_warning_with_the_command_that_removes_it(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_what_is_left_for_long_is_a_warning_with_the_command_that_removes_it(tmp
     (tmp_path / "migration.log.1").write_text("older\n")
     found = examined(tmp_path)["leftovers"]
     assert "1 older than 30 days that may go" in found[0].text
-    assert shlex.split(found[0].mend)[-5:] == [
+    assert shlex.split(found[0].remedy)[-5:] == [
         *("clean", "--source", f"{tmp_path}/graph.sqlite", "--target", f"{tmp_path}/graph.ladybug"),
     ]
     assert "1 older log, " in found[1].text
@@ -229,7 +229,7 @@ def test_the_weather_file_library_is_found_in_an_agents_python_with_the_command_
     agent = make_environment(NAMESAKE)
     found = worst(examined(made, reader_python=agent.python)["readers"])
     assert "is ladybug-core" in found.text
-    assert found.mend.startswith(f"env -C / {agent.python} -m pip uninstall -y ladybug-core && ")
+    assert found.remedy.startswith(f"env -C / {agent.python} -m pip uninstall -y ladybug-core && ")
 
 
 def test_an_agent_whose_engine_is_too_old_for_the_target_is_a_problem(
@@ -239,7 +239,7 @@ def test_an_agent_whose_engine_is_too_old_for_the_target_is_a_problem(
     found = worst(examined(made, reader_python=agent.python)["readers"])
     assert found.verdict is Verdict.PROBLEM
     assert f"cannot open {made}/graph.ladybug (storage version 49)" in found.text
-    assert found.mend.endswith(f"--target {made}/graph.ladybug --replace")
+    assert found.remedy.endswith(f"--target {made}/graph.ladybug --replace")
 
 
 def test_the_weather_file_library_beside_our_engine_is_a_warning_with_the_command_that_mends_it(
@@ -252,7 +252,7 @@ def test_the_weather_file_library_beside_our_engine_is_a_warning_with_the_comman
     found = worst(examined(made)["engine"])
     assert found.verdict is Verdict.WARNING
     assert "wins the import, but ladybug-core 0.44.62 has the same name" in found.text
-    assert "pip uninstall -y ladybug-core && " in found.mend
+    assert "pip uninstall -y ladybug-core && " in found.remedy
 
 
 # The machine and the service
@@ -286,6 +286,6 @@ def test_a_mount_is_told_by_the_longest_name_and_a_disk_by_what_it_is(tmp_path: 
         ({"LoadState": "loaded", "SubState": "auto-restart"}, Verdict.WARNING, "journalctl -u nima-migrate -n 20"),
     ],
 )
-def test_a_unit_is_judged_by_what_systemd_says(unit: Mapping[str, str], verdict: Verdict, mend: str) -> None:
+def test_a_unit_is_judged_by_what_systemd_says(unit: Mapping[str, str], verdict: Verdict, remedy: str) -> None:
     found = units._judged(Unit(unit, "systemctl"), "journalctl")
-    assert (found.verdict, found.mend) == (verdict, mend)
+    assert (found.verdict, found.remedy) == (verdict, remedy)

@@ -17,7 +17,7 @@ from support import edge, make_memory, migrate_smoothly, node, turn, vector
 
 import nimad
 from nimad.errors import StoppedError
-from nimad.migration.events import Analyzed, DryRun, Finished, Planned, Started
+from nimad.events.run import Analyzed, DryRun, Finished, Planned, Started
 
 #: Adds 40 nodes that stay in the write-ahead log, says so, and waits to be killed.
 WRITER = """

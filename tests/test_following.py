@@ -34,13 +34,13 @@ from torture import beside, state_of, target_of
 
 import nimad
 from nimad.errors import EngineError
-from nimad.migration.events import Event, NothingToDo
-from nimad.migration.files import Files, locked
-from nimad.migration.follow_events import CaughtUp as Arrived
-from nimad.migration.follow_events import ColumnsLeftOut, LeftAlone, Moved
-from nimad.migration.following import CaughtUp, Follower
-from nimad.migration.indexing import index
-from nimad.migration.state import stamp_of
+from nimad.events.run import Event, NothingToDo
+from nimad.events.sync import CaughtUp as Arrived
+from nimad.events.sync import ColumnsLeftOut, LeftAlone, Moved
+from nimad.migration.late_vector_index import index
+from nimad.state.paths import Files, locked
+from nimad.state.target_state import stamp_of
+from nimad.sync.follower import Follower, SyncResult
 
 #: Memories of the source at first, three a turn.
 NODES = 60
@@ -92,7 +92,7 @@ class Following:
         asked = nimad.Settings(source=source, reader_python=Path("none"), **settings)
         self._follower = Follower(asked, threading.Event(), self.events.append)
 
-    def __call__(self, **options: bool) -> CaughtUp:
+    def __call__(self, **options: bool) -> SyncResult:
         return self._follower.catch_up(**options)
 
     @property
@@ -191,8 +191,8 @@ def pieces(target: Path) -> dict[str, bytes]:
 @pytest.mark.long
 def test_nothing_new_leaves_every_byte_alone(follow: Following) -> None:
     before = pieces(follow.target)
-    assert follow() == CaughtUp(nodes=NODES)
-    assert follow(thorough=True) == CaughtUp(nodes=NODES)
+    assert follow() == SyncResult(nodes=NODES)
+    assert follow(thorough=True) == SyncResult(nodes=NODES)
     assert pieces(follow.target) == before
     assert follow.events == []
 
@@ -201,12 +201,12 @@ def test_nothing_new_leaves_every_byte_alone(follow: Following) -> None:
 def test_a_new_turn_arrives(follow: Following) -> None:
     new_turn(follow.source, 100)
     before = follow.target.read_bytes()
-    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    assert follow() == SyncResult(added=3, edges=2, turns=1, nodes=NODES + 3)
     assert_same(follow.source, follow.target)
     assert follow.target.read_bytes() == before, "what a card would have to write is in the log"
     assert beside(follow.target, ".wal").stat().st_size < 40_000
     assert [event.nodes for event in follow.all(Arrived)] == [NODES + 3]  # type: ignore[attr-defined]
-    assert follow() == CaughtUp(nodes=NODES + 3)
+    assert follow() == SyncResult(nodes=NODES + 3)
 
 
 def test_many_rows_take_several_transactions(follow: Following) -> None:
@@ -214,14 +214,14 @@ def test_many_rows_take_several_transactions(follow: Following) -> None:
         insert(connection, "memory_nodes", [node(key) for key in range(1_000, 2_300)])
         insert(connection, "memory_edges", [edge(key, key, key + 1) for key in range(1_000, 2_200)])
         connection.commit()
-    assert follow() == CaughtUp(added=1_300, edges=1_200, nodes=NODES + 1_300)
+    assert follow() == SyncResult(added=1_300, edges=1_200, nodes=NODES + 1_300)
     assert_same(follow.source, follow.target)
 
 
 def test_a_recall_arrives_at_once(follow: Following) -> None:
     follow()
     change(follow.source, "UPDATE memory_nodes SET strength = 0.9, last_accessed = 5000 WHERE id = 7")
-    assert follow() == CaughtUp(changed=1, nodes=NODES)
+    assert follow() == SyncResult(changed=1, nodes=NODES)
     assert_same(follow.source, follow.target)
 
 
@@ -242,8 +242,8 @@ def test_an_edit_is_found_by_a_thorough_look(follow: Following) -> None:
     follow()
     change(follow.source, "UPDATE memory_nodes SET text = 'another' WHERE id = 3")
     change(follow.source, "UPDATE memory_edges SET weight = 0.125, target_id = 9 WHERE id = 4")
-    assert follow() == CaughtUp(nodes=NODES)
-    assert follow(thorough=True) == CaughtUp(changed=1, edges=1, nodes=NODES)
+    assert follow() == SyncResult(nodes=NODES)
+    assert follow(thorough=True) == SyncResult(changed=1, edges=1, nodes=NODES)
     assert_same(follow.source, follow.target)
 
 
@@ -263,7 +263,7 @@ def test_a_node_that_comes_after_what_hangs_on_it_is_joined_to_it(follow: Follow
     assert follow().quarantined == 2
     assert state_of(follow.target)["quarantined"] == 2
     change(follow.source, "INSERT INTO memory_nodes (id, text) VALUES (777, 'late')")
-    assert follow() == CaughtUp(added=1, edges=1, turns=1, nodes=NODES + 1)
+    assert follow() == SyncResult(added=1, edges=1, turns=1, nodes=NODES + 1)
     assert_same(follow.source, follow.target)
     assert read_quarantine(follow.target) == []
     assert state_of(follow.target)["quarantined"] == 0
@@ -278,7 +278,7 @@ def test_what_is_deleted_goes_too(follow: Following) -> None:
     change(follow.source, "DELETE FROM memory_nodes WHERE id = 4")
     assert follow(thorough=True).removed == 1
     assert_same(follow.source, follow.target)
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 2)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 2)
 
 
 def test_a_source_that_lost_much_takes_nothing_with_it(follow: Following) -> None:
@@ -295,10 +295,10 @@ def test_a_source_that_lost_much_takes_nothing_with_it(follow: Following) -> Non
 @pytest.mark.long
 def test_an_embedding_of_another_length_is_quarantined(follow: Following) -> None:
     change(follow.source, "INSERT INTO memory_nodes (id, text, embedding) VALUES (70, 'x', ?)", vector(1, 2))
-    assert follow() == CaughtUp(added=1, quarantined=1, nodes=NODES + 1)
+    assert follow() == SyncResult(added=1, quarantined=1, nodes=NODES + 1)
     (entry,) = read_quarantine(follow.target)
     assert (entry["table"], entry["id"], entry["part"]) == ("memory_nodes", 70, "embedding")
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 1)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 1)
     change(follow.source, "UPDATE memory_nodes SET embedding = ? WHERE id = 70", vector(1, 2, 3, 4))
     assert follow(thorough=True).changed == 1
     assert read_quarantine(follow.target) == []
@@ -308,10 +308,10 @@ def test_an_embedding_of_another_length_is_quarantined(follow: Following) -> Non
 @pytest.mark.long
 def test_a_value_that_cannot_be_is_quarantined_once(follow: Following) -> None:
     change(follow.source, "INSERT INTO memory_nodes (id, timestamp, text) VALUES (70, 'noon', 'x')")
-    assert follow() == CaughtUp(added=1, quarantined=1, nodes=NODES + 1)
+    assert follow() == SyncResult(added=1, quarantined=1, nodes=NODES + 1)
     before = pieces(follow.target)
-    assert follow() == CaughtUp(nodes=NODES + 1)
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 1)
+    assert follow() == SyncResult(nodes=NODES + 1)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 1)
     assert pieces(follow.target) == before, "it is not looked at again until it changes"
     change(follow.source, "UPDATE memory_nodes SET timestamp = 5 WHERE id = 70")
     done = follow(thorough=True)  # without a turn, another moment is another memory
@@ -343,7 +343,7 @@ def test_what_the_agent_wrote_to_both_is_there_once_and_whole(follow: Following,
     follow(thorough=True)
     expected = contents(read_like_target(follow.source))
     assert contents(read_target(follow.target)) == expected
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 6)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 6)
 
 
 def read_like_target(source: Path) -> Memory:
@@ -358,7 +358,7 @@ def test_an_id_that_the_agent_took_for_another_memory_is_left_to_it(follow: Foll
     written_by_agent(follow.target, 555, [NODES + 1, NODES + 2, NODES + 3])
     ids = new_turn(follow.source, 100)
     assert ids == [NODES + 1, NODES + 2, NODES + 3]
-    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 6)
+    assert follow() == SyncResult(added=3, edges=2, turns=1, nodes=NODES + 6)
     there = ask(
         follow.target, "MATCH (n:MemoryNode) WHERE n.turn_id = 'turn_100' RETURN n.id, n.layer ORDER BY n.id DESC"
     )
@@ -377,7 +377,7 @@ def test_an_id_that_the_agent_took_for_another_memory_is_left_to_it(follow: Foll
 def test_a_memory_without_a_turn_whose_id_is_taken_is_quarantined(follow: Following) -> None:
     written_by_agent(follow.target, 555, [NODES + 1, NODES + 2, NODES + 3])
     change(follow.source, "INSERT INTO memory_nodes (id, text) VALUES (61, 'nobody knows my turn')")
-    assert follow() == CaughtUp(quarantined=1, nodes=NODES + 3)
+    assert follow() == SyncResult(quarantined=1, nodes=NODES + 3)
     (entry,) = read_quarantine(follow.target)
     assert "its id 61 is another memory's in the target" in entry["reason"]
 
@@ -399,10 +399,10 @@ def test_a_ledger_that_is_gone_is_made_anew(follow: Following) -> None:
     new_turn(follow.source, 100)
     change(follow.source, "UPDATE memory_nodes SET text = 'edited' WHERE id = 3")
     beside(follow.target, ".ledger").unlink()
-    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    assert follow() == SyncResult(added=3, edges=2, turns=1, nodes=NODES + 3)
     assert read_target(follow.target).nodes[3]["text"] == "memory 3", "nothing tells who changed it"
     before = pieces(follow.target)
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 3)
     assert pieces(follow.target) == before
     change(follow.source, "UPDATE memory_nodes SET text = 'edited again', strength = 0.25 WHERE id = 3")
     assert follow(thorough=True).changed == 1
@@ -464,7 +464,7 @@ def test_a_target_that_is_open_elsewhere_is_left_alone_until_it_is_closed(follow
     with opened_elsewhere(follow.target) as pid:
         done = follow()
         assert f"PID {pid}" in done.left_alone, done.left_alone
-    assert follow() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    assert follow() == SyncResult(added=3, edges=2, turns=1, nodes=NODES + 3)
     assert_same(follow.source, follow.target)
 
 
@@ -500,10 +500,10 @@ def test_a_column_that_came_is_taken(follow: Following) -> None:
     change(follow.source, "ALTER TABLE memory_nodes ADD COLUMN mood TEXT")
     change(follow.source, "UPDATE memory_nodes SET mood = 'calm' WHERE id = 7")
     new_turn(follow.source, 100)
-    assert follow(thorough=True) == CaughtUp(added=3, changed=1, edges=2, turns=1, nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(added=3, changed=1, edges=2, turns=1, nodes=NODES + 3)
     assert ask(follow.target, "MATCH (n:MemoryNode) WHERE n.mood IS NOT NULL RETURN n.id, n.mood") == [[7, "calm"]]
     change(follow.source, "UPDATE memory_nodes SET mood = 'glad' WHERE id = 7")
-    assert follow(thorough=True) == CaughtUp(changed=1, nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(changed=1, nodes=NODES + 3)
     assert ask(follow.target, "MATCH (n:MemoryNode {id: 7}) RETURN n.mood") == [["glad"]]
 
 
@@ -521,7 +521,7 @@ def test_a_column_that_the_target_cannot_hold_is_left_out_by_name(follow: Follow
     change(follow.source, "ALTER TABLE memory_nodes ADD COLUMN mood INTEGER")
     change(follow.source, "UPDATE memory_nodes SET mood = 5, text = 'edited' WHERE id = 7")
     new_turn(follow.source, 100)
-    assert follow(thorough=True) == CaughtUp(added=3, changed=1, edges=2, turns=1, nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(added=3, changed=1, edges=2, turns=1, nodes=NODES + 3)
     (told,) = follow.all(ColumnsLeftOut)
     assert told.columns == (f"memory_nodes.mood ({why})",)  # type: ignore[attr-defined]
     new_turn(follow.source, 101)
@@ -535,7 +535,7 @@ def test_the_first_embeddings_come_with_their_own_length(tmp_path: Path) -> None
     follow = Following(source)
     change(source, "ALTER TABLE memory_nodes ADD COLUMN embedding BLOB")
     change(source, "UPDATE memory_nodes SET embedding = ?", vector(1, 2, 3, 4))
-    assert follow(thorough=True) == CaughtUp(changed=5, nodes=5)
+    assert follow(thorough=True) == SyncResult(changed=5, nodes=5)
     assert_same(source, follow.target)
 
 
@@ -619,7 +619,7 @@ def test_an_index_takes_in_the_log_that_late_arrivals_left(follow: Following, tm
     with pytest.raises(EngineError, match="no vector index"):
         index(asked)
     assert not beside(follow.target, ".wal").exists()
-    assert Following(follow.source)(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert Following(follow.source)(thorough=True) == SyncResult(nodes=NODES + 3)
     assert_same(follow.source, follow.target)
 
 
@@ -640,7 +640,7 @@ def test_the_ledger_of_a_target_that_is_taken_away_goes_with_it(source: Path) ->
     target_of(source).unlink()
     run = migrate(source, reader_python=Path("none"))
     assert_same(source, run.target)
-    assert Following(source)(thorough=True) == CaughtUp(nodes=NODES)
+    assert Following(source)(thorough=True) == SyncResult(nodes=NODES)
 
 
 # Run again

@@ -11,7 +11,7 @@ from support import assert_same, change, edge, insert, make_memory, migrate, nod
 from torture import beside, target_of
 
 import nimad
-from nimad.migration.following import CaughtUp, Follower
+from nimad.sync.follower import Follower, SyncResult
 
 #: The first release whose log may be left beside the target.
 LOG_SINCE = (0, 22)
@@ -39,7 +39,7 @@ def test_late_arrivals_by_the_agents_own_engine(
     migrate(source, reader_python=engine.python, engine_python=engine.python)
     follower = Follower(asked, threading.Event(), lambda _: None)
     _new_turn(source, 100)
-    assert follower.catch_up() == CaughtUp(added=3, edges=2, turns=1, nodes=NODES + 3)
+    assert follower.catch_up() == SyncResult(added=3, edges=2, turns=1, nodes=NODES + 3)
     release = tuple(int(part) for part in requirement.partition("==")[2].split(".")[:2])
     assert beside(target_of(source), ".wal").exists() == (release >= LOG_SINCE)
     changed = "UPDATE memory_nodes SET text = '[1, 2]', embedding = ?, last_accessed = 900 WHERE id = 5"
@@ -110,9 +110,7 @@ def test_a_file_whose_free_pages_are_listed_twice_is_not_written_to(
 ) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
     migrate(source, reader_python=Path("none"))
-    monkeypatch.setattr(
-        "nimad.migration.catching_up.Catching._do", lambda *_: {"refused": "free pages", "opened": False}
-    )
+    monkeypatch.setattr("nimad.sync.round.Catching._do", lambda *_: {"refused": "free pages", "opened": False})
     change(source, "INSERT INTO memory_nodes (id, text) VALUES (7, 'late')")
     follower = Follower(nimad.Settings(source=source, reader_python=Path("none")), threading.Event(), lambda _: None)
     assert "lists free pages twice, as real_ladybug 0.15.3 leaves them" in follower.catch_up().left_alone

@@ -22,14 +22,14 @@ from test_following import (
 )
 from torture import beside, state_of
 
-import nimad.migration.catching_up as supervisor
-from nimad.migration.following import CaughtUp
-from nimad.source.schema import Column, Kind, Schema, Table
-from nimad.worker import ledger
-from nimad.worker.job import Late, Task
-from nimad.worker.ledger import Entry, Left
+import nimad.sync.round as supervisor
+from nimad.source.schema import Column, Schema, Table, ValueKind
+from nimad.state import ledger
+from nimad.state.ledger import Entry, LeftRow
+from nimad.sync.follower import SyncResult
+from nimad.worker.protocol import Late, Task
 
-TABLE = Table("memory_nodes", "id", (Column("text", "text", Kind.STRING),))
+TABLE = Table("memory_nodes", "id", (Column("text", "text", ValueKind.STRING),))
 OWN = "MATCH (n:MemoryNode) WHERE n.turn_id = 'mine' RETURN n.id, n.text"
 
 
@@ -68,11 +68,11 @@ def test_a_memory_that_took_a_noted_id_is_not_overwritten(follow: Following) -> 
 
 def test_what_lost_its_id_to_the_agent_comes_back_once_sqlite_changes_it(follow: Following) -> None:  # noqa: F811
     agent_takes(follow.target, 60)
-    assert follow(thorough=True) == CaughtUp(nodes=NODES), "the agent took it out"
+    assert follow(thorough=True) == SyncResult(nodes=NODES), "the agent took it out"
     change(follow.source, "UPDATE memory_nodes SET summary = 'recalled' WHERE id = 60")
     assert follow(thorough=True).added == 1
     assert ask(follow.target, "MATCH (:Turn {id: 20})-[:has_output]->(n:MemoryNode) RETURN n.id") == [[-1]]
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 1)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 1)
 
 
 def test_a_memory_that_took_a_noted_id_outlives_the_one_that_had_it(follow: Following) -> None:  # noqa: F811
@@ -92,7 +92,7 @@ def test_without_a_mark_nothing_is_removed(follow: Following) -> None:  # noqa: 
     forget(follow.source, [60], [20])
     assert follow(thorough=True).removed == 0
     assert len(read_target(follow.target).nodes) == NODES
-    assert follow(thorough=True) == CaughtUp(nodes=NODES)
+    assert follow(thorough=True) == SyncResult(nodes=NODES)
 
 
 # Ids that SQLite gave out again
@@ -134,7 +134,7 @@ def test_a_turn_that_was_said_anew_takes_the_place_of_the_one_that_went(follow: 
     done = follow(thorough=True)
     assert (done.added, done.removed) == (3, 3)
     assert_same(follow.source, follow.target)
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 3)
 
 
 @pytest.mark.long
@@ -161,15 +161,15 @@ def test_what_was_added_by_one_that_was_killed_goes_with_its_source(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ids = new_turn(follow.source, 100)
-    do = supervisor.Catching._do
+    do = supervisor.SyncRound._do
 
-    def killed(self: supervisor.Catching, job: object) -> object:
+    def killed(self: supervisor.SyncRound, job: object) -> object:
         if job.task is Task.CONFIRM:  # type: ignore[attr-defined]
             raise KeyboardInterrupt
         return do(self, job)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(supervisor.Catching, "_do", killed)
+        patched.setattr(supervisor.SyncRound, "_do", killed)
         with pytest.raises(KeyboardInterrupt):
             follow()
     forget(follow.source, ids, [100])
@@ -208,7 +208,7 @@ def test_a_ledger_keeps_aliases_until_they_are_said_to_be_over(tmp_path: Path) -
     ledger.append(path, ledger.packed(TABLE, {}, [5]))
     notes = ledger.read_notes(path)["memory_nodes"]
     assert (notes.digests, notes.aliases) == ({6: b"b" * 8}, {})
-    assert notes.left == {5: Left(-1, b"m" * 8, (("text",), b"abcd"))}
+    assert notes.left == {5: LeftRow(-1, b"m" * 8, (("text",), b"abcd"))}
 
 
 def test_half_of_what_a_full_disk_took_is_not_believed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,11 +235,11 @@ def test_an_alias_whose_row_the_agent_took_out_is_not_kept(follow: Following) ->
     follow()
     with agent(follow.target) as connection:
         connection.execute("MATCH (n:MemoryNode) WHERE n.id = 111 DETACH DELETE n")
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 3)
     assert ledger.read_notes(beside(follow.target, ".ledger"))["memory_nodes"].aliases.keys() == {62, 63} - {61}
     change(follow.source, "UPDATE memory_nodes SET summary = 'again' WHERE id = 61")
     assert follow(thorough=True).added == 1
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 3)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 3)
 
 
 @pytest.mark.long
@@ -325,15 +325,15 @@ def test_links_to_the_agents_own_memories_stay(follow: Following) -> None:  # no
 # A look that believes no note
 
 
-def distrusting(follow: Following, monkeypatch: pytest.MonkeyPatch) -> CaughtUp:  # noqa: F811
+def distrusting(follow: Following, monkeypatch: pytest.MonkeyPatch) -> SyncResult:  # noqa: F811
     """A thorough look that compares with the target."""
-    run = supervisor.Catching.run
+    run = supervisor.SyncRound.run
 
-    def asked(self: supervisor.Catching, late: Late) -> supervisor.Done:
+    def asked(self: supervisor.SyncRound, late: Late) -> supervisor.RoundResult:
         return run(self, replace(late, distrust=True))
 
     with monkeypatch.context() as patched:
-        patched.setattr(supervisor.Catching, "run", asked)
+        patched.setattr(supervisor.SyncRound, "run", asked)
         return follow(thorough=True, last=True)
 
 
@@ -366,5 +366,5 @@ def test_a_look_that_believes_nothing_writes_nothing_where_all_is_well(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = follow.target.read_bytes()
-    assert distrusting(follow, monkeypatch) == CaughtUp(nodes=NODES)
+    assert distrusting(follow, monkeypatch) == SyncResult(nodes=NODES)
     assert follow.target.read_bytes() == before

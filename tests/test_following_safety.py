@@ -17,11 +17,11 @@ from torture import beside, state_of, target_of
 
 import nimad
 from nimad.errors import DifferenceError
-from nimad.migration.catching_up import Catching, Done
-from nimad.migration.ends import Answer, Kind
-from nimad.migration.follow_events import CaughtUp as Arrived
-from nimad.migration.following import Follower
-from nimad.worker.job import Job, Late, Task
+from nimad.events.sync import CaughtUp as Arrived
+from nimad.supervisor.outcome import FailureKind, WorkerResult
+from nimad.sync.follower import Follower
+from nimad.sync.round import RoundResult, SyncRound
+from nimad.worker.protocol import Job, Late, Task
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -100,10 +100,12 @@ def test_a_log_that_takes_workers_down_is_left_where_it_is_unless_it_is_ours(
 ) -> None:
     written_by_killed_agent(follow.target)
     new_turn(follow.source, 100)
-    monkeypatch.setattr("nimad.migration.catching_up.DELAYS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("nimad.sync.round.DELAYS_S", (0.0, 0.0, 0.0))
     there = beside(follow.target, ".wal").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(Catching, "_try", lambda *_: Answer(Kind.CRASHED, message="it was killed by SIGSEGV"))
+        patch.setattr(
+            SyncRound, "_try", lambda *_: WorkerResult(FailureKind.CRASHED, message="it was killed by SIGSEGV")
+        )
         assert "move the log away yourself" in follow().left_alone
     assert beside(follow.target, ".wal").read_bytes() == there
     assert follow().added == 3
@@ -114,13 +116,13 @@ def test_a_log_that_takes_workers_down_is_left_where_it_is_unless_it_is_ours(
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[Late]:
     """What each look was asked for."""
     seen: list[Late] = []
-    run = Catching.run
+    run = SyncRound.run
 
-    def noting(self: Catching, late: Late) -> Done:
+    def noting(self: SyncRound, late: Late) -> RoundResult:
         seen.append(late)
         return run(self, late)
 
-    monkeypatch.setattr(Catching, "run", noting)
+    monkeypatch.setattr(SyncRound, "run", noting)
     return seen
 
 
@@ -154,7 +156,7 @@ def test_the_ledger_is_doubted_after_a_log_was_set_aside_and_a_kill(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nimad.migration.catching_up.sync", killed)
+        patch.setattr("nimad.sync.round.sync", killed)
         new_turn(follow.source, 101)
         with pytest.raises(KeyboardInterrupt):
             follow()
@@ -170,14 +172,14 @@ def test_the_ledger_is_doubted_after_a_log_was_set_aside_and_a_kill(
 def between(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], object]]:
     """What happens between a merge and the look for it, one at each."""
     happens: list[Callable[[], object]] = []
-    do = Catching._do
+    do = SyncRound._do
 
-    def interrupted(self: Catching, job: Job) -> Any:
+    def interrupted(self: SyncRound, job: Job) -> Any:
         if job.task is Task.CONFIRM and happens:
             happens.pop(0)()
         return do(self, job)
 
-    monkeypatch.setattr(Catching, "_do", interrupted)
+    monkeypatch.setattr(SyncRound, "_do", interrupted)
     return happens
 
 
@@ -223,13 +225,13 @@ def test_a_target_that_a_run_put_in_place_is_followed_by_its_own_columns(follow:
 def test_rows_that_the_target_does_not_keep_are_named_with_what_to_do(
     follow: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    do = Catching._do
+    do = SyncRound._do
 
-    def forgetful(self: Catching, job: Job) -> Any:
+    def forgetful(self: SyncRound, job: Job) -> Any:
         facts = do(self, job)
         return {**facts, "missing": {"memory_nodes": [61]}} if job.task is Task.CONFIRM else facts
 
-    monkeypatch.setattr(Catching, "_do", forgetful)
+    monkeypatch.setattr(SyncRound, "_do", forgetful)
     new_turn(follow.source, 100)
     with pytest.raises(DifferenceError, match=r"does not keep 1 rows .memory_nodes id 61.*--replace"):
         follow()

@@ -24,9 +24,9 @@ from test_console import GOLDEN, Ran, environment, nimad
 from test_following import agent, ask
 
 from nimad.config import Settings
-from nimad.desk import health as desk
-from nimad.desk.health import Health, of_file, of_memory
-from nimad.report.health_page import to_json
+from nimad.diagnostics import health as desk
+from nimad.diagnostics.health import Health, of_file, of_memory
+from nimad.report.messages.health_screen import to_json
 
 __all__ = ["restricted"]
 

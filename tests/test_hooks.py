@@ -18,11 +18,11 @@ from users import ALICE, folder_of, given
 
 import nimad
 from nimad.errors import ExitCode, NimadError, SourceError
-from nimad.migration import hooks
-from nimad.migration.events import Event, HookRan
-from nimad.migration.files import Files, locked
-from nimad.migration.following import Follower
-from nimad.report.lines import lines
+from nimad.events.run import Event, HookRan
+from nimad.report.messages.run_messages import lines
+from nimad.state.paths import Files, locked
+from nimad.supervisor import hooks
+from nimad.sync.follower import Follower
 
 #: Writes its variables and its words to the file that is its first word.
 TELL = "import json, os, sys; json.dump([dict(os.environ), sys.argv[2:]], open(sys.argv[1], 'w')); print('told')"

@@ -15,14 +15,14 @@ from test_rollback import said_there, saying
 from test_three_way import by_agent, value
 from torture import beside, killed_once_done, target_of
 
+from nimad.compare.comparison import compare
 from nimad.config import Settings
-from nimad.migration import rollback
-from nimad.migration.comparing import compare
-from nimad.migration.events import BroughtAlong, SetAside
-from nimad.migration.following import CaughtUp
-from nimad.report import bring_along_lines
-from nimad.worker.job import Task
-from nimad.worker.renumbering import in_order
+from nimad.events.run import BroughtAlong, SetAside
+from nimad.report.messages import carry_over_messages
+from nimad.rollback import rollback
+from nimad.sync.follower import SyncResult
+from nimad.worker.protocol import Task
+from nimad.worker.target_only.renumber import in_order
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -77,10 +77,10 @@ def test_a_new_target_has_the_ids_of_the_one_before(diverged: Following) -> None
         assert said_there(diverged.target) == said, "with every edge and link"
         told = done.only(BroughtAlong)
         assert told.ids == {"memory_nodes": 9, "memory_turns": 3}
-        words = " ".join(text for _, text in bring_along_lines.WORDS[BroughtAlong](told))
+        words = " ".join(text for _, text in carry_over_messages.WORDS[BroughtAlong](told))
         assert "Under the ids of the target before, which are not SQLite's: 9 memories, 3 turns" in words
     assert compare(Settings(source=diverged.source, target=diverged.target)).total("lacking") == 0
-    assert diverged(thorough=True) == CaughtUp(nodes=NODES + 9), "and following leaves it alone"
+    assert diverged(thorough=True) == SyncResult(nodes=NODES + 9), "and following leaves it alone"
 
 
 def test_following_goes_on_by_the_ids_that_were_kept(diverged: Following) -> None:
@@ -113,7 +113,7 @@ def test_what_only_sqlite_has_gives_way_where_the_target_before_had_its_id(follo
     assert ask(follow.target, edges) == [[2]]
     links = "MATCH (t:Turn {turn_id: 'turn_100'})-[:has_output]->(n:MemoryNode) RETURN n.layer"
     assert ask(follow.target, links) == [["output"]]
-    assert follow(thorough=True) == CaughtUp(nodes=NODES + 9)
+    assert follow(thorough=True) == SyncResult(nodes=NODES + 9)
 
 
 @pytest.mark.long
@@ -171,7 +171,7 @@ def test_a_moment_that_is_put_right_leaves_a_memory_its_id(follow: Following) ->
 def test_a_rollback_knows_the_ids_that_were_kept(diverged: Following) -> None:
     migrate(diverged.source, replace=True, reader_python=Path("none"))
     here = saying(read_source(diverged.source))[0]
-    done = rollback.apply(Settings(source=diverged.source, reader_python=Path("none")))
+    done = rollback.apply_rollback(Settings(source=diverged.source, reader_python=Path("none")))
     assert {table: listed.count for table, listed in done.added.items()} == {"memory_edges": 1}, "the agent's own"
     assert len(saying(read_source(diverged.source))[0]) == len(here) == NODES + 9
 
@@ -180,11 +180,11 @@ def test_a_rollback_knows_the_ids_that_were_kept(diverged: Following) -> None:
 def test_a_run_whose_worker_died_after_it_keeps_the_ids_all_the_same(
     diverged: Following, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, died = ids_in(diverged.target), killed_once_done(monkeypatch, Task.IMPORT)
+    before, died = ids_in(diverged.target), killed_once_done(monkeypatch, Task.RESTORE_TARGET_ONLY)
     done = migrate(diverged.source, replace=True, reader_python=Path("none"))
     assert len(done.all(SetAside)) == len(died) == 1
     assert_kept(diverged, before)
-    assert diverged(thorough=True) == CaughtUp(nodes=NODES + 9)
+    assert diverged(thorough=True) == SyncResult(nodes=NODES + 9)
 
 
 @pytest.mark.sampled

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from journald import Journald
 
-from nimad.report.journal import Journal
 from nimad.report.level import Level
+from nimad.report.log.journal import Journal
 
 
 @pytest.fixture

@@ -29,10 +29,10 @@ from test_source_structure import read_and_judged
 from torture import staging_of, target_of
 
 from nimad.errors import ExitCode, RefusedError
-from nimad.migration.events import Analyzed
+from nimad.events.run import Analyzed
 from nimad.sample import create_schema
-from nimad.source.file import SourceFile
 from nimad.source.quick_check import damage, unclaimed
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
 
 

@@ -28,8 +28,8 @@ from torture import assert_all_there, assert_nothing_left, last_ids, small_memor
 
 import nimad
 from nimad.errors import ExitCode
-from nimad.migration import verification
-from nimad.migration.events import BatchLoaded, Event, LateArrivals, TableLoaded, Verified, Verifying
+from nimad.events.run import BatchLoaded, Event, LateArrivals, TableLoaded, Verified, Verifying
+from nimad.migration import verify
 
 DIMENSION = 16
 #: Seconds between two transactions of the agent.
@@ -322,14 +322,14 @@ def test_turns_whose_links_go_on_changing_do_not_hold_a_run_up_for_ever(
         nodes=[node(number) for number in nodes],
         turns=[turn(number, 1, 2, None) for number in turns],
     )
-    look = verification._ask
+    look = verify._ask
 
     def forget_and_look(*told: Any) -> dict[str, Any]:
         with agent(source) as connection:
             connection.execute("DELETE FROM memory_nodes WHERE id = (SELECT max(id) FROM memory_nodes)")
         return look(*told)
 
-    monkeypatch.setattr(verification, "_ask", forget_and_look)
+    monkeypatch.setattr(verify, "_ask", forget_and_look)
     with writing(source, "relinking") as writer:
         run = migrate(source)
         assert set(writer.end()) == {"relink"}

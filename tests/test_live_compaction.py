@@ -13,9 +13,9 @@ from test_bring_along import ODD, ODD_LINK
 from test_following import Following, agent, ask, new_turn
 from torture import beside, state_of
 
-from nimad.migration import following, live_compaction
-from nimad.migration.events import Compacted, NotCompacted
-from nimad.worker.job import Task
+from nimad.events.run import Compacted, NotCompacted
+from nimad.sync import follower, live_compaction
+from nimad.worker.protocol import Task
 
 NODES = 300
 
@@ -125,7 +125,7 @@ def test_a_migration_that_is_typed_again_copies_only_what_has_grown_much(
 ) -> None:
     monkeypatch.setattr(live_compaction, "QUIET_S", 20.0)
     for beyond, copies in ((1_000.0, 0), (1.5, 1)):
-        monkeypatch.setattr(following, "IN_PASSING", beyond)
+        monkeypatch.setattr(follower, "IN_PASSING", beyond)
         new_turn(follow.source, 100 + copies)
         again = migrate(follow.source, reader_python=Path("none"))
         assert len(again.all(Compacted)) == copies
@@ -206,7 +206,7 @@ def test_a_copy_that_differs_is_thrown_away(follow: Following, monkeypatch: pyte
 
     def differing(self: Any, files: Any, workers: Any, job: Any, **options: Any) -> Any:
         answer = do(self, files, workers, job, **options)
-        if job.task is Task.SAME:
+        if job.task is Task.COMPARE_TARGETS:
             answer.facts["differs"] = "rows of MemoryNode"  # type: ignore[index]
         return answer
 

@@ -20,9 +20,9 @@ from support import assert_same, edge, make_memory, node, turn, vector
 from test_console import TIMEOUT_S, command, environment
 
 from nimad.config import Settings
-from nimad.desk.checks import language
-from nimad.desk.checks.finding import Examined, Finding, Verdict
-from nimad.migration.interpreter import LOCALE
+from nimad.diagnostics.checks import language
+from nimad.diagnostics.checks.finding import Examined, Finding, Verdict
+from nimad.engines.interpreter import LOCALE
 
 #: What every terminal of these has, what those of ISO-8859-1 have too, and what only UTF-8 has.
 NODES = [
@@ -159,8 +159,8 @@ def test_the_doctor_tells_a_language_in_which_the_agents_engine_fails(
     assert told.verdict is Verdict.WARNING
     assert told.text.startswith(f"{nowhere} has {TURKISH}, in which ladybug")
     assert "function LiST_CONTAiNS does not exist" in told.text
-    assert f"start the agent with LC_ALL={LOCALE}" in told.mend
-    assert f"sudo update-locale LC_CTYPE={LOCALE}" in told.mend
+    assert f"start the agent with LC_ALL={LOCALE}" in told.remedy
+    assert f"sudo update-locale LC_CTYPE={LOCALE}" in told.remedy
 
 
 @pytest.mark.parametrize("named", ["", LATIN, TURKISH, "no_SUCH"], ids=["none", "latin", "not made", "unknown"])

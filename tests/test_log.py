@@ -15,13 +15,13 @@ import pytest
 from journald import Journald
 from support import make_memory, node
 
-from nimad import root_helper
-from nimad.migration import events as e
-from nimad.migration.result import Outcome, Result
+from nimad.events import run as e
+from nimad.events import service as s
+from nimad.events.result import Outcome, Result
+from nimad.host import root_helper
 from nimad.report.level import Level
 from nimad.report.listener import ServiceListener
-from nimad.report.log import Log
-from nimad.service import events as s
+from nimad.report.log.sinks import Log
 
 STAMP = r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\] "
 #: Some user other than root, whom the system need not know.

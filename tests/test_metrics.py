@@ -14,12 +14,12 @@ from support import edge, make_memory, node, turn
 
 import nimad
 from nimad.errors import DiskError
-from nimad.migration import events as e
-from nimad.migration import follow_events as f
+from nimad.events import run as e
+from nimad.events import service as s
+from nimad.events import sync as f
 from nimad.migration.run import migrate
-from nimad.report.log import Log
+from nimad.report.log.sinks import Log
 from nimad.report.metrics import PHASES, Metrics
-from nimad.service import events as s
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,8 +203,8 @@ def test_the_command_writes_them_and_a_failure_too(tmp_path: Path) -> None:
 
 def test_nothing_is_imported_for_what_is_off() -> None:
     code = (
-        "import sys; from pathlib import Path; import nimad, nimad.cli.run; from nimad.report.log import Log;"
-        "from nimad.report.metrics import Metrics; from nimad.migration.events import Analyzing;"
+        "import sys; from pathlib import Path; import nimad, nimad.cli.run; from nimad.report.log.sinks import Log;"
+        "from nimad.report.metrics import Metrics; from nimad.events.run import Analyzing;"
         "Metrics(nimad.Settings(source=Path('/x')), Log('INFO', None, Path('/x')))(Analyzing('/x'));"
         "print('prometheus_client' in sys.modules)"
     )

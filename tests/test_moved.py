@@ -12,13 +12,13 @@ from support import assert_same, change, make_memory, migrate, node, read_target
 from test_console import nimad
 from torture import interrupted, opened, staging_of, state_of, target_of
 
-from nimad import filesystems
 from nimad.errors import CannotWriteError, ExitCode
-from nimad.filesystems import FileSystem
-from nimad.migration import state
-from nimad.migration.events import BatchLoaded, DryRun, Started
-from nimad.migration.files import Files
-from nimad.migration.follow_events import Moved
+from nimad.events.run import BatchLoaded, DryRun, Started
+from nimad.events.sync import Moved
+from nimad.host import filesystems
+from nimad.host.filesystems import FileSystem
+from nimad.state import target_state
+from nimad.state.paths import Files
 
 NODES = 60
 
@@ -234,8 +234,8 @@ def test_where_nothing_was_noted_of_a_target_it_is_not_the_one_that_was(
 ) -> None:
     """As on exFAT, whose files have a moment of birth and numbers that change with each mount."""
     monkeypatch.setattr(filesystems, "of", lambda _: FileSystem("exFAT", keeps_numbers=False))
-    monkeypatch.setattr(state, "born_ns", lambda _: 17)
+    monkeypatch.setattr(target_state, "born_ns", lambda _: 17)
     files = Files(tmp_path / "ladybug.lbug")
     files.target.touch()
     noted = [{}, {"file": {"born_ns": 16}}, {"file": {"born_ns": 16}, "followed": {"born_ns": 17}}]
-    assert [state.is_of(files, made) for made in noted] == [False, False, True]
+    assert [target_state.is_of(files, made) for made in noted] == [False, False, True]

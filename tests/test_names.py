@@ -11,7 +11,7 @@ from torture import Life, assert_nothing_left, beside, interrupted, staging_of, 
 
 import nimad
 from nimad.errors import CannotWriteError, ExitCode, RefusedError, UsageError
-from nimad.migration.events import BatchLoaded, Event, Finished, NothingToDo, Published, Verified
+from nimad.events.run import BatchLoaded, Event, Finished, NothingToDo, Published, Verified
 
 NAME = "ladybug.lbug"
 

@@ -25,10 +25,10 @@ from support import make_memory, node
 from test_console import GOLDEN
 
 from nimad.config import Settings, read_openclaw
-from nimad.desk.checks import agent
-from nimad.desk.checks.finding import Examined, Finding, Verdict
-from nimad.migration.rollback import Rollback
-from nimad.report import rollback_lines
+from nimad.diagnostics.checks import agent
+from nimad.diagnostics.checks.finding import Examined, Finding, Verdict
+from nimad.report.messages import rollback_messages
+from nimad.rollback.rollback import Rollback
 
 OPENCLAW = os.environ.get("NIMAD_OPENCLAW") or shutil.which("openclaw")
 UPDATE = os.environ.get("NIMAD_UPDATE_GOLDEN") == "1"
@@ -175,11 +175,11 @@ def printed(home: Path) -> Iterator[tuple[str, str]]:
         document = json5.loads(FORMS[name])
         written(home, FORMS[name])
         for finding in warnings(home):
-            document = applied(document, finding.mend)
+            document = applied(document, finding.remedy)
         yield f"mended-{name}", json.dumps(document) + "\n"
     for name, old_place in (("config", False), ("old-place-and-slot", True)):
         found = Rollback(home, home, home, {}, {}, {}, applied=True, old_place=old_place)
-        text = "\n".join(rollback_lines.lines(found))
+        text = "\n".join(rollback_messages.lines(found))
         start = json5.loads(FORMS[name])
         start["plugins"]["entries"]["nima-memory"].pop("identity_name", None)
         yield f"rolled-back-{name}", json.dumps(applied(start, text)) + "\n"
@@ -246,14 +246,14 @@ def test_what_is_too_long_to_be_repeated_is_named_alone(home: Path) -> None:
         plugins(f'"slots": {{"memory": {long}}}', entry=f'"identity_name": {long}, "database": {{"backend": {long}}}'),
     )
     found = warnings(home)
-    assert all(len(each.text) + len(each.mend) < 1_000 for each in found)
-    assert any('"identity_name": … as it stands there,' in each.mend for each in found)
+    assert all(len(each.text) + len(each.remedy) < 1_000 for each in found)
+    assert any('"identity_name": … as it stands there,' in each.remedy for each in found)
 
 
 def test_a_key_that_is_refused_and_says_nothing_is_to_be_removed(home: Path) -> None:
     written(home, plugins(MINE, entry='"database": null'))
     (found,) = warnings(home)
-    assert found.mend.endswith('at plugins.entries["nima-memory"], remove "database"')
+    assert found.remedy.endswith('at plugins.entries["nima-memory"], remove "database"')
 
 
 def test_nothing_that_we_write_or_print_has_the_refused_form() -> None:

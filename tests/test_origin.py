@@ -12,7 +12,7 @@ from test_console import nimad
 from torture import beside, interrupted, staging_of
 
 from nimad.errors import ExitCode
-from nimad.migration.events import BatchLoaded
+from nimad.events.run import BatchLoaded
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import releases
 from releases import CHECKOUT, PROCESSORS, RELEASES
 
 import build
-from nimad import packages
 from nimad.cli.main import cli
+from nimad.engines import packages
 
 CONTROL = (CHECKOUT / "packaging/debian/control").read_text(encoding="utf-8")
 WHEN = datetime(2026, 1, 2, tzinfo=UTC)

@@ -13,8 +13,8 @@ import pytest
 from support import assert_same, make_memory, node
 from test_console import command, environment, nimad
 
-from nimad.migration.child import Child, Launch
-from nimad.worker.job import Job, Task
+from nimad.supervisor.worker_process import Launch, WorkerProcess
+from nimad.worker.protocol import Job, Task
 
 WAIT_S = 60.0
 
@@ -113,7 +113,7 @@ def test_a_pause_where_there_is_no_folder_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("priority", ["normal", "low"])
 def test_workers_of_low_priority_leave_the_processor_and_the_disk_to_others(priority: str) -> None:
-    child = Child(Launch(priority=priority))
+    child = WorkerProcess(Launch(priority=priority))
     try:
         wait_for(lambda: Path(f"/proc/{child.pid}/oom_score_adj").read_text().strip() == "800")
         time.sleep(0.2)

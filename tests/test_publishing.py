@@ -14,16 +14,7 @@ from torture import Life, assert_nothing_left, beside, interrupted, small_memory
 
 import nimad
 from nimad.errors import CannotWriteError, ExitCode, NimadError, NotAllowedError
-from nimad.migration.events import (
-    BatchLoaded,
-    Compacted,
-    DryRun,
-    Event,
-    NotCompacted,
-    NothingToDo,
-    Published,
-    Verified,
-)
+from nimad.events.run import BatchLoaded, Compacted, DryRun, Event, NotCompacted, NothingToDo, Published, Verified
 
 
 @pytest.fixture
@@ -321,8 +312,8 @@ def test_any_name_will_do(source: Path, name: str) -> None:
 @pytest.mark.long
 def test_compaction_works_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = "it's \" in \\ föld "
-    monkeypatch.setattr("nimad.migration.compaction.SMALL_FILE", 0)
-    monkeypatch.setattr("nimad.migration.compaction.WORTHWHILE", 1.0)
+    monkeypatch.setattr("nimad.migration.compact.SMALL_FILE", 0)
+    monkeypatch.setattr("nimad.migration.compact.WORTHWHILE", 1.0)
     source = small_memory(tmp_path / "graph.sqlite", nodes=400)
     target = tmp_path / name / name
     target.parent.mkdir()

@@ -27,11 +27,10 @@ from support import (
 
 import nimad
 from nimad.errors import ExitCode, StoppedError
-from nimad.migration import tally
-from nimad.migration.events import BatchLoaded, Event, Finished, Quarantined
-from nimad.migration.tally import Tally
+from nimad.events.run import BatchLoaded, Event, Finished, Quarantined
 from nimad.source.rows import Reject
-from nimad.worker import quarantine
+from nimad.state import quarantine, quarantine_summary
+from nimad.state.quarantine_summary import QuarantineSummary
 
 NO_UTF8 = b"caf\xe9 \x00\xff"
 
@@ -379,7 +378,7 @@ def test_memories_beyond_the_lines_that_are_read_count_as_set_aside_whole(
     rejects += [Reject("memory_edges", 7, "row", "no node", {}), Reject("memory_nodes", 8, "timestamp", "a text", {})]
     file = tmp_path / "quarantine.jsonl"
     quarantine.add(file, rejects)
-    read = Tally.of(file)
-    monkeypatch.setattr(tally, "READ", 2)
-    counted = Tally.of(file)
+    read = QuarantineSummary.of(file)
+    monkeypatch.setattr(quarantine_summary, "READ", 2)
+    counted = QuarantineSummary.of(file)
     assert (counted.rows, counted.parts, counted.nodes) == (read.rows, read.parts, read.nodes) == (7, 1, 6)

@@ -18,7 +18,7 @@ from test_console import TIMEOUT_S, Ran, environment, nimad, on_a_terminal
 from torture import interrupted
 
 from nimad.errors import ExitCode
-from nimad.migration.events import BatchLoaded
+from nimad.events.run import BatchLoaded
 
 __all__ = ["restricted"]
 

@@ -54,21 +54,13 @@ from test_console import nimad
 from test_engine import Environment as Installation
 from torture import assert_nothing_left, staging_of, state_of, target_of
 
-from nimad import guest
+from nimad.engines import probe_script, selection
 from nimad.errors import EngineError, ExitCode, UsageError
-from nimad.migration import engines
-from nimad.migration.events import (
-    BatchLoaded,
-    EngineChosen,
-    Event,
-    NothingToDo,
-    Published,
-    ReaderChecked,
-)
+from nimad.events.run import BatchLoaded, EngineChosen, Event, NothingToDo, Published, ReaderChecked
 from nimad.source.batch import Batch
-from nimad.source.schema import Kind
+from nimad.source.schema import ValueKind
 from nimad.target.database import Database
-from nimad.target.into import Into
+from nimad.target.destination import Destination
 
 INT64 = (-(2**63), 2**63 - 1)
 
@@ -79,7 +71,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "home"
     path.mkdir()
     monkeypatch.setenv("HOME", str(path))
-    monkeypatch.setattr(engines, "_SYSTEM", tmp_path / "no-python")
+    monkeypatch.setattr(selection, "_SYSTEM", tmp_path / "no-python")
     return path
 
 
@@ -553,7 +545,7 @@ def test_a_package_that_is_no_engine_does_not_stop_the_run(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch, make_environment: MakeEnvironment, code: str, said: str
 ) -> None:
     if "60" in code:
-        monkeypatch.setattr(engines, "ASKING_S", 3.0)
+        monkeypatch.setattr(selection, "ASKING_S", 3.0)
     reader = make_environment(at=agents(home))
     reader.write("ladybug", code)
     assert what_is_unusable(tmp_path) == [f"{reader.python}: {said}"]
@@ -680,7 +672,7 @@ class Connection(_Sound):
 
 
 def test_the_guest_asks_for_nothing_that_an_old_python_lacks() -> None:
-    tree = ast.parse(Path(guest.__file__).read_text(), feature_version=(3, 8))
+    tree = ast.parse(Path(probe_script.__file__).read_text(), feature_version=(3, 8))
     imported = {
         name
         for each in ast.walk(tree)
@@ -699,13 +691,13 @@ def test_the_guest_asks_for_nothing_that_an_old_python_lacks() -> None:
 # By parameters
 
 _TEXT = st.one_of(st.text(st.characters(exclude_categories=["Cs"])), st.sampled_from(TEXTS))
-_VALUES: dict[Kind, st.SearchStrategy[Any]] = {
-    Kind.INT64: st.integers(*INT64),
-    Kind.DOUBLE: st.floats(allow_nan=False),
-    Kind.STRING: _TEXT,
-    Kind.BOOL: st.sampled_from([0, 1]),
-    Kind.BLOB: st.binary(max_size=40),
-    Kind.VECTOR: st.lists(st.floats(width=32), min_size=3, max_size=3).map(lambda floats: vector(*floats)),
+_VALUES: dict[ValueKind, st.SearchStrategy[Any]] = {
+    ValueKind.INT64: st.integers(*INT64),
+    ValueKind.DOUBLE: st.floats(allow_nan=False),
+    ValueKind.STRING: _TEXT,
+    ValueKind.BOOL: st.sampled_from([0, 1]),
+    ValueKind.BLOB: st.binary(max_size=40),
+    ValueKind.VECTOR: st.lists(st.floats(width=32), min_size=3, max_size=3).map(lambda floats: vector(*floats)),
 }
 _KINDS = list(_VALUES)
 _ROWS = st.lists(st.tuples(*(st.none() | _VALUES[kind] for kind in _KINDS)), max_size=8)
@@ -721,7 +713,7 @@ def empty_database() -> Iterator[Database]:
     ):
         made = Database(connection)
         made.has_arrow = False
-        types = ", ".join(f"c{i} {'FLOAT[3]' if kind is Kind.VECTOR else kind}" for i, kind in enumerate(_KINDS))
+        types = ", ".join(f"c{i} {'FLOAT[3]' if kind is ValueKind.VECTOR else kind}" for i, kind in enumerate(_KINDS))
         made.run(f"CREATE NODE TABLE T(id INT64 PRIMARY KEY, {types})")
         made.run(f"CREATE REL TABLE R(FROM T TO T, {types})")
         yield made
@@ -731,7 +723,7 @@ _NAMES = [f"c{i}" for i in range(len(_KINDS))]
 
 
 def batch_of(rows: Sequence[Sequence[Any]], *ids: Sequence[int]) -> Batch:
-    kinds = [*[Kind.INT64] * len(ids), *_KINDS]
+    kinds = [*[ValueKind.INT64] * len(ids), *_KINDS]
     return Batch(kinds, [*ids, *([row[i] for row in rows] for i in range(len(_KINDS)))], 3)
 
 
@@ -740,7 +732,8 @@ def assert_rows(database: Database, pattern: str, key: str, rows: Sequence[Seque
     columns = database.columns(f"MATCH {pattern} RETURN {names} ORDER BY {key}", _KINDS)
     got = list(zip(*columns, strict=True))
     wanted = [
-        [bool(v) if k is Kind.BOOL and v is not None else v for k, v in zip(_KINDS, row, strict=True)] for row in rows
+        [bool(v) if k is ValueKind.BOOL and v is not None else v for k, v in zip(_KINDS, row, strict=True)]
+        for row in rows
     ]
     assert len(got) == len(wanted)
     for there, here in zip(got, wanted, strict=True):
@@ -762,11 +755,11 @@ def assert_they_come_back(
 ) -> None:
     ids = list(range(len(rows)))
     if rows:
-        database.copy(Into("T", ["id", *_NAMES]), batch_of(rows, ids))
-        database.copy(Into("R", _NAMES, ("T", "T")), batch_of(rows, ids, ids[::-1]))
+        database.copy(Destination("T", ["id", *_NAMES]), batch_of(rows, ids))
+        database.copy(Destination("R", _NAMES, ("T", "T")), batch_of(rows, ids, ids[::-1]))
     assert_rows(database, "(n:T)", "n.id", rows)
     assert_rows(database, "(a:T)-[n:R]->(:T)", "a.id", rows)
     changed = later[: len(rows)]
     if changed:
-        database.update(Into("T", ["id", *_NAMES]), batch_of(changed, ids[: len(changed)]))
+        database.update(Destination("T", ["id", *_NAMES]), batch_of(changed, ids[: len(changed)]))
     assert_rows(database, "(n:T)", "n.id", [*changed, *rows[len(changed) :]])

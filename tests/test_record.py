@@ -10,14 +10,14 @@ from support import change, edge, make_memory, migrate, node, turn
 
 import nimad
 from nimad.errors import ExitCode, StoppedError, UsageError
-from nimad.migration import events as e
-from nimad.migration import record
-from nimad.migration.files import Files
-from nimad.migration.record import Record
-from nimad.migration.recorded import Migration, choose, read
-from nimad.migration.timing import compare
-from nimad.source import searching
-from nimad.stopwatch import ROUNDS, timed
+from nimad.events import run as e
+from nimad.host.stopwatch import ROUNDS, timed
+from nimad.report.run.search_timing import compare
+from nimad.source import search
+from nimad.state import run_history
+from nimad.state.paths import Files
+from nimad.state.run_history import RunHistory
+from nimad.state.run_history_reader import Migration, choose_migration, read_history
 
 NODES = 40
 ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n WHERE i < 0"
@@ -37,7 +37,7 @@ def runs_of(source: Path) -> Path:
 
 
 def only(source: Path) -> Migration:
-    (found,) = read(runs_of(source))
+    (found,) = read_history(runs_of(source))
     return found
 
 
@@ -105,14 +105,14 @@ def test_a_new_target_begins_a_migration_of_its_own_and_one_is_chosen_by_its_nam
     migrate(source, replace=True)
     migrate(source)  # nothing to do, nothing to tell
     path = runs_of(source)
-    found = read(path)
+    found = read_history(path)
     assert len(found) == 2
-    assert choose(found, None, path) == found[1]
-    assert choose(found, found[0].run[:10], path) == found[0]
+    assert choose_migration(found, None, path) == found[1]
+    assert choose_migration(found, found[0].run[:10], path) == found[0]
     with pytest.raises(UsageError, match=f"no run 'zz'; it has {found[0].run[:8]}, {found[1].run[:8]}$"):
-        choose(found, "zz", path)
+        choose_migration(found, "zz", path)
     with pytest.raises(UsageError, match=r"2 runs in .* begin with ''"):
-        choose(found, "", path)
+        choose_migration(found, "", path)
 
 
 def test_a_dry_run_leaves_none(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_what_somebody_wrote_into_it_is_passed_over(source: Path, tmp_path: Path
     ]
     odd = b'{"t": "late", "event": "Batch", "table": "memory_nodes", "rows": -1}\n{"t": 1e999, "event": ["x"]}\n'
     path.write_bytes(b"".join(strange) + runs_of(source).read_bytes() + odd + b'{"t": 3, "event": "Bat')
-    (found,) = read(path)
+    (found,) = read_history(path)
     assert [len(section.batches) for section in found.sections] == [len(s.batches) for s in only(source).sections]
 
 
@@ -142,7 +142,7 @@ def test_a_torn_line_costs_the_next_run_nothing(tmp_path: Path) -> None:
     source = memory(tmp_path, nodes=3)
     runs_of(source).write_bytes(b'{"begins": "torn", "format": 1, "at": 1}\n{"t": 1, "event": "Star')
     migrate(source)
-    torn, whole = read(runs_of(source))
+    torn, whole = read_history(runs_of(source))
     assert (torn.run, torn.sections[0].lines, whole.is_published) == ("torn", [], True)
 
 
@@ -153,7 +153,7 @@ def test_a_record_that_cannot_be_written_ends_no_run(
     monkeypatch.setattr(Files, "runs", Path(runs))
     heard: list[e.Event] = []
     settings = nimad.Settings(source=tmp_path / "graph.sqlite")
-    with Record(settings, Files(tmp_path / "graph.ladybug"), heard.append) as written:
+    with RunHistory(settings, Files(tmp_path / "graph.ladybug"), heard.append) as written:
         for event in (e.Analyzing("x"), e.Started("log", "staging", {}, 0), loaded(1, 1, 1), e.Published("x", 1, None)):
             written.hear(event)
     assert [type(event) for event in heard] == [e.Analyzing, e.Started, e.BatchLoaded, e.Published]
@@ -162,7 +162,7 @@ def test_a_record_that_cannot_be_written_ends_no_run(
 def told(tmp_path: Path, events: list[e.Event]) -> Path:
     """The record of a run that said this."""
     files = Files(tmp_path / "graph.ladybug")
-    with Record(nimad.Settings(source=tmp_path / "graph.sqlite"), files, lambda _: None) as written:
+    with RunHistory(nimad.Settings(source=tmp_path / "graph.sqlite"), files, lambda _: None) as written:
         for event in (e.Analyzing("x", "r" * 32), e.Started("log", "staging", {}, 0), *events):
             written.hear(event)
     return files.runs
@@ -175,27 +175,29 @@ def loaded(number: int, rows: int, of: int) -> e.BatchLoaded:
 def test_many_small_batches_share_lines_and_nothing_is_left_out(tmp_path: Path) -> None:
     failed = e.BatchFailed(1, 4, "x" * 5_000, 1.0, 0)
     batches = [loaded(number, 1, 10_000) for number in range(1, 10_001)]
-    ((section,),) = [found.sections for found in read(told(tmp_path, [*batches[:5_000], failed, *batches[5_000:]]))]
-    assert len(section.batches) <= 2 * record.LINES_PER_TABLE
+    ((section,),) = [
+        found.sections for found in read_history(told(tmp_path, [*batches[:5_000], failed, *batches[5_000:]]))
+    ]
+    assert len(section.batches) <= 2 * run_history.LINES_PER_TABLE
     assert sum(batch.rows for batch in section.batches) == sum(batch.batches for batch in section.batches) == 10_000
     assert [batch.offset for batch in section.batches if batch.attempts == 2] == [5_000]
     assert section.batches[-1].peak_rss == 10_000_000
-    assert len(section.all("BatchFailed")[0]["message"]) == record.TEXT_CHARS
+    assert len(section.all("BatchFailed")[0]["message"]) == run_history.TEXT_CHARS
 
 
 def test_neither_a_section_nor_the_file_grows_without_end(tmp_path: Path) -> None:
     failures = [e.BatchFailed(1, 4, "x" * 300, 1.0, number) for number in range(3_000)]
     for _ in range(6):
         path = told(tmp_path, [*failures, e.Published("target", 1, None)])
-    assert path.stat().st_size < record.LARGEST_BYTES + record.SECTION_BYTES + 10_000
-    found = read(path)
+    assert path.stat().st_size < run_history.LARGEST_BYTES + run_history.SECTION_BYTES + 10_000
+    found = read_history(path)
     assert 1 < len(found) < 6
     assert all(each.is_published for each in found)
 
 
 def test_tries_stand_with_the_batch_that_took_them(tmp_path: Path) -> None:
     failed = e.BatchFailed(1, 4, "gone", 0.0, 0)
-    (found,) = read(told(tmp_path, [loaded(1, 3, 9), failed, failed, loaded(2, 3, 9), loaded(3, 3, 9)]))
+    (found,) = read_history(told(tmp_path, [loaded(1, 3, 9), failed, failed, loaded(2, 3, 9), loaded(3, 3, 9)]))
     assert [batch.attempts for batch in found.sections[0].batches] == [1, 3, 1]
 
 
@@ -227,7 +229,7 @@ def test_asking_ends_when_its_time_is_over(source: Path, monkeypatch: pytest.Mon
     assert timed(len, ["one", "three"], 60.0)[1].hits == 5
     assert [each.rounds for each in timed(len, ["one", "three"], 60.0)] == [ROUNDS, ROUNDS]
     assert timed(len, ["one"], -1.0) == []
-    monkeypatch.setattr(searching, "words_of", lambda connection: connection.execute(ENDLESS).fetchall())
+    monkeypatch.setattr(search, "words_of", lambda connection: connection.execute(ENDLESS).fetchall())
     compared = compare(source, source.with_name("graph.ladybug"), limit_s=0.1)
     assert "took longer than 0 s" in compared.before.why_not
 

@@ -23,14 +23,14 @@ import pytest
 from support import make_memory, migrate, node
 
 from nimad.errors import CannotWriteError, UsageError
-from nimad.migration.files import Files
-from nimad.migration.recorded import read
-from nimad.report import tables
-from nimad.report.account import Account
-from nimad.report.gathering import account
-from nimad.report.output import save
-from nimad.report.page import page
-from nimad.report.text import text
+from nimad.report.run import tables
+from nimad.report.run.build import account
+from nimad.report.run.model import RunReport
+from nimad.report.run.output import save
+from nimad.report.run.page import page
+from nimad.report.run.text import text
+from nimad.state.paths import Files
+from nimad.state.run_history_reader import read_history
 
 GOLDEN = Path(__file__).parent / "golden" / "report.txt"
 HOSTILE = "</style><script>alert(1)</script>\x1b[31m\u202eevil\x00 & \"'"
@@ -105,8 +105,8 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return target
 
 
-def told(target: Path, **changes: Any) -> Account:
-    (migration,) = read(Files(target).runs)
+def told(target: Path, **changes: Any) -> RunReport:
+    (migration,) = read_history(Files(target).runs)
     return replace(account(target, migration, latest=True, compared=None), made=0.0, **changes)
 
 
@@ -216,7 +216,7 @@ def test_a_record_that_somebody_wrote_in_still_makes_a_page(target: Path) -> Non
             for wrong in (value, {HOSTILE: value, **inner}, [value]):
                 changed = {key: each if key in kept else wrong for key, each in line.items()}
                 runs.write_text(lines_of(*lines[:place], changed, *lines[place + 1 :]))
-                for migration in read(runs):
+                for migration in read_history(runs):
                     said = account(target, migration, latest=True, compared=None)
                     text(said)
                     assert "<script" not in page(said)
@@ -227,7 +227,7 @@ def test_an_earlier_migration_is_told_without_what_is_another_ones(target: Path)
     runs.write_text(
         runs.read_text().replace('"edges": 40, "turns": 0, "ph', '"quarantined": 3, "edges": 40, "turns": 0, "ph')
     )
-    (migration,) = read(runs)
+    (migration,) = read_history(runs)
     said = account(target, migration, latest=False, compared=None)
     assert (said.aside_in_all, said.exit_code, said.later, said.sizes["target_then"]) == (3, 1, {}, 51 * MB)
     assert "target_now" not in said.sizes
@@ -238,7 +238,7 @@ def test_an_earlier_migration_is_told_without_what_is_another_ones(target: Path)
 def test_a_pipe_in_the_place_of_the_record_is_not_waited_for(target: Path) -> None:
     Files(target).runs.unlink()
     os.mkfifo(Files(target).runs)
-    assert read(Files(target).runs) == []
+    assert read_history(Files(target).runs) == []
 
 
 def test_without_a_record_the_state_file_tells(target: Path) -> None:
@@ -276,7 +276,7 @@ def test_the_command_of_a_real_run(tmp_path: Path) -> None:
     Checked(written)
     assert "telescopes" not in written
     assert "Search, median of 2 words" in written
-    run = read(Files(target).runs)[0].run
+    run = read_history(Files(target).runs)[0].run
     facts = json.loads(nimad(tmp_path, "--target", str(target), "--json", "--no-search", "--run", run[:6]).stdout)
     assert (facts["run"], facts["compared"], facts["moved"][0]["target"]) == (run, None, 19)
     printed = nimad(tmp_path, "--target", str(target), "--text", "--output", "r.txt", "--no-search")

@@ -26,7 +26,7 @@ from torture import (
 )
 
 from nimad.errors import CannotWriteError, DifferenceError, ExitCode
-from nimad.migration.events import BatchLoaded, Compacted, Started, TableLoaded, Verified, Verifying
+from nimad.events.run import BatchLoaded, Compacted, Started, TableLoaded, Verified, Verifying
 from nimad.sample import Sample, write_sample
 
 #: Seconds that a stopped run may take to end: the grace for the batch, then for the worker, then some.

@@ -39,6 +39,7 @@ from test_following import LAYERS, Following, agent, ask, made, new_turn, source
 from torture import beside, opened, target_of
 
 import nimad as program
+from nimad.compare.comparison import compare
 from nimad.config import Settings
 from nimad.errors import (
     ExitCode,
@@ -49,18 +50,17 @@ from nimad.errors import (
     StoppedError,
     UsageError,
 )
-from nimad.migration import rollback
-from nimad.migration.comparing import compare
-from nimad.migration.events import Event, Paused
-from nimad.migration.files import Files, locked
-from nimad.migration.rollback import Rollback
-from nimad.source.file import SourceFile
+from nimad.events.run import Event, Paused
+from nimad.rollback import rollback
+from nimad.rollback.backup import back_up
+from nimad.rollback.record import value_of
+from nimad.rollback.rollback import Rollback
+from nimad.rollback.writer import MemoryWriter as Writable
 from nimad.source.rows import json_row
 from nimad.source.schema import FILLED_COLUMNS, NODE_DEFAULTS
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import read_schema
-from nimad.writeback.backup import back_up
-from nimad.writeback.record import value_of
-from nimad.writeback.writer import Memory as Writable
+from nimad.state.paths import Files, locked
 
 __all__ = ["made", "restricted", "source"]
 
@@ -70,11 +70,11 @@ def settings(source: Path) -> Settings:
 
 
 def look(source: Path) -> Rollback:
-    return rollback.look(settings(source))
+    return rollback.plan_rollback(settings(source))
 
 
 def apply(source: Path) -> Rollback:
-    return rollback.apply(settings(source))
+    return rollback.apply_rollback(settings(source))
 
 
 def counts(found: Mapping[str, Any]) -> dict[str, int]:
@@ -599,7 +599,7 @@ def test_what_is_written_to_sqlite_meanwhile_is_seen(source: Path, monkeypatch: 
         for statement in writes:
             change(source, statement)
 
-    monkeypatch.setattr("nimad.migration.rollback.back_up", meanwhile)
+    monkeypatch.setattr("nimad.rollback.rollback.back_up", meanwhile)
     done = apply(source)
     assert saying(read_source(source)) == expected
     assert read_source(source).nodes[40]["who"] == "somebody"

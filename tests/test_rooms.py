@@ -16,12 +16,12 @@ FORBIDDEN = {
     "source": {"ladybug"},
     "writeback": {"nimad.target", "nimad.worker", "pyarrow", "ladybug"},
     "migration": {
-        *("nimad.target", "nimad.source.arrow", "nimad.worker.tasks", "nimad.worker.load"),
+        *("nimad.target", "nimad.source.arrow", "nimad.worker.tasks", "nimad.worker.load_batch"),
         *("pyarrow", "ladybug", "loguru", "click"),
     },
     "service": {"nimad.writeback", "sqlite3", "nimad.source", "nimad.target", "pyarrow", "ladybug", "loguru", "click"},
     "desk": {
-        *("nimad.writeback", "sqlite3", "nimad.target", "nimad.worker.tasks", "nimad.worker.load"),
+        *("nimad.writeback", "sqlite3", "nimad.target", "nimad.worker.tasks", "nimad.worker.load_batch"),
         *("pyarrow", "ladybug", "loguru", "click"),
     },
     "report": {"nimad.writeback", "sqlite3", "nimad.target", "pyarrow", "ladybug"},
@@ -64,7 +64,7 @@ def test_only_a_rollback_may_write_to_sqlite() -> None:
         for name in imports(file)
         if name.startswith("nimad.writeback") and file.parent.name != "writeback"
     ]
-    assert {other.split(" ")[0] for other in others} == {"migration/rollback.py"}
+    assert {other.split(" ")[0] for other in others} == {"rollback/rollback.py"}
 
 
 def test_a_memory_is_opened_for_writing_in_one_place_alone() -> None:
@@ -75,13 +75,13 @@ def test_a_memory_is_opened_for_writing_in_one_place_alone() -> None:
         if "sqlite3.connect(" in file.read_text("utf-8")
     }
     assert opened == {
-        "sample/writing.py",  # makes one
+        "sample/write.py",  # makes one
         "source/bounds.py",  # none, in memory: what functions SQLite has
-        "source/file.py",  # mode=ro
-        "source/foreign_log.py",  # mode=ro, without the log
+        "source/sqlite_file.py",  # mode=ro
+        "source/foreign_wal.py",  # mode=ro, without the log
         "source/salvage.py",  # a copy of what can be read
-        "writeback/backup.py",  # a copy, too
-        "writeback/writer.py",
+        "rollback/backup.py",  # a copy, too
+        "rollback/writer.py",
     }
-    for file in ("source/file.py", "source/foreign_log.py"):
+    for file in ("source/sqlite_file.py", "source/foreign_wal.py"):
         assert "mode=ro" in (PACKAGE / file).read_text("utf-8")

@@ -23,11 +23,11 @@ from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.sample import SHAPES, Sample, write_sample
 from nimad.source import salvage as module
 from nimad.source import schema as s
-from nimad.source.file import SourceFile
 from nimad.source.header import rescue
 from nimad.source.quick_check import damage, unclaimed
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
-from nimad.source.salvage import Salvaged, salvage
+from nimad.source.salvage import SalvagedRows, salvage
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
 
 TABLES = ("memory_nodes", "memory_edges", "memory_turns")
@@ -212,7 +212,7 @@ def rows_of(path: Path, table: str) -> dict[int, str]:
         return {row[0]: repr(row) for row in connection.execute(f"SELECT * FROM {table}")}
 
 
-def check(damaged: Path, pristine: Path, to: Path) -> Salvaged:
+def check(damaged: Path, pristine: Path, to: Path) -> SalvagedRows:
     """Salvage, and compare the copy with what sqlite3 gives for each id of the pristine memory."""
     salvaged = salvage(SourceFile(damaged), to)
     for table in TABLES:
@@ -226,7 +226,7 @@ def check(damaged: Path, pristine: Path, to: Path) -> Salvaged:
 
 
 def check_table(
-    damaged: Path, table: str, pristine: dict[int, str], copied: dict[int, str], salvaged: Salvaged
+    damaged: Path, table: str, pristine: dict[int, str], copied: dict[int, str], salvaged: SalvagedRows
 ) -> None:
     lost = salvaged.lost.get(table, ())
     assert_apart(list(lost))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from nimad.errors import CannotWriteError, NimadError, UsageError
-from nimad.sample import REAL_LAYERS, SHAPES, Sample, create_schema, layer_counts, schema, write_sample
+from nimad.sample import REAL_LAYERS, SHAPES, Sample, create_schema, layer_counts, releases, write_sample
 from nimad.sample.times import DAY_MS, END_MS
 
 BEFORE = "id timestamp layer text summary who affect_json session_key conversation_id turn_id"
@@ -221,7 +221,7 @@ def test_a_folder_that_is_none_is_named(tmp_path: Path) -> None:
 
 def test_a_sqlite_without_full_text_search_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = "CREATE VIRTUAL TABLE memory_fts USING fts99 (text)"
-    monkeypatch.setattr(schema, "_FULL_TEXT_INDEX", index)
+    monkeypatch.setattr(releases, "_FULL_TEXT_INDEX", index)
     with pytest.raises(NimadError, match="full_text_index=False"):
         write_sample(tmp_path / "graph.sqlite", Sample(nodes=5))
     assert list(tmp_path.iterdir()) == []

@@ -23,10 +23,10 @@ from test_console import nimad
 from test_following import agent, ask
 
 from nimad.sample import Sample, write_sample
-from nimad.service import following, watching
-from nimad.service.heart import Heart
-from nimad.service.watching import Watch
-from nimad.source.file import SourceFile
+from nimad.service import file_watch, follow
+from nimad.service.file_watch import Watch
+from nimad.service.stop_event import StopEvent
+from nimad.source.sqlite_file import SourceFile
 
 #: So many batches that something can happen in between.
 SLOWLY = "[batch]\nsize = 4\nfixed = true\n"
@@ -272,8 +272,8 @@ def test_a_folder_with_two_names_is_watched_until_it_goes(tmp_path: Path) -> Non
 
 def test_a_folder_may_go_between_the_look_at_it_and_its_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "graph.sqlite").touch()
-    look, seen = watching._folders, [{str(tmp_path / "gone"): (0, 0, 0)}]
-    monkeypatch.setattr(watching, "_folders", lambda paths: seen.pop() if seen else look(paths))
+    look, seen = file_watch._folders, [{str(tmp_path / "gone"): (0, 0, 0)}]
+    monkeypatch.setattr(file_watch, "_folders", lambda paths: seen.pop() if seen else look(paths))
     rung = threading.Event()
     with Watch([tmp_path / "graph.sqlite"], (), rung.set) as watch:
         assert not watch.polls
@@ -285,15 +285,15 @@ def test_a_program_that_reads_again_and_again_does_not_hold_up_a_memory(
     memory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite makes a log for each reader and takes it away, which is no writing: nobody waits until a burst is over."""
-    monkeypatch.setattr(following, "BURST_S", WAIT_S)
-    heart = Heart(lambda: False, None)
+    monkeypatch.setattr(follow, "BURST_S", WAIT_S)
+    stop = StopEvent(lambda: False, None)
     over = threading.Event()
     reading = threading.Thread(target=read_until, args=(memory, over))
-    with Watch([memory, memory.with_name("graph.sqlite-wal")], (), heart.ring) as watch:
+    with Watch([memory, memory.with_name("graph.sqlite-wal")], (), stop.wake) as watch:
         reading.start()
         late(memory, 1000)
         began = time.monotonic()
-        assert following.wait_for_more(heart, watch, None, SourceFile(memory).stamps)
+        assert follow.wait_for_more(stop, watch, None, SourceFile(memory).stamps)
         took = time.monotonic() - began
     over.set()
     reading.join()
@@ -301,20 +301,20 @@ def test_a_program_that_reads_again_and_again_does_not_hold_up_a_memory(
 
 
 def read_until(memory: Path, over: threading.Event) -> None:
-    while not over.wait(following.QUIET_S / 5):
+    while not over.wait(follow.QUIET_S / 5):
         with closing(sqlite3.connect(memory)) as connection:
             connection.execute("SELECT count(*) FROM memory_nodes").fetchone()
 
 
 def test_a_look_at_every_row_waits_for_a_rest_of_the_agents_and_not_for_ever() -> None:
-    assert following.WholeLook().at == -math.inf, "at first at once: what came before is not known"
-    whole, hour = following.WholeLook(due=None), 3_600.0
+    assert follow.FullCheckTimer().at == -math.inf, "at first at once: what came before is not known"
+    whole, hour = follow.FullCheckTimer(due=None), 3_600.0
     for second in range(700):  # a change each second
         whole.note_change(hour + second)
-    assert whole.at == hour + 699 + following.CALM_S
+    assert whole.at == hour + 699 + follow.CALM_S
     for second in range(700, 2_000):
         whole.note_change(hour + second)
-    assert whole.at == hour + following.THOROUGH_S + following.OVERDUE_S
+    assert whole.at == hour + follow.THOROUGH_S + follow.OVERDUE_S
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from support import make_memory, node
 import nimad
 from nimad.cli.main import cli
 from nimad.errors import CannotWriteError, NimadError, NotAllowedError, UsageError
-from nimad.rights import Account
+from nimad.host.rights import UserAccount
 from nimad.service import agent_scripts, setup
 
 DROP_IN = Path("etc/systemd/system/nima-migrate.service.d/10-setup.conf")
@@ -41,8 +41,8 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "machine"
 
 
-def user(home: Path, uid: int | None = None) -> Account:
-    return Account("pi", os.getuid() if uid is None else uid, os.getgid(), str(home), known=True)
+def user(home: Path, uid: int | None = None) -> UserAccount:
+    return UserAccount("pi", os.getuid() if uid is None else uid, os.getgid(), str(home), known=True)
 
 
 def package(root: Path) -> Path:
@@ -202,7 +202,7 @@ def test_the_folder_of_the_metrics_is_opened_too(root: Path, home: Path, tmp_pat
     assert f"ReadWritePaths=-{tmp_path}/node-exporter" in lines(root)
 
 
-def refusal(root: Path, account: Account, source: Path | None = None, program: list[str] = PROGRAM) -> NimadError:
+def refusal(root: Path, account: UserAccount, source: Path | None = None, program: list[str] = PROGRAM) -> NimadError:
     with pytest.raises(NimadError) as raised:
         setup.set_up(account, source, program, root)
     assert files(root) == {}, "nothing is written when something stands against it"
@@ -260,7 +260,7 @@ def test_a_program_in_the_home_of_another(root: Path, home: Path, tmp_path: Path
 
 
 def test_a_user_who_is_only_a_number(root: Path, home: Path) -> None:
-    error = refusal(root, Account("4711", 4711, 4711))
+    error = refusal(root, UserAccount("4711", 4711, 4711))
     assert isinstance(error, UsageError)
     assert str(home) not in str(error)
 
@@ -415,7 +415,7 @@ def test_root_writes_no_script_where_she_could_not(ground: Path) -> None:
     (home / agent_scripts.FOLDER).symlink_to(other)
     for folder in (home, *(home / part for part in (".openclaw", ".openclaw/extensions"))):
         os.chown(folder, 12_345, 12_345)
-    place = agent_scripts.place_of(Account("pi", 12_345, 12_345, str(home), known=True))
+    place = agent_scripts.place_of(UserAccount("pi", 12_345, 12_345, str(home), known=True))
     assert place is not None
     with pytest.raises(CannotWriteError, match=r"cannot be written by its owner .*--no-drop-ins"):
         agent_scripts.install(place, PROGRAM)

@@ -17,14 +17,15 @@ from support import change, insert, make_memory, migrate_smoothly, node, read_ta
 from test_console import nimad
 from test_dry_run import MOUNTED
 
-from nimad.desk import health
+from nimad.diagnostics import health
+from nimad.engines.interpreter import Interpreter
+from nimad.engines.selection import Choice, FoundEngine
 from nimad.errors import SourceError, SourceLogError
-from nimad.migration import large_pages, machine
-from nimad.migration.engines import Choice, Engine
-from nimad.migration.interpreter import Interpreter
-from nimad.source import foreign_log, quick_check
-from nimad.source.file import SourceFile
+from nimad.host import machine
+from nimad.migration import large_pages
+from nimad.source import foreign_wal, quick_check
 from nimad.source.header import check_source
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
 
 TEXT = "a memory of some length " * 20
@@ -149,8 +150,8 @@ def test_a_log_of_its_own_is_never_taken_for_one_of_another_state(tmp_path: Path
         program.executescript(chance.choice([*changes, *checkpoints, f"CREATE TABLE other{step} (a)"]))
         shutil.copy(path, copy)
         shutil.copy(f"{path}-wal", f"{copy}-wal")
-        seen += foreign_log.has_log(copy)
-        foreign_log.refuse_by_count(copy)
+        seen += foreign_wal.has_log(copy)
+        foreign_wal.refuse_by_count(copy)
     assert seen > 10
     for program in programs:
         program.close()
@@ -402,7 +403,7 @@ def test_a_reader_that_will_fail_at_its_first_write_is_foretold(
     monkeypatch: pytest.MonkeyPatch, version: str, page: int, warned: int
 ) -> None:
     monkeypatch.setattr(machine, "page_bytes", lambda: page)
-    reader = Engine(Interpreter("/usr/bin/python3"), "real_ladybug", version, 40, (3, 11), pyarrow=True)
+    reader = FoundEngine(Interpreter("/usr/bin/python3"), "real_ladybug", version, 40, (3, 11), pyarrow=True)
     lines = large_pages.warnings(Choice(readers=(reader,)))
     assert len(lines) == warned
     for line in lines:

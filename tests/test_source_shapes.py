@@ -24,18 +24,18 @@ from support import (
 )
 
 import nimad
-from nimad.desk.health import of_memory
-from nimad.desk.status import status
+from nimad.compare.comparison import compare
+from nimad.diagnostics.health import of_memory
+from nimad.diagnostics.status import status
 from nimad.errors import SourceError
-from nimad.migration.comparing import compare
-from nimad.migration.damaged import Place, readable
-from nimad.migration.events import Analyzed
-from nimad.migration.files import Files
-from nimad.migration.following import Follower
+from nimad.events.run import Analyzed
+from nimad.migration.salvage import SalvageDir, readable
 from nimad.sample import Sample, write_sample
-from nimad.source.file import SourceFile
 from nimad.source.rows import column_names, read_slices
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
+from nimad.state.paths import Files
+from nimad.sync.follower import Follower
 
 #: The columns that nima-core's readers ask for, and `created_at` (NIMA.md).
 NODE_COLUMNS = {
@@ -581,7 +581,7 @@ def test_edges_none_of_which_can_be_drawn_are_set_aside_as_that(tmp_path: Path, 
             connection.execute(made)
             connection.execute("INSERT INTO memory_edges VALUES (1, 1)")
     settings = nimad.Settings(source=source)
-    place, stop = Place(settings, Files.of(settings)), threading.Event()
+    place, stop = SalvageDir(settings, Files.of(settings)), threading.Event()
     found = readable(settings, place, lambda _: None, stop)
     (entry,) = found.rejects
     assert (entry.table, entry.part) == ("memory_edges", "range")

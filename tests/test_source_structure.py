@@ -15,11 +15,11 @@ import pytest
 from support import Run, edge, insert, make_memory, migrate_smoothly, node, read_target, turn, vector
 
 from nimad.errors import SourceError
-from nimad.migration.events import Analyzed
+from nimad.events.run import Analyzed
 from nimad.source.cells import Uncomputed
-from nimad.source.file import SourceFile
 from nimad.source.quick_check import damage, unclaimed
-from nimad.source.rows import Reject, column_names, judge, judge_strays, read_slices, read_strays
+from nimad.source.rows import Reject, column_names, convert_rows, convert_strays, read_slices, read_strays
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
 
 NODES = [
@@ -225,12 +225,12 @@ def read_and_judged(path: Path) -> tuple[dict[Any, dict[str, Any]], list[Reject]
     rows: dict[Any, dict[str, Any]] = {}
     aside: list[Reject] = []
     for _, part in read_slices(source, schema.nodes, (None, 2**62), 10, 10**9):
-        found = judge(part, schema)
+        found = convert_rows(part, schema)
         aside += found.rejects
         for position, key in enumerate(found.rows.keys):
             columns = zip(schema.nodes.columns, found.columns, strict=True)
             rows[key] = {column.target: values[position] for column, values in columns}
-    return rows, aside + judge_strays(source.read(lambda c: read_strays(c, schema.nodes)))
+    return rows, aside + convert_strays(source.read(lambda c: read_strays(c, schema.nodes)))
 
 
 @pytest.mark.parametrize("kind", FAILING)

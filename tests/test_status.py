@@ -22,15 +22,15 @@ from test_bad_input import everything_in, restricted
 from test_console import GOLDEN, Ran, command, environment, nimad
 from test_pausing import begin, said_by, wait_for
 
-from nimad import packages
 from nimad.config import Settings
-from nimad.desk import processes
-from nimad.desk.processes import _options, process
-from nimad.desk.stand import Stand
-from nimad.desk.status import Status
-from nimad.desk.status import status as ask
-from nimad.report.signs import Signs
-from nimad.report.status_page import headline, lines
+from nimad.diagnostics import processes
+from nimad.diagnostics.migration_status import MigrationStatus
+from nimad.diagnostics.processes import _options, process
+from nimad.diagnostics.status import Status
+from nimad.diagnostics.status import status as ask
+from nimad.engines import packages
+from nimad.report.console.symbols import Symbols
+from nimad.report.messages.status_screen import headline, lines
 
 __all__ = ["restricted"]
 
@@ -115,10 +115,10 @@ def test_rows_in_quarantine_are_exit_code_1_and_the_way_to_look_at_them(tmp_path
 
 
 def test_a_target_that_was_taken_away_is_said_to_be(finished: Path) -> None:
-    assert (status(finished).stand, status(finished).exit_code) == (Stand.COMPLETE, 0)
+    assert (status(finished).stand, status(finished).exit_code) == (MigrationStatus.COMPLETE, 0)
     (finished / "graph.ladybug").unlink()
     found = status(finished)
-    assert (found.stand, found.exit_code) == (Stand.GONE, 75)
+    assert (found.stand, found.exit_code) == (MigrationStatus.GONE, 75)
     assert found.steps[0][1].endswith("--replace")
 
 
@@ -130,15 +130,15 @@ def test_a_file_in_the_place_of_the_target_is_not_said_to_hold_what_that_held(fi
     (finished / "another").rename(target)
     os.utime(target, (1, 1))
     found = status(finished)
-    assert (found.stand, found.exit_code, found.counts) == (Stand.COMPLETE, 0, [])
+    assert (found.stand, found.exit_code, found.counts) == (MigrationStatus.COMPLETE, 0, [])
     assert "another file than the one that was published" in found.names[0]
-    assert any(found.names[0] in line.text for line in lines(found, Signs()))
+    assert any(found.names[0] in line.text for line in lines(found, Symbols()))
     assert found.steps[0][0] == "Compare it with SQLite:"
 
 
 def test_a_target_of_which_no_run_tells_is_not_called_complete(finished: Path) -> None:
     (finished / "graph.ladybug.state.json").unlink()
-    assert (status(finished).stand, status(finished).exit_code) == (Stand.UNTOLD, 4)
+    assert (status(finished).stand, status(finished).exit_code) == (MigrationStatus.UNTOLD, 4)
 
 
 def test_a_target_of_another_source_is_said_to_be_one(finished: Path) -> None:
@@ -146,8 +146,8 @@ def test_a_target_of_another_source_is_said_to_be_one(finished: Path) -> None:
     state = finished / "graph.ladybug.state.json"
     state.write_text(state.read_text().replace(json.loads(state.read_text())["source"]["path"], "/elsewhere/a.sqlite"))
     found = ask(Settings(source=other))
-    assert (found.stand, found.made_from) == (Stand.COMPLETE, "/elsewhere/a.sqlite")
-    page = [line.text for line in lines(found, Signs())]
+    assert (found.stand, found.made_from) == (MigrationStatus.COMPLETE, "/elsewhere/a.sqlite")
+    page = [line.text for line in lines(found, Symbols())]
     assert "  made from another source: /elsewhere/a.sqlite" in page
 
 
@@ -156,7 +156,7 @@ def test_one_that_was_rolled_back_is_paused_since(finished: Path) -> None:
     tell(finished, phase="rolled back")
     (finished / "graph.ladybug.paused").touch()
     found = status(finished)
-    assert found.stand is Stand.PAUSED
+    assert found.stand is MigrationStatus.PAUSED
     assert headline(found) == "Rolled back, and paused since; nobody is at work"
 
 
@@ -228,17 +228,17 @@ def test_a_run_that_stopped_says_why_and_a_pause_is_said_with_and_without_a_run(
         nimad(folder, "pause", "--target", target)
         wait_for(lambda: "Paused; go on with: " in said_by(memory).read_text())
         paused = status(folder)
-        assert (paused.stand, paused.exit_code) == (Stand.PAUSED, 3)
+        assert (paused.stand, paused.exit_code) == (MigrationStatus.PAUSED, 3)
         assert paused.at_work is not None
         assert paused.at_work.pid == run.pid
         run.send_signal(signal.SIGTERM)
         assert run.wait(WAIT_S) == 75
     alone = status(folder)
-    assert (alone.stand, alone.exit_code, alone.at_work) == (Stand.PAUSED, 75, None)
+    assert (alone.stand, alone.exit_code, alone.at_work) == (MigrationStatus.PAUSED, 75, None)
     assert "resume" in alone.steps[0][1]
     nimad(folder, "resume", "--target", target)
     stopped = status(folder)
-    assert (stopped.stand, stopped.exit_code) == (Stand.INTERRUPTED, 75)
+    assert (stopped.stand, stopped.exit_code) == (MigrationStatus.INTERRUPTED, 75)
     assert stopped.why.startswith("stopped; ")
     assert stopped.phase == "loading memory_nodes"
 
@@ -249,12 +249,12 @@ def test_a_run_that_stopped_says_why_and_a_pause_is_said_with_and_without_a_run(
 def test_beside_the_service_it_follows_a_complete_target_and_knows_the_daemon(tmp_path: Path, memory: Path) -> None:
     with service(tmp_path) as daemon:
         daemon.wait_for_status("^Complete")
-        wait_for(lambda: status(tmp_path).stand is Stand.FOLLOWING)
+        wait_for(lambda: status(tmp_path).stand is MigrationStatus.FOLLOWING)
         done = nimad(tmp_path, "status", "--source", memory)
         assert done.code == 0
         assert f"Complete; what comes late is added (nimad run, PID {daemon.process.pid})" in done.out
         daemon.stop()
-    assert status(tmp_path).stand is Stand.COMPLETE
+    assert status(tmp_path).stand is MigrationStatus.COMPLETE
 
 
 def test_a_service_that_waits_for_openclaw_says_what_for(tmp_path: Path, memory: Path) -> None:
@@ -348,7 +348,7 @@ def read_some(master: int, shown: bytearray) -> bytearray:
 def test_a_state_file_that_says_nothing_is_no_traceback(finished: Path, content: bytes) -> None:
     (finished / "graph.ladybug.state.json").write_bytes(content)
     found = status(finished)
-    assert list(lines(found, Signs()))
+    assert list(lines(found, Symbols()))
     assert found.exit_code in (0, 4)
 
 
@@ -356,7 +356,7 @@ def test_a_state_file_that_says_nothing_is_no_traceback(finished: Path, content:
 def test_numbers_that_are_none_are_no_traceback(finished: Path, noted: dict[str, Any]) -> None:
     size = (finished / "graph.ladybug").stat().st_size
     tell(finished, file={"bytes": size, "modified_ns": 1, **noted}, followed={})
-    assert status(finished).stand is Stand.UNTOLD
+    assert status(finished).stand is MigrationStatus.UNTOLD
 
 
 def test_files_that_are_closed_to_this_user_are_exit_code_77(finished: Path, restricted: list[str]) -> None:
@@ -371,14 +371,14 @@ def test_a_pid_in_a_lock_file_that_nobody_holds_is_not_believed(finished: Path) 
     tell(finished, phase="loading memory_nodes")
     (finished / "graph.ladybug").rename(finished / "graph.ladybug.migrating")
     found = status(finished)
-    assert (found.stand, found.at_work) == (Stand.INTERRUPTED, None)
+    assert (found.stand, found.at_work) == (MigrationStatus.INTERRUPTED, None)
 
 
 def test_a_service_of_somebody_elses_without_any_option_is_not_ours(tmp_path: Path, memory: Path) -> None:
     with subprocess.Popen(command("run"), env=environment(tmp_path), stderr=subprocess.DEVNULL) as other:
         wait_for(lambda: other.poll() is not None or processes.process(other.pid) is not None)
         assert _options([]) == {}
-        assert (status(memory.parent).stand, status(memory.parent).at_work) == (Stand.NOTHING, None)
+        assert (status(memory.parent).stand, status(memory.parent).at_work) == (MigrationStatus.NOTHING, None)
         other.kill()
 
 
@@ -390,7 +390,7 @@ def test_a_process_of_somebody_elses_is_no_service_of_ours_whatever_it_calls_its
     with subprocess.Popen(["sh", "-c", "sleep 300 & wait", *words], user=61_002, start_new_session=True) as other:
         wait_for(lambda: (found := processes.process(other.pid)) is not None and found.is_service)
         try:
-            assert (status(finished).stand, status(finished).at_work) == (Stand.COMPLETE, None)
+            assert (status(finished).stand, status(finished).at_work) == (MigrationStatus.COMPLETE, None)
         finally:
             os.killpg(other.pid, signal.SIGKILL)
 

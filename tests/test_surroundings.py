@@ -11,7 +11,7 @@ import pytest
 from support import assert_same, change, make_memory, node
 from test_console import TIMEOUT_S, assert_complete, command, nimad
 
-from nimad.desk import status
+from nimad.diagnostics import status
 
 YEAR_S = 365 * 86_400
 

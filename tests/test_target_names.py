@@ -20,14 +20,14 @@ from support import assert_same, change, edge, make_memory, migrate, node, read_
 from torture import beside, interrupted, state_of
 
 import nimad
-from nimad import filesystems
 from nimad.config import Settings, load
-from nimad.config.target_names import Surroundings, choose
-from nimad.disk import born_ns
+from nimad.config.target_names import Surroundings, choose_names
 from nimad.errors import CannotWriteError, ExitCode, RefusedError, UsageError
-from nimad.migration import names
-from nimad.migration.events import BatchLoaded, DryRun, Event, GaveWay, Named, NothingToDo, NotNamed, PutBack, Verified
-from nimad.migration.files import Files
+from nimad.events.run import BatchLoaded, DryRun, Event, GaveWay, Named, NothingToDo, NotNamed, PutBack, Verified
+from nimad.host import filesystems
+from nimad.host.disk import born_ns
+from nimad.state import names
+from nimad.state.paths import Files
 
 AGENT, GUIDE = "ladybug.lbug", "graph.ladybug"
 
@@ -500,11 +500,11 @@ def test_where_no_link_can_be_made_the_target_is_complete_all_the_same(
 
 def test_on_a_stick_the_only_name_is_the_agents(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real one is in tests/system/disks.py."""
-    assert choose(bare, None, Surroundings()).file.name == GUIDE
+    assert choose_names(bare, None, Surroundings()).file.name == GUIDE
     monkeypatch.setattr(filesystems, "of", lambda _: filesystems.FileSystem("vfat", has_links=False))
-    chosen = choose(bare, None, Surroundings())
+    chosen = choose_names(bare, None, Surroundings())
     assert (chosen.file.name, chosen.why) == (AGENT, "chosen: nima-core opens it, and vfat has no links")
-    assert choose(bare, bare.with_name(GUIDE), Surroundings()).file.name == GUIDE, "what was asked for"
+    assert choose_names(bare, bare.with_name(GUIDE), Surroundings()).file.name == GUIDE, "what was asked for"
 
 
 # The target by its other name

@@ -18,12 +18,12 @@ from support import Memory, change, insert, make_memory, migrate, migrate_smooth
 from test_three_way import by_agent
 
 import nimad
-from nimad.desk.health import of_memory
-from nimad.migration.comparing import compare
-from nimad.migration.following import Follower
-from nimad.source.file import SourceFile
-from nimad.source.rows import judge, read_slices, read_strays
+from nimad.compare.comparison import compare
+from nimad.diagnostics.health import of_memory
+from nimad.source.rows import convert_rows, read_slices, read_strays
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
+from nimad.sync.follower import Follower
 
 COUNT = 12
 EDGE_COLUMNS = "source_id, target_id, relation TEXT, weight REAL"
@@ -99,7 +99,7 @@ def read(path: Path) -> Memory:
     found = Memory({}, {}, {}, {"has_input": [], "has_output": []}, {})
     for table in schema.tables():
         for _, part in read_slices(source, table, (None, 2**63 - 1), 5, 10**9):
-            judged = judge(part, schema)
+            judged = convert_rows(part, schema)
             assert judged.rejects == []
             names = [*table.ends, *(column.target for column in table.columns)]
             for position, key in enumerate(judged.rows.keys):
@@ -204,5 +204,5 @@ def test_a_text_that_names_no_memory_is_set_aside_as_it_is(tmp_path: Path) -> No
     schema = survey(source).schema
     assert schema.edges is not None
     ((_, rows),) = read_slices(source, schema.edges, (None, 2**63 - 1), 100, 10**9)
-    (entry,) = judge(rows, schema).rejects
+    (entry,) = convert_rows(rows, schema).rejects
     assert (entry.id, entry.part, entry.row["target_id"]) == (3, "row", "nobody")

@@ -20,9 +20,9 @@ from test_following import (
 )
 from torture import beside
 
-from nimad.migration.catching_up import Catching
-from nimad.migration.following import CaughtUp
-from nimad.worker.job import Job, Task
+from nimad.sync.follower import SyncResult
+from nimad.sync.round import SyncRound
+from nimad.worker.protocol import Job, Task
 
 __all__ = ("follow", "made", "source")  # fixtures
 
@@ -50,7 +50,7 @@ def test_what_the_agent_wrote_is_not_undone(follow: Following) -> None:
         "MATCH (n:MemoryNode) WHERE n.id = 11 SET n.text = 'merged', n.themes = 'x'",
     )
     for _ in range(2):
-        assert follow(thorough=True) == CaughtUp(nodes=NODES)
+        assert follow(thorough=True) == SyncResult(nodes=NODES)
     new_turn(follow.source, 100)
     assert follow(thorough=True).changed == 0
     assert value(follow.target, 5, "is_ghost", "dismissal_count", "strength") == [True, 1, 0.25]
@@ -142,7 +142,7 @@ def test_what_left_sqlite_stays_where_the_agent_changed_it(follow: Following) ->
 def test_what_the_agent_took_out_is_not_brought_back_unless_sqlite_changes_it(follow: Following) -> None:
     by_agent(follow.target, "MATCH (n:MemoryNode) WHERE n.id IN [5, 6] DETACH DELETE n")
     for _ in range(2):
-        assert follow(thorough=True) == CaughtUp(nodes=NODES)
+        assert follow(thorough=True) == SyncResult(nodes=NODES)
     assert not {5, 6} & read_target(follow.target).nodes.keys()
     change(follow.source, "UPDATE memory_nodes SET text = 'again' WHERE id = 6")
     assert follow(thorough=True).added == 1
@@ -217,16 +217,16 @@ def test_two_cuts_of_one_text_are_settled_by_the_first_look(follow: Following, c
 @pytest.fixture
 def unseen(monkeypatch: pytest.MonkeyPatch) -> Callable[[Following], None]:
     """A look that is killed once it wrote, before another process looks for what it wrote."""
-    do = Catching._do
+    do = SyncRound._do
 
-    def killed(catching: Catching, job: Job) -> Any:
+    def killed(catching: SyncRound, job: Job) -> Any:
         if job.task is Task.CONFIRM:
             raise _KilledError
         return do(catching, job)
 
     def look(follow: Following) -> None:
         with monkeypatch.context() as patched:
-            patched.setattr(Catching, "_do", killed)
+            patched.setattr(SyncRound, "_do", killed)
             with pytest.raises(_KilledError):
                 follow(thorough=True)
 

@@ -19,19 +19,19 @@ from messages import Message, asserts, messages
 from releases import CHECKOUT
 from support import change, make_memory, node
 
-from nimad import filesystems
 from nimad.cli.main import main
-from nimad.config import Settings, file, places
+from nimad.config import Settings, defaults, toml_file
 from nimad.errors import NimadError
-from nimad.migration import events as e
-from nimad.migration import follow_events as f
-from nimad.migration.files import Files
-from nimad.migration.state import State
-from nimad.report.lines import lines
-from nimad.rights import Account
-from nimad.service import events as s
+from nimad.events import run as e
+from nimad.events import service as s
+from nimad.events import sync as f
+from nimad.host import filesystems
+from nimad.host.rights import UserAccount
+from nimad.report.messages.run_messages import lines
 from nimad.service import setup
-from nimad.source.file import Identity
+from nimad.source.sqlite_file import Identity
+from nimad.state.paths import Files
+from nimad.state.target_state import State
 
 DOCUMENT = (CHECKOUT / "docs/TROUBLESHOOTING.md").read_text(encoding="utf-8")
 #: Words of a message that has no entry, and why: these need a broken disk, a race or a bug of somebody's.
@@ -207,10 +207,10 @@ class Desk:
         (self.folder / ".openclaw/openclaw.json").write_text(text)
         return self.migrate("--auto")
 
-    def set_up(self, account: Account | None = None, program: str = sys.executable) -> str:
+    def set_up(self, account: UserAccount | None = None, program: str = sys.executable) -> str:
         """What stands against a set-up for the owner of a home in this folder, which is taken for the machine."""
         (self.folder / "machine").mkdir(exist_ok=True)
-        owner = account or Account("pi", os.getuid(), os.getgid(), str(self.folder), known=True)
+        owner = account or UserAccount("pi", os.getuid(), os.getgid(), str(self.folder), known=True)
         try:
             setup.set_up(owner, None, [program], self.folder / "machine")
         except NimadError as error:
@@ -341,7 +341,7 @@ def a_transaction_that_was_cut_off(desk: Desk) -> str:
 def a_memory_that_is_locked(desk: Desk) -> str:
     desk.source.unlink()
     make_memory(desk.source, journal="DELETE", nodes=[node(1)])
-    desk.monkeypatch.setattr("nimad.source.file.BUSY_TIMEOUT_S", 0.1)
+    desk.monkeypatch.setattr("nimad.source.sqlite_file.BUSY_TIMEOUT_S", 0.1)
     with closing(sqlite3.connect(desk.source, isolation_level=None)) as connection:
         connection.execute("BEGIN EXCLUSIVE")
         return desk.migrate("--dry-run")
@@ -373,7 +373,7 @@ def a_settings_file_that_is_closed(desk: Desk) -> str:
     before = os.geteuid()
     os.seteuid(before or 12_345)
     try:
-        file.read(path)
+        toml_file.read(path)
     except NimadError as error:
         return str(error)
     finally:
@@ -467,7 +467,7 @@ def no_home(desk: Desk) -> str:
 
     desk.monkeypatch.setattr(Path, "home", classmethod(unknown))
     try:
-        places.home_of({})
+        defaults.home_of({})
     except NimadError as error:
         return str(error)
     raise AssertionError("it has one")
@@ -683,7 +683,7 @@ def a_set_up_for_another(desk: Desk) -> str:
     if os.geteuid() != 0:
         pytest.skip("only root asks for another")
     desk.at_home()
-    return desk.set_up(Account("pi", 12_345, 12_345, str(desk.folder), known=True))
+    return desk.set_up(UserAccount("pi", 12_345, 12_345, str(desk.folder), known=True))
 
 
 @provocation
@@ -701,7 +701,7 @@ def _named_tmp(folder: Path) -> tuple[str, ...]:
 
 @provocation
 def a_set_up_for_a_number(desk: Desk) -> str:
-    return desk.set_up(Account("4711", 4711, 4711))
+    return desk.set_up(UserAccount("4711", 4711, 4711))
 
 
 @provocation

@@ -11,10 +11,10 @@ from test_console import nimad
 
 from nimad.config import Settings, backend, load
 from nimad.config.variables import explained
-from nimad.desk.checks import agent
-from nimad.desk.checks.finding import Examined, Finding, Verdict
-from nimad.disk import ENGINE_MAGIC
+from nimad.diagnostics.checks import agent
+from nimad.diagnostics.checks.finding import Examined, Finding, Verdict
 from nimad.errors import UsageError
+from nimad.host.disk import ENGINE_MAGIC
 
 NODES = [node(1), node(2), node(3)]
 VARIABLE = "environment NIMA_DB_PATH"
@@ -264,7 +264,7 @@ def test_the_doctor_says_which_side_the_agents_programs_use(
     assert lacking.text.startswith(
         f"NIMA_DB_BACKEND=ladybug ({file} line 1): the agent's Python programs use LadybugDB"
     )
-    assert " migrate --source " in lacking.mend
+    assert " migrate --source " in lacking.remedy
     (memory / "graph.ladybug").touch()
     (there,) = shown(tmp_path, monkeypatch)
     assert there.verdict is Verdict.OK

@@ -27,7 +27,7 @@ from torture import (
 
 import nimad
 from nimad.errors import DifferenceError, ExitCode, RefusedError
-from nimad.migration.events import BatchLoaded, Event, SetAside, Verified, Verifying, WrittenAgain
+from nimad.events.run import BatchLoaded, Event, SetAside, Verified, Verifying, WrittenAgain
 from nimad.migration.repair import REBUILDS
 
 DAMAGE_ALL = "MATCH (n:MemoryNode) SET n.text = 'damaged'"
@@ -281,7 +281,7 @@ def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_chang
 @pytest.mark.long
 def test_verification_in_small_chunks_finds_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = small_memory(tmp_path / "graph.sqlite", nodes=60, dimension=4)
-    monkeypatch.setattr("nimad.migration.plan.CHUNK_ROWS", 7)
+    monkeypatch.setattr("nimad.supervisor.plan.CHUNK_ROWS", 7)
     statement = "MATCH (n:MemoryNode {id: 50}) SET n.text = 'damaged'"
     run = migrate_spoilt(source, lambda: damage(source, statement))
     assert run.only(WrittenAgain).examples == ["memory_nodes id 50: text"]

@@ -17,15 +17,16 @@ from test_console import GOLDEN, Ran, nimad
 from test_following import Following, agent, made, new_turn, source, written_by_agent
 from torture import beside, target_of
 
+from nimad.compare import comparison
+from nimad.compare.comparison import compare
 from nimad.config import Settings
 from nimad.errors import EngineError, ExitCode, NimadError, RefusedError
-from nimad.migration import comparing, state
-from nimad.migration.comparing import compare
-from nimad.migration.files import Files, locked
-from nimad.report import comparison_lines
+from nimad.report.messages import comparison_messages
+from nimad.state import target_state
+from nimad.state.paths import Files, locked
 from nimad.target.catalog import tables_of_indexes
-from nimad.worker.identity import Natural
-from nimad.worker.pairing import pair
+from nimad.worker.identity.match import pair
+from nimad.worker.identity.natural_key import NaturalKey
 
 __all__ = ["made", "restricted", "source"]
 
@@ -33,8 +34,8 @@ __all__ = ["made", "restricted", "source"]
 def verified(source: Path, level: str = "full", *, code: int) -> dict[str, Any]:
     """What `nimad verify --json` says."""
     compared = compare(Settings(source=source, target=target_of(source)), level)
-    found: dict[str, Any] = json.loads(json.dumps(comparison_lines.to_json(compared)))
-    assert (compared.exit_code, found["exit_code"]) == (code, code), list(comparison_lines.lines(compared))
+    found: dict[str, Any] = json.loads(json.dumps(comparison_messages.to_json(compared)))
+    assert (compared.exit_code, found["exit_code"]) == (code, code), list(comparison_messages.lines(compared))
     return found
 
 
@@ -230,7 +231,7 @@ def test_a_file_of_somebody_elses_making_is_compared_as_far_as_it_goes(source: P
                 f"MATCH (a:MemoryNode {{id: {key + 1000}}}), (b:MemoryNode {{id: {key + 1001}}}) "
                 "CREATE (a)-[:relates_to {relation: 'triggered', weight: 0.5}]->(b)"
             )
-    found = json.loads(json.dumps(comparison_lines.to_json(compare(Settings(source=source, target=other)))))
+    found = json.loads(json.dumps(comparison_messages.to_json(compare(Settings(source=source, target=other)))))
     assert found["exit_code"] == ExitCode.DIFFERENCE
     assert "MemoryNode.strength is FLOAT, and SQLite has 64 bits" in found["remarks"]
     assert "Turn is missing" in found["remarks"]
@@ -262,7 +263,7 @@ def test_what_cannot_be_compared_says_why(source: Path, names: dict[str, str], c
 def test_an_engine_that_cannot_be_used_is_not_taken_for_a_damaged_target(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparing, "DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(comparison, "DELAYS_S", (0.0, 0.0))
     with pytest.raises(EngineError, match="cannot be loaded"):
         compare(Settings(source=source, engine_python=Path("/bin/false")))
 
@@ -279,7 +280,7 @@ def test_a_target_that_is_open_elsewhere_is_compared_as_it_lies_on_the_disk(sour
 
 def test_a_target_that_changes_while_it_is_read_is_not_believed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moments = itertools.count()
-    monkeypatch.setattr(state, "stamps_of", lambda _: next(moments))
+    monkeypatch.setattr(target_state, "stamps_of", lambda _: next(moments))
     with pytest.raises(RefusedError, match=r"is in use by another program .it changed while it was read."):
         compare(Settings(source=source))
 
@@ -316,13 +317,13 @@ def test_a_state_file_that_somebody_edited_is_as_good_as_none(source: Path, edit
     told = beside(target_of(source), ".state.json")
     told.write_text(json.dumps({**json.loads(told.read_text()), **edited}))
     files = Files(target_of(source))
-    assert (state.read(files), state.of_target(files)) == ({}, {})
+    assert (target_state.read(files), target_state.of_target(files)) == ({}, {})
 
 
 # Pairing
 
 
-def naturals(*rows: tuple[int, str | None, str, int]) -> dict[int, Natural]:
+def naturals(*rows: tuple[int, str | None, str, int]) -> dict[int, NaturalKey]:
     return {key: (name, layer, moment) for key, name, layer, moment in rows}
 
 

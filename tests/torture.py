@@ -28,11 +28,11 @@ from support import ENGINE_LIMITS, assert_same, read_quarantine
 
 import nimad
 from nimad.errors import StoppedError
-from nimad.migration.child import Workers
-from nimad.migration.ends import Answer, End, judge
-from nimad.migration.events import Event
+from nimad.events.run import Event
 from nimad.sample import Sample, write_sample
-from nimad.worker.job import Job, Task
+from nimad.supervisor.outcome import ExitStatus, WorkerResult, classify
+from nimad.supervisor.worker_process import WorkerPool
+from nimad.worker.protocol import Job, Task
 
 #: What no finished run leaves beside its target: all names that begin with the target's, but these.
 MAY_STAY = (".state.json", ".quarantine.jsonl", ".ledger", ".runs.jsonl")
@@ -318,14 +318,14 @@ def assert_nothing_left(target: Path) -> None:
 
 def killed_once_done(monkeypatch: pytest.MonkeyPatch, task: Task) -> list[Job]:
     """Have the first worker that does such a job die once it is done; the jobs of those that did."""
-    do, died = Workers.do, list[Job]()
+    do, died = WorkerPool.do, list[Job]()
 
-    def killed(self: Workers, job: Job, **options: Any) -> Answer:
+    def killed(self: WorkerPool, job: Job, **options: Any) -> WorkerResult:
         answer = do(self, job, **options)
         if job.task is task and not died:
             died.append(job)
-            return judge(End(-signal.SIGKILL, b"", b""))
+            return classify(ExitStatus(-signal.SIGKILL, b"", b""))
         return answer
 
-    monkeypatch.setattr(Workers, "do", killed)
+    monkeypatch.setattr(WorkerPool, "do", killed)
     return died

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import click
 
+from nimad.cleanup import removal
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.migration import cleaning
-from nimad.report import cleaning_lines
-from nimad.report.screen import say_line, show_json
-from nimad.report.streams import Matter, matters
+from nimad.cli.settings import load
+from nimad.report.console.screen import say_line, show_json
+from nimad.report.console.streams import Matter, matters
+from nimad.report.messages import cleanup_messages
 
 
 @click.command()
@@ -19,7 +19,7 @@ from nimad.report.streams import Matter, matters
     "--older-than",
     "days",
     type=click.FloatRange(0),
-    default=cleaning.DAYS,
+    default=removal.DAYS,
     show_default=True,
     metavar="DAYS",
     help="What is younger stays.",
@@ -49,11 +49,11 @@ def clean(
     """
     options = begin({"source": source, "target": target}, config, user)
     settings = load(options, os.environ, config)
-    found = (cleaning.apply if applies else cleaning.look)(settings, days, newest=newest)
+    found = (removal.remove_leftovers if applies else removal.plan_cleanup)(settings, days, newest=newest)
     if applies:
         matters(Matter.DONE)
     if as_json:
-        show_json(cleaning_lines.to_json(found))
+        show_json(cleanup_messages.to_json(found))
         return
-    for line in cleaning_lines.lines(found):
+    for line in cleanup_messages.lines(found):
         say_line(line)

@@ -10,10 +10,10 @@ import click
 
 from nimad.cli.options import file_option
 from nimad.config import Settings, load, read_openclaw
-from nimad.config.file import DEFAULT_FILE, TABLES
-from nimad.config.places import DEFAULT
+from nimad.config.defaults import DEFAULT
+from nimad.config.toml_file import DEFAULT_FILE, TABLES
 from nimad.errors import NimadError
-from nimad.report.screen import say_line, show_json
+from nimad.report.console.screen import say_line, show_json
 
 #: A value, with its table, its key, and where it comes from.
 _Row = tuple[str, str, Any, str]

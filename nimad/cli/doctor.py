@@ -9,12 +9,12 @@ import click
 from nimad.cli.identity import begin
 from nimad.cli.options import file_option
 from nimad.config import Settings, load
-from nimad.desk.doctor import examine
+from nimad.diagnostics.doctor import examine
 from nimad.errors import ConfigurationError, NimadError, UsageError
-from nimad.folders import ROOT
-from nimad.report.doctor_page import lines, to_json
-from nimad.report.screen import show, show_json
-from nimad.report.signs import signs_of_stdout
+from nimad.host.folders import ROOT
+from nimad.report.console.screen import show, show_json
+from nimad.report.console.symbols import signs_of_stdout
+from nimad.report.messages.doctor_screen import lines, to_json
 
 
 @click.command()

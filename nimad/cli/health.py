@@ -7,14 +7,14 @@ from pathlib import Path
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.config.places import expand
-from nimad.desk.health import of_file, of_memory
-from nimad.report.health_page import lines, to_json
-from nimad.report.screen import show, show_json
-from nimad.report.signs import signs_of_stdout
-from nimad.rights import become_owner
+from nimad.cli.settings import load
+from nimad.config.defaults import expand
+from nimad.diagnostics.health import of_file, of_memory
+from nimad.host.rights import become_owner
+from nimad.report.console.screen import show, show_json
+from nimad.report.console.symbols import signs_of_stdout
+from nimad.report.messages.health_screen import lines, to_json
 
 
 @click.command()

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nimad import folders, rights
 from nimad.config import Settings, load
-from nimad.config.file import DEFAULT_FILE
+from nimad.config.toml_file import DEFAULT_FILE
 from nimad.errors import NotAllowedError
-from nimad.folders import ROOT
+from nimad.host import folders, rights
+from nimad.host.folders import ROOT
 
 _SOURCE, _TARGET = "source", "target"
 

@@ -7,12 +7,12 @@ from typing import Any
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
+from nimad.cli.settings import load
 from nimad.config.settings import ENGINES
-from nimad.migration.indexing import index as make
-from nimad.report.screen import say_line
-from nimad.report.streams import Matter, matters
+from nimad.migration.late_vector_index import index as make
+from nimad.report.console.screen import say_line
+from nimad.report.console.streams import Matter, matters
 
 
 @click.command()

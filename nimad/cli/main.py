@@ -10,8 +10,8 @@ import click
 
 from nimad import __version__
 from nimad.errors import ExitCode, NimadError, NotAllowedError, UsageError, limit_reached
-from nimad.report import streams
-from nimad.report.log import say_error, say_traceback
+from nimad.report.console import streams
+from nimad.report.log.sinks import say_error, say_traceback
 
 #: Each in a module of its own, by its own name. A command's help is its function's, and so needs the module too.
 COMMANDS = {
@@ -51,7 +51,7 @@ class Commands(click.Group):
         try:
             return super().invoke(context)
         except NimadError as error:
-            import_module("nimad.cli.loading").explain(error, context)
+            import_module("nimad.cli.settings").explain(error, context)
             raise
 
 

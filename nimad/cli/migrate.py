@@ -12,25 +12,24 @@ from typing import Any, NoReturn
 
 import click
 
-from nimad import command
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option, run_options
-from nimad.config import Settings
+from nimad.cli.settings import load
+from nimad.config import Settings, command
 from nimad.config.variables import explained
 from nimad.errors import NimadError, RefusedError, StoppedError
-from nimad.migration import events as e
-from nimad.migration.result import Outcome, Result
+from nimad.events import run as e
+from nimad.events.result import Outcome, Result
 from nimad.migration.run import migrate as run
 from nimad.printable import as_json as as_json_line
-from nimad.report.console import Console, write
-from nimad.report.journal import STDOUT, Journal
+from nimad.report.console.progress import Console, write
+from nimad.report.console.streams import Matter, matters, say_at_once
 from nimad.report.level import Level
 from nimad.report.listener import JsonListener, PeopleListener, ServiceListener
-from nimad.report.log import Log
+from nimad.report.log.journal import STDOUT, Journal
+from nimad.report.log.sinks import Log
 from nimad.report.metrics import Metrics
-from nimad.report.streams import Matter, matters, say_at_once
-from nimad.service.heart import Heart
+from nimad.service.stop_event import StopEvent
 
 
 @click.command()
@@ -131,7 +130,7 @@ def _whole_number(text: str) -> int:
 def _stop_on_signal() -> Iterator[threading.Event]:
     """Turn Ctrl-C, SIGTERM and a closed terminal into a stop that keeps everything counted."""
     # No plain Event: its lock is held for a moment in each wait, and a handler that sets it there waits for ever.
-    stop = Heart(lambda: False, None)
+    stop = StopEvent(lambda: False, None)
 
     def ask(_: int, __: FrameType | None) -> None:
         first = not stop.stopped

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import click
 
-from nimad import command
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.migration import pausing
-from nimad.migration.files import Files
-from nimad.report.screen import say_line
-from nimad.report.streams import Matter, matters
+from nimad.cli.settings import load
+from nimad.config import command
+from nimad.report.console.screen import say_line
+from nimad.report.console.streams import Matter, matters
+from nimad.state import pause_file
+from nimad.state.paths import Files
 
 _source_option = file_option("--source", "The SQLite memory, where its target is beside it.")
 _target_option = file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
@@ -26,7 +26,7 @@ _config_option = file_option("--config", "Settings file.  [default: /etc/nima/ni
 def pause(source: Path | None, target: Path | None, config: Path | None) -> None:
     """Hold a migration, the service's too, until `nimad resume`. It outlasts a restart."""
     files = _files(source, target, config)
-    new = pausing.pause(files)
+    new = pause_file.pause(files)
     matters(Matter.DONE)
     say_line(f"{'Paused' if new else 'Paused already'}: {files.target}. A batch under way ends, nothing more begins.")
     if not any(os.path.lexists(path) for path in (files.target, files.staging, files.state)):
@@ -41,7 +41,7 @@ def pause(source: Path | None, target: Path | None, config: Path | None) -> None
 def resume(source: Path | None, target: Path | None, config: Path | None) -> None:
     """End what `nimad pause` began."""
     files = _files(source, target, config)
-    was_paused = pausing.resume(files)
+    was_paused = pause_file.resume(files)
     matters(Matter.DONE)
     say_line(f"{'Going on' if was_paused else 'It was not paused'}: {files.target}")
 

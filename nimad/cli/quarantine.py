@@ -8,19 +8,18 @@ from typing import Any
 
 import click
 
-from nimad import command
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.migrate import beginning, run_to_the_end
 from nimad.cli.options import file_option, run_options
-from nimad.cli.unread import say_unread
-from nimad.config import Settings
+from nimad.cli.settings import load
+from nimad.cli.unread_log import say_unread
+from nimad.config import Settings, command
 from nimad.errors import ExitCode
-from nimad.migration.origin import source_to_retry
-from nimad.migration.quarantined import Quarantined, matching, quarantined
-from nimad.report.log import say_error
-from nimad.report.screen import say_line, show_json, show_line_of_json
-from nimad.words import number_of
+from nimad.plural import number_of
+from nimad.report.console.screen import say_line, show_json, show_line_of_json
+from nimad.report.log.sinks import say_error
+from nimad.state.provenance import source_to_retry
+from nimad.state.quarantine_entries import QuarantineEntries, matching, quarantined
 
 #: Tables that a memory's rows come from.
 _TABLES = ("memory_nodes", "memory_edges", "memory_turns")
@@ -64,7 +63,7 @@ def list_(target: Path | None = None, *, as_json: bool = False) -> None:
     say_unread(settings)
 
 
-def _say_next_steps(found: Quarantined, count: int, key: str) -> None:
+def _say_next_steps(found: QuarantineEntries, count: int, key: str) -> None:
     words = ["--", key] if key.startswith("-") else [key]
     say_line(f"{number_of(count, 'entry', 'entries')} in {found.file}")
     say_line(f"Look at one whole: {command.line('quarantine', 'show', '--target', found.target, *words)}")

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
+from nimad.cli.settings import load
 from nimad.errors import UsageError
-from nimad.migration.files import Files
-from nimad.migration.origin import source_of
-from nimad.migration.recorded import choose, read
-from nimad.report.screen import say_line, show_file, show_json
-from nimad.report.streams import Matter, matters
+from nimad.report.console.screen import say_line, show_file, show_json
+from nimad.report.console.streams import Matter, matters
+from nimad.state.paths import Files
+from nimad.state.provenance import source_of
+from nimad.state.run_history_reader import choose_migration, read_history
 
 if TYPE_CHECKING:
-    from nimad.migration.timing import Compared
-    from nimad.report.account import Account
+    from nimad.report.run.model import RunReport
+    from nimad.report.run.search_timing import Compared
 
 _STDOUT = "-"
 
@@ -48,10 +48,10 @@ def report(
     if as_text and as_json:
         raise UsageError("--text and --json cannot be had at once; run it twice")
     from nimad.printable import as_json as json_of
-    from nimad.report.account import headline  # late, like all that makes a report: the service has no use for it
-    from nimad.report.output import SUFFIX, save
-    from nimad.report.page import page
-    from nimad.report.text import text
+    from nimad.report.run.model import headline  # late, like all that makes a report: the service has no use for it
+    from nimad.report.run.output import SUFFIX, save
+    from nimad.report.run.page import page
+    from nimad.report.run.text import text
 
     target = load(begin({"target": target}, config, by="target"), os.environ, config).target
     told = _told(target, run, search=not no_search)
@@ -71,12 +71,12 @@ def report(
     say_line(f"Report: {place.absolute()}")
 
 
-def _told(target: Path, run: str | None, *, search: bool) -> "Account":
-    from nimad.migration.timing import compare
-    from nimad.report.gathering import account
+def _told(target: Path, run: str | None, *, search: bool) -> "RunReport":
+    from nimad.report.run.build import account
+    from nimad.report.run.search_timing import compare
 
-    found = read(Files(target).runs)
-    migration = choose(found, run, Files(target).runs)
+    found = read_history(Files(target).runs)
+    migration = choose_migration(found, run, Files(target).runs)
     latest = migration is None or migration is found[-1]
     source = source_of(target) if latest and target.exists() else None
     compared: Compared | None = None

@@ -9,16 +9,16 @@ from typing import Any
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
+from nimad.cli.settings import load
 from nimad.config import Settings
 from nimad.config.settings import ENGINES
-from nimad.migration import rollback as going_back
-from nimad.report import rollback_lines
+from nimad.report.console.screen import say_line, show_json
+from nimad.report.console.streams import Matter, matters
 from nimad.report.level import Level
-from nimad.report.log import Log
-from nimad.report.screen import say_line, show_json
-from nimad.report.streams import Matter, matters
+from nimad.report.log.sinks import Log
+from nimad.report.messages import rollback_messages
+from nimad.rollback import rollback as going_back
 
 
 @click.command()
@@ -41,15 +41,15 @@ def rollback(config: Path | None, user: str | None, *, applies: bool, as_json: b
     the target.
     """
     settings = load(begin(options, config, user), os.environ, config)
-    found = going_back.apply(settings) if applies else going_back.look(settings)
+    found = going_back.apply_rollback(settings) if applies else going_back.plan_rollback(settings)
     if found.applied and not found.before:
-        _note(settings, rollback_lines.done(found))
+        _note(settings, rollback_messages.done(found))
     if found.applied:
         matters(Matter.DONE)
     if as_json:
-        show_json(rollback_lines.to_json(found))
+        show_json(rollback_messages.to_json(found))
     else:
-        for line in rollback_lines.lines(found):
+        for line in rollback_messages.lines(found):
             say_line(line)
     sys.exit(int(found.exit_code))
 

@@ -12,22 +12,22 @@ import click
 
 from nimad import __version__
 from nimad.cli.identity import begin
-from nimad.cli.loading import explain, load
 from nimad.cli.options import file_option
+from nimad.cli.settings import explain, load
 from nimad.config import Settings
 from nimad.config.settings import AFTERS, TRIGGERS
 from nimad.errors import ExitCode, NimadError
-from nimad.migration.events import Event
-from nimad.report.console import write
-from nimad.report.journal import Journal
+from nimad.events.run import Event
+from nimad.report.console.progress import write
+from nimad.report.console.streams import Matter, matters
 from nimad.report.listener import ServiceListener
-from nimad.report.log import Log
+from nimad.report.log.journal import Journal
+from nimad.report.log.sinks import Log
+from nimad.report.messages.status_line import status
 from nimad.report.metrics import Metrics
-from nimad.report.status import status
-from nimad.report.streams import Matter, matters
 from nimad.service import disks
 from nimad.service.daemon import Daemon
-from nimad.service.manager import Manager
+from nimad.service.systemd_notifier import Manager
 
 #: What systemd is told of a failure, by exit code: a number of errno(3).
 _ERRNO: Final[Mapping[ExitCode, int]] = {

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
-from nimad import rights
-from nimad.report.screen import say_line
-from nimad.report.streams import Matter, matters
+from nimad.host import rights
+from nimad.report.console.screen import say_line
+from nimad.report.console.streams import Matter, matters
 from nimad.sample import SHAPES, Sample, write_sample
 
 

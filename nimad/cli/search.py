@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.cli.unread import say_unread
-from nimad.migration.asking import search as ask
-from nimad.report.screen import say_line, show_json
+from nimad.cli.settings import load
+from nimad.cli.unread_log import say_unread
+from nimad.diagnostics.search import search as ask
+from nimad.report.console.screen import say_line, show_json
 
 #: Characters of a memory that a line shows.
 SHOWN_CHARS = 100

@@ -4,15 +4,15 @@ from pathlib import Path
 
 import click
 
-from nimad import command
 from nimad.cli.options import file_option
+from nimad.config import command
 from nimad.errors import UsageError
-from nimad.report.log import say_warning
-from nimad.report.screen import say_line
-from nimad.report.streams import Matter, matters
-from nimad.rights import account_of
+from nimad.host.rights import account_of
+from nimad.report.console.screen import say_line
+from nimad.report.console.streams import Matter, matters
+from nimad.report.log.sinks import say_warning
 from nimad.service.agent_scripts import FOLDER
-from nimad.service.setup import NAME, Written, set_up
+from nimad.service.setup import NAME, WrittenUnits, set_up
 from nimad.service.setup import undo as take_back
 
 
@@ -44,7 +44,7 @@ def setup(*, user: str | None, source: Path | None, no_drop_ins: bool, undo: boo
     _say_away_at_boot(written)
 
 
-def _say_done(written: Written) -> None:
+def _say_done(written: WrittenUnits) -> None:
     for path in written.changed:
         say_line(f"Wrote {path}")
     for path in written.removed:
@@ -59,7 +59,7 @@ def _say_done(written: Written) -> None:
     say_line(f"Watch it with: journalctl -fu {NAME}")
 
 
-def _say_away_at_boot(written: Written) -> None:
+def _say_away_at_boot(written: WrittenUnits) -> None:
     for place, line in written.away_at_boot.items():
         waits = f"systemd does not mount {place} when the machine starts: the service then waits until somebody does"
         say_warning(f"{waits}. Add this line to /etc/fstab, and run setup again:" if line else waits)
@@ -67,7 +67,7 @@ def _say_away_at_boot(written: Written) -> None:
             say_line(line)
 
 
-def _say_undone(written: Written) -> None:
+def _say_undone(written: WrittenUnits) -> None:
     for path in written.removed:
         say_line(f"Removed {path}")
     _say_put_back(written)
@@ -79,6 +79,6 @@ def _say_undone(written: Written) -> None:
         say_line(f"{NAME} is still enabled; leave it out of the next start with: sudo systemctl disable {NAME}")
 
 
-def _say_put_back(written: Written) -> None:
+def _say_put_back(written: WrittenUnits) -> None:
     for path in written.put_back:
         say_line(f"Put back {path}")

@@ -10,14 +10,14 @@ from pathlib import Path
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
-from nimad.desk.status import Status
-from nimad.desk.status import status as ask
-from nimad.report import streams
-from nimad.report.screen import Live, can_be_drawn_on, say_line, show, show_json
-from nimad.report.signs import signs_of_stdout
-from nimad.report.status_page import headline, lines, to_json
+from nimad.cli.settings import load
+from nimad.diagnostics.status import Status
+from nimad.diagnostics.status import status as ask
+from nimad.report.console import streams
+from nimad.report.console.screen import Live, can_be_drawn_on, say_line, show, show_json
+from nimad.report.console.symbols import signs_of_stdout
+from nimad.report.messages.status_screen import headline, lines, to_json
 
 #: Seconds between two looks of --watch.
 _EVERY_S = 1.0

@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from nimad.cli.identity import begin
-from nimad.cli.loading import load
 from nimad.cli.options import file_option
+from nimad.cli.settings import load
+from nimad.compare.comparison import compare
 from nimad.config.settings import ENGINES
-from nimad.migration.comparing import compare
-from nimad.report import comparison_lines
-from nimad.report.screen import say_line, show_json
+from nimad.report.console.screen import say_line, show_json
+from nimad.report.messages import comparison_messages
 
 #: What is compared: every row and column, or just the number of rows.
 LEVELS = ("full", "counts")
@@ -37,8 +37,8 @@ def verify(config: Path | None, level: str, *, as_json: bool, **options: Any) ->
     settings = load(begin(options, config), os.environ, config)
     found = compare(settings, level)
     if as_json:
-        show_json(comparison_lines.to_json(found))
+        show_json(comparison_messages.to_json(found))
     else:
-        for line in comparison_lines.lines(found):
+        for line in comparison_messages.lines(found):
             say_line(line)
     sys.exit(int(found.exit_code))

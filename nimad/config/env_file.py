@@ -17,7 +17,7 @@ _COMMENT: Final = re.compile(r"(?:^|\s)#")
 
 
 @dataclass(frozen=True)
-class Line:
+class EnvLine:
     """A line that sets a variable, and its number."""
 
     name: str
@@ -25,11 +25,11 @@ class Line:
     number: int
 
 
-def lines(text: str) -> Iterator[Line]:
+def lines(text: str) -> Iterator[EnvLine]:
     """Return the lines that set a variable, whatever else stands there."""
     for number, line in enumerate(text.splitlines(), 1):
         if parts := _SET.fullmatch(line):
-            yield Line(parts[1], _value(parts[2].strip()), number)
+            yield EnvLine(parts[1], _value(parts[2].strip()), number)
 
 
 def _value(text: str) -> str:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeVar
 
-from nimad.config.document import Document, Keys, dotted, read_document, shown
-from nimad.config.file import read_text
+from nimad.config.json5_document import Document, Keys, dotted, read_document, shown
+from nimad.config.toml_file import read_text
 
 _Value = TypeVar("_Value", str, int, bool)
 

@@ -9,10 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, NoReturn
 
-from nimad.config import places, target_names
-from nimad.config.file import HOOKS
+from nimad.config import defaults, target_names
 from nimad.config.openclaw import OpenClaw
 from nimad.config.target_names import Surroundings, TargetNames
+from nimad.config.toml_file import HOOKS
 from nimad.errors import ConfigurationError, UsageError
 from nimad.printable import is_one_line, is_utf_8
 
@@ -91,7 +91,7 @@ class Settings:
     priority : ``"low"`` lets workers have what other programs leave of processor and disk.
     trigger : when the service migrates, of ``TRIGGERS``; ``after`` : what it does then, of ``AFTERS``.
     metrics_file : where figures are written for node_exporter's textfile collector; None for nowhere.
-    on_complete, on_failure, on_quarantine : commands, as lists of words, that are run then; see ``migration/hooks.py``.
+    on_complete, on_failure, on_quarantine : commands, as lists of words, run then; see ``supervisor/hooks.py``.
     start_offset : accepted as the guide has it; a run goes on from what the target is counted to hold.
     origins : field -> where its value comes from; complete when made by ``load``.
     notes : what is to be said of where the values come from.
@@ -137,7 +137,7 @@ class Settings:
     on_failure: tuple[str, ...] | None = None
     on_quarantine: tuple[str, ...] | None = None
     log_level: str = "INFO"
-    openclaw_file: Path = places.OPENCLAW_FILE
+    openclaw_file: Path = defaults.OPENCLAW_FILE
     openclaw: OpenClaw | None = None
     config_file: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -152,23 +152,23 @@ class Settings:
 
     def origin(self, name: str) -> str:
         """Say where the value of a field comes from."""
-        return self.origins.get(name, places.DEFAULT)
+        return self.origins.get(name, defaults.DEFAULT)
 
     def _settle_paths(self) -> None:
-        source = places.expand(self.source)
+        source = defaults.expand(self.source)
         names = self.names
         if names is None or self.target != names.file:  # settled ones stay, whatever comes to the folder meanwhile
-            asked = None if self.target is _DERIVED else places.expand(self.target)
-            names = target_names.choose(source, asked, Surroundings(_own_home()))
-        log_file = source.with_name(places.LOG_NAME) if self.log_file is _DERIVED else self.log_file
+            asked = None if self.target is _DERIVED else defaults.expand(self.target)
+            names = target_names.choose_names(source, asked, Surroundings(_own_home()))
+        log_file = source.with_name(defaults.LOG_NAME) if self.log_file is _DERIVED else self.log_file
         self._set("source", source)
         self._set("target", names.file)
         self._set("names", names)
-        self._set("log_file", places.expand(log_file))
-        self._set("openclaw_file", places.expand(self.openclaw_file))
+        self._set("log_file", defaults.expand(log_file))
+        self._set("openclaw_file", defaults.expand(self.openclaw_file))
         for name in ("engine_python", "reader_python", "vector_extension", "metrics_file"):
             if (path := getattr(self, name)) is not None:
-                self._set(name, NO_READER if str(path) == str(NO_READER) else places.expand(Path(path)))
+                self._set(name, NO_READER if str(path) == str(NO_READER) else defaults.expand(Path(path)))
 
     def _settle_words(self) -> None:
         try:
@@ -291,10 +291,10 @@ class Settings:
         """
         origins = [self.origin(each) for each in (name, against) if each]
         files = [origin for origin in origins if _is_file(origin)]
-        if files and places.COMMAND_LINE not in origins:
+        if files and defaults.COMMAND_LINE not in origins:
             raise ConfigurationError(f"{files[0]}: {name.replace('_', ' ')} {what}")
-        if origins[0].startswith(places.ENVIRONMENT):
-            raise UsageError(f"{origins[0].removeprefix(places.ENVIRONMENT)} {what}")
+        if origins[0].startswith(defaults.ENVIRONMENT):
+            raise UsageError(f"{origins[0].removeprefix(defaults.ENVIRONMENT)} {what}")
         raise UsageError(f"--{name.replace('_', '-')} {what}")
 
 
@@ -324,8 +324,8 @@ def _is_read_as_utf8(path: str) -> bool:
 
 
 def _is_file(origin: str) -> bool:
-    said_elsewhere = {places.DEFAULT, places.COMMAND_LINE, places.BESIDE_SOURCE}
-    return origin not in said_elsewhere and not origin.startswith((places.ENVIRONMENT, target_names.CHOSEN))
+    said_elsewhere = {defaults.DEFAULT, defaults.COMMAND_LINE, defaults.BESIDE_SOURCE}
+    return origin not in said_elsewhere and not origin.startswith((defaults.ENVIRONMENT, target_names.CHOSEN))
 
 
 def _own_home() -> Path | None:

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from nimad import filesystems
-from nimad.config import env_file, places
-from nimad.disk import destination, leads_to
+from nimad.config import defaults, env_file
+from nimad.host import filesystems
+from nimad.host.disk import destination, leads_to
 
 #: The name that every release of nima-core opens, and the one of the guide.
 AGENT_NAME: Final = "ladybug.lbug"
-GUIDE_NAME: Final = places.TARGET_NAME
+GUIDE_NAME: Final = defaults.TARGET_NAME
 #: How the origin of a target begins whose name was chosen, and not said by anybody.
 CHOSEN: Final = "chosen: "
 
@@ -60,16 +60,16 @@ class Surroundings:
                 yield Path(pwd.getpwuid(source.stat().st_uid).pw_dir)
 
 
-def choose(source: Path, asked: Path | None, around: Surroundings) -> TargetNames:
+def choose_names(source: Path, asked: Path | None, around: Surroundings) -> TargetNames:
     """Given a memory and the target that was asked for, None for the usual one, say which file that is.
 
     What is there decides first, then what was asked for, and then whether nima-core shows.
     """
     asked = None if asked is None else followed(asked)
     if asked is not None and asked.name in (AGENT_NAME, GUIDE_NAME) and not _is_same_folder(asked, source):
-        beside = asked.with_name(places.SOURCE_NAME)
+        beside = asked.with_name(defaults.SOURCE_NAME)
         if _is_plain(beside):  # the agent of that memory may show, and nothing of ours says where it writes
-            return choose(beside, asked, Surroundings(around.home))
+            return choose_names(beside, asked, Surroundings(around.home))
     agent, said_by = _agents_name(source, around)
     guide = source.with_name(GUIDE_NAME if agent != source.with_name(GUIDE_NAME) else AGENT_NAME)
     if asked is None and not said_by and source in (agent, guide):  # a memory that is called so
@@ -102,7 +102,7 @@ def _file_of(agent: Path, guide: Path, asked: Path | None, sign: str) -> tuple[P
     if here != there:
         return (agent if here > there else guide), f"{CHOSEN}it is there already"
     if sign:
-        return agent, sign if sign.startswith(places.ENVIRONMENT) else f"{CHOSEN}nima-core opens it ({sign})"
+        return agent, sign if sign.startswith(defaults.ENVIRONMENT) else f"{CHOSEN}nima-core opens it ({sign})"
     if asked is None and not (kind := filesystems.of(agent.parent)).has_links:  # then it is the only name
         return agent, f"{CHOSEN}nima-core opens it, and {kind.name} has no links"
     return asked or guide, ""
@@ -151,9 +151,9 @@ def sign_of_agent(source: Path, around: Surroundings) -> str:
     if folder.name == _MEMORY and folder.parent.name == _NIMA_HOME:
         return f"{folder.parent} is its home"
     if around.home is not None and any(around.env.get(name) for name in ("NIMA_HOME", "NIMA_DATA_DIR")):
-        home, said_by = places.data_home(around.env, around.home)
+        home, said_by = defaults.data_home(around.env, around.home)
         if home / _MEMORY == folder:
-            return f"{said_by.removeprefix(places.ENVIRONMENT)} names its home"
+            return f"{said_by.removeprefix(defaults.ENVIRONMENT)} names its home"
     kept = [folder / name for name in _DATA]
     kept += [folder.parent / name for name in _DATA if folder.name == _MEMORY]
     agents = folder / AGENT_NAME
@@ -166,7 +166,7 @@ def sign_of_agent(source: Path, around: Surroundings) -> str:
 def _agents_name(source: Path, around: Surroundings) -> tuple[Path, str]:
     """The file that the agent opens, and where that is said; by default `ladybug.lbug` beside the memory."""
     if named := around.env.get(VARIABLE):
-        return places.expand(named, around.home), f"{places.ENVIRONMENT}{VARIABLE}"
+        return defaults.expand(named, around.home), f"{defaults.ENVIRONMENT}{VARIABLE}"
     for home in around.homes(source):
         file = home / _ENV_FILE
         if (named := _variable(file)) and (path := _usable(named, home, file)) is not None:

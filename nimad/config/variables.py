@@ -3,16 +3,16 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from nimad.config import places
-from nimad.config.places import Given
+from nimad.config import defaults
+from nimad.config.defaults import Given
 from nimad.config.target_names import CHOSEN
-from nimad.disk import FileKind, kind_of
+from nimad.host.disk import FileKind, kind_of
 
 if TYPE_CHECKING:
     from nimad.config.settings import Settings
 
 _DB_PATH: Final = "NIMA_DB_PATH"
-_BY_DB_PATH: Final = f"{places.ENVIRONMENT}{_DB_PATH}"
+_BY_DB_PATH: Final = f"{defaults.ENVIRONMENT}{_DB_PATH}"
 #: Endings of LadybugDB files, and of those of Kuzu, which it descends from.
 _ENDINGS: Final = (".lbug", ".ladybug", ".ladybugdb", ".lbdb", ".kuzu", ".kuzudb", ".kz")
 
@@ -23,7 +23,7 @@ def settle(given: Given, home: Path) -> Given:
     Parts of NIMA mean the SQLite memory by that variable, and others, its README among them, the LadybugDB file.
     """
     path, origin = given.get("source", ("", ""))
-    if origin != _BY_DB_PATH or not _is_ladybug(places.expand(path, home)):
+    if origin != _BY_DB_PATH or not _is_ladybug(defaults.expand(path, home)):
         return given
     return {"target": (path, origin)} | {name: found for name, found in given.items() if name != "source"}
 
@@ -43,12 +43,12 @@ def notes(named: Given, given: Given, home: Path) -> tuple[str, ...]:
     if origin != _BY_DB_PATH or given["source"][1] == _BY_DB_PATH or settle(named, home) == named:
         return ()
     source, by = given["source"]
-    rest = f"the source is {places.expand(source, home)} ({by})"
+    rest = f"the source is {defaults.expand(source, home)} ({by})"
     if given["target"][1] == _BY_DB_PATH:
-        return (f"{_DB_PATH} names a LadybugDB file, so {places.expand(path, home)} is the target; {rest}",)
-    if by == places.COMMAND_LINE or places.expand(given["target"][0], home) == places.expand(path, home):
+        return (f"{_DB_PATH} names a LadybugDB file, so {defaults.expand(path, home)} is the target; {rest}",)
+    if by == defaults.COMMAND_LINE or defaults.expand(given["target"][0], home) == defaults.expand(path, home):
         return ()
-    return (f"{_DB_PATH} names a LadybugDB file, {places.expand(path, home)}, which is not the source; {rest}",)
+    return (f"{_DB_PATH} names a LadybugDB file, {defaults.expand(path, home)}, which is not the source; {rest}",)
 
 
 def explained(text: str, settings: "Settings") -> str:
@@ -56,8 +56,8 @@ def explained(text: str, settings: "Settings") -> str:
     for name in ("target", "source", "openclaw_file"):
         path, origin = str(getattr(settings, name)), settings.origin(name)
         chosen = origin.startswith(CHOSEN) and Path(path).parent == settings.source.parent
-        if chosen or origin == places.BESIDE_SOURCE:
+        if chosen or origin == defaults.BESIDE_SOURCE:
             origin = settings.origin("source")
-        if origin.startswith(places.ENVIRONMENT) and path in text:
-            return f"{text}; {path} comes from {origin.removeprefix(places.ENVIRONMENT)}"
+        if origin.startswith(defaults.ENVIRONMENT) and path in text:
+            return f"{text}; {path} comes from {origin.removeprefix(defaults.ENVIRONMENT)}"
     return text

@@ -7,26 +7,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from nimad import command
-from nimad.config import Settings
+from nimad.config import Settings, command
+from nimad.engines.selection import Choice
 from nimad.errors import DiskError, RefusedError, SourceError
-from nimad.migration import machine, pausing
-from nimad.migration.child import Workers
-from nimad.migration.damaged import Readable
-from nimad.migration.ends import Answer, Kind
-from nimad.migration.engines import Choice
-from nimad.migration.events import Listener
-from nimad.migration.files import Files
-from nimad.migration.patience import Patience
-from nimad.migration.plan import ALONE_BYTES, POOL_STEP, Plan
-from nimad.migration.state import State
-from nimad.source.file import SourceFile
-from nimad.source.losses import deleted_in_passing
+from nimad.events.run import Listener, Resumed
+from nimad.host import machine
+from nimad.migration.salvage import ReadableSource
+from nimad.source.deletion_limit import deleted_in_passing
 from nimad.source.schema import NODES, TARGET_TABLES, columns_of, moved_columns
-from nimad.source.sql import quoted
+from nimad.source.sql import sql_name
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import Survey
-from nimad.worker import quarantine
-from nimad.worker.job import Failed, Job, Task
+from nimad.state import pause_file, quarantine
+from nimad.state.left_out import Failed
+from nimad.state.paths import Files
+from nimad.state.target_state import State
+from nimad.supervisor.outcome import FailureKind, WorkerResult
+from nimad.supervisor.plan import ALONE_BYTES, POOL_STEP, Plan
+from nimad.supervisor.timeout import Timeout
+from nimad.supervisor.worker_process import WorkerPool
+from nimad.worker.protocol import Job, Task
+
+#: Seconds between two checks whether a pause is over.
+PAUSE_POLL_S = 1.0
 
 
 @dataclass
@@ -34,10 +37,10 @@ class Context:
     """One run: what it was asked, what it knows, and how far it is."""
 
     settings: Settings
-    memory: Readable
+    memory: ReadableSource
     plan: Plan
     files: Files
-    workers: Workers
+    workers: WorkerPool
     listener: Listener
     state: State
     choice: Choice = field(default_factory=Choice)  # of the engine that writes, by those that read
@@ -49,7 +52,7 @@ class Context:
     refused: dict[str, dict[int, dict[str, Failed]]] = field(default_factory=dict)  # and values; or not given back
     losses: frozenset[str] = frozenset()  # lines of the quarantine that tell what the source lost
     pool_bytes: int = 0  # of the engine, as raised since the plan
-    patience: Patience = field(default_factory=Patience)
+    timeout: Timeout = field(default_factory=Timeout)
     adopted: bool = False  # an earlier run wrote to the staging file, which may have suffered in between
     repairs: int = 0  # how often the staging file did not open
     schema_version: int = 0
@@ -104,24 +107,26 @@ class Context:
             },
         )
 
-    def do(self, job: Job) -> Answer:
+    def do(self, job: Job) -> WorkerResult:
         """Do a job in a fresh worker, with the pool that is needed now and within the time that it may take."""
         if not self.settings.dry_run:
-            pausing.hold(self.files, self.workers, self.listener)
+            hold_while_paused(self.files, self.workers, self.listener)
         self.check_source()
         file = machine.space_taken(Path(job.target)) if job.target else 0
         work = file + sum(each.bytes for each in (job.range, *job.then) if each)
         limited = replace(job, pool_bytes=self.plan.pool_for(file, self.pool_bytes))
-        limit_s = self.patience.limit_s(work, trial=job.task is Task.TRY)
+        limit_s = self.timeout.limit_s(work, trial=job.task is Task.TRIAL_LOAD)
         large = job.task is Task.LOAD and job.range is not None and job.range.bytes > ALONE_BYTES
         last = job.task is Task.VERIFY  # mostly; a worker that nobody needs costs as much as another
         answer = self.workers.do(limited, limit_s=limit_s, last=large or last)
         if large:
             self.workers.prepare()
         if answer.ok:
-            self.patience.note(work, answer.facts["seconds"])
+            self.timeout.note(work, answer.facts["seconds"])
             self.state.note_peak(answer.facts["peak_rss"])
-        if answer.kind is Kind.LOCKED and "PID" not in answer.message:  # engines before 0.18 do not say who has it
+        if (
+            answer.kind is FailureKind.LOCKED and "PID" not in answer.message
+        ):  # engines before 0.18 do not say who has it
             holder = machine.holder_of(Path(job.target)) or "unknown"
             return replace(answer, message=f"{answer.message} (held by PID {holder})")
         return answer
@@ -235,8 +240,8 @@ class Context:
 
     def nodes_above(self, bound: int) -> int:
         """Nodes that reached the source with a higher key than `bound`."""
-        key = quoted(self.survey.schema.nodes.key)
-        query = f"SELECT count(*) FROM {quoted(NODES)} WHERE typeof({key}) = 'integer' AND {key} > ?"
+        key = sql_name(self.survey.schema.nodes.key)
+        query = f"SELECT count(*) FROM {sql_name(NODES)} WHERE typeof({key}) = 'integer' AND {key} > ?"
         return self.source.number(query, bound)
 
     def clock_instead(self, phase: str, seconds: float, other: str) -> None:
@@ -256,3 +261,15 @@ class Context:
         finally:
             spent = self.state.phases_s.get(name, 0.0) + time.monotonic() - began
             self.state.phases_s[name] = spent
+
+
+def hold_while_paused(files: Files, workers: WorkerPool, listener: Listener) -> None:
+    """Wait for as long as a pause lasts. Raises `StoppedError` when a stop is asked for meanwhile."""
+    if not pause_file.is_paused(files):
+        return
+    workers.rest()
+    listener(pause_file.paused(files))
+    while pause_file.is_paused(files):
+        workers.pause(PAUSE_POLL_S)
+    listener(Resumed())
+    workers.prepare()

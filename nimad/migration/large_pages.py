@@ -6,10 +6,10 @@ physical memory associated with a frame failed». So does any later one that tak
 
 import sys
 
-from nimad.migration import machine
-from nimad.migration.engines import Choice, Engine, upgrade
-from nimad.migration.plan import SMALL_PAGE
-from nimad.packages import MODULE, install
+from nimad.engines.packages import MODULE, install
+from nimad.engines.selection import Choice, FoundEngine, upgrade
+from nimad.host import machine
+from nimad.supervisor.plan import SMALL_PAGE
 
 #: The first release that asks the system how large a page is; all before it take `SMALL_PAGE` for granted.
 SINCE = (0, 18)
@@ -21,12 +21,12 @@ def warnings(choice: Choice) -> list[str]:
     return [_of_reader(reader) for reader in choice.readers if fails_here(reader)]
 
 
-def fails_here(reader: Engine) -> bool:
+def fails_here(reader: FoundEngine) -> bool:
     numbers = tuple(int(part) for part in reader.version.split(".")[:2] if part.isdigit())
     return machine.page_bytes() > SMALL_PAGE and numbers < SINCE
 
 
-def _of_reader(reader: Engine) -> str:
+def _of_reader(reader: FoundEngine) -> str:
     return (
         f"{reader} reads this memory, and will fail at its first write: this kernel's pages are of "
         f"{machine.page_bytes():,} bytes, and releases before {_shown(SINCE)} need 4,096. Either upgrade it: "

@@ -7,14 +7,15 @@ a name with the date and stays for whoever wants to look.
 import os
 import time
 
-from nimad.disk import READ_SUFFIXES, pieces, sync
 from nimad.errors import RefusedError
+from nimad.events.run import SetAside
+from nimad.host.disk import READ_SUFFIXES, pieces, sync
 from nimad.migration import large_pages, retry
 from nimad.migration.context import Context
-from nimad.migration.ends import Answer, Kind
-from nimad.migration.events import SetAside
-from nimad.migration.files import free_name, move_aside
-from nimad.worker.job import Task
+from nimad.state.paths import free_name, move_aside
+from nimad.supervisor import worker_failure
+from nimad.supervisor.outcome import FailureKind, WorkerResult
+from nimad.worker.protocol import Task
 
 #: How often an unfinished target is set aside whole and begun anew, and how often one is repaired in one run.
 REBUILDS = 2
@@ -22,11 +23,19 @@ REPAIRS = 8
 
 #: Ends in every try of a worker that opens and counts a file, which tell that it cannot be opened.
 _UNREADABLE = frozenset(
-    {Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.ALLOCATION, Kind.HUNG, Kind.UNEXPECTED}
+    {
+        FailureKind.CRASHED,
+        FailureKind.NO_ANSWER,
+        FailureKind.HALF_ANSWER,
+        FailureKind.ENGINE_ERROR,
+        FailureKind.ALLOCATION,
+        FailureKind.HUNG,
+        FailureKind.UNEXPECTED,
+    }
 )
 
 
-def repair(context: Context, found: Answer | None = None) -> None:
+def repair(context: Context, found: WorkerResult | None = None) -> None:
     """Make the staging file open, and count it. `found`: what is wrong with it. Raises when no repair helps."""
     context.repairs += 1
     if context.repairs > REPAIRS:
@@ -34,7 +43,7 @@ def repair(context: Context, found: Answer | None = None) -> None:
             f"{context.files.staging} had to be repaired {REPAIRS} times in this run; "
             f"{_cause(context) or 'check the disk (dmesg), then run again, or begin anew with --restart'}"
         )
-    if found is not None and (context.state.brought or found.kind in (Kind.DAMAGED, Kind.DUPLICATE_KEY)):
+    if found is not None and (context.state.brought or found.kind in (FailureKind.DAMAGED, FailureKind.DUPLICATE_KEY)):
         set_whole_aside(context, found.message)  # what holds more than SQLite's rows is not gone on with
         return
     answer = _count(context)
@@ -50,7 +59,7 @@ def _cause(context: Context) -> str:
     return context.complaint and large_pages.explained(context.engine_name(), python, context.complaint)
 
 
-def _count(context: Context) -> Answer | None:
+def _count(context: Context) -> WorkerResult | None:
     """Count the staging file, with what a log holds taken in; the worker's answer when the file does not open.
 
     Raises what no repair mends: a full disk, another engine, another program that has it open.
@@ -63,7 +72,7 @@ def _count(context: Context) -> Answer | None:
         answer = retry.attempt(context, retry.same(count))
     except retry.UnreadableError as unreadable:
         return unreadable.answer
-    except retry.ExhaustedError as exhausted:
+    except worker_failure.ExhaustedError as exhausted:
         if exhausted.answer.kind in _UNREADABLE:
             return exhausted.answer
         raise
@@ -72,7 +81,7 @@ def _count(context: Context) -> Answer | None:
     return None
 
 
-def _set_logs_aside(context: Context, answer: Answer) -> bool:
+def _set_logs_aside(context: Context, answer: WorkerResult) -> bool:
     """Give what the engine would replay another name: the last checkpoint is whole without it."""
     staging = context.files.staging
     logs = [log for suffix in READ_SUFFIXES if os.path.lexists(log := staging.with_name(staging.name + suffix))]

@@ -3,47 +3,35 @@
 from collections.abc import Callable
 from dataclasses import replace
 
-from nimad.errors import (
-    BatchFailedError,
-    CannotWriteError,
-    DiskError,
-    EngineError,
-    ExitCode,
-    NimadError,
-    RefusedError,
-    SourceError,
-)
+from nimad.events.run import BatchFailed, BatchRecovered, PoolRaised
 from nimad.migration.context import Context
-from nimad.migration.ends import CIRCUMSTANTIAL, Action, Answer, Kind
-from nimad.migration.events import BatchFailed, BatchRecovered, PoolRaised
-from nimad.worker.job import Job
+from nimad.supervisor import worker_failure
+from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
+from nimad.worker.protocol import Job
 
 #: Seconds before each try.
 DELAYS_S = (0.0, 1.0, 5.0, 15.0)
 
 
 #: Ends in every try of a worker that only reads, which tell that the target is not to be read.
-_UNREADABLE = (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.ENGINE_ERROR, Kind.UNEXPECTED)
+_UNREADABLE = (
+    FailureKind.CRASHED,
+    FailureKind.NO_ANSWER,
+    FailureKind.HALF_ANSWER,
+    FailureKind.ENGINE_ERROR,
+    FailureKind.UNEXPECTED,
+)
 
 
 class UnreadableError(Exception):
     """The staging file does not open, or is damaged; it has to be repaired before anything else."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: WorkerResult) -> None:
         super().__init__(answer.message)
         self.answer = answer
 
 
-class ExhaustedError(BatchFailedError):
-    """No try succeeded; `answer` is the last one's."""
-
-    def __init__(self, answer: Answer, attempts: int) -> None:
-        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
-        super().__init__(f"a batch failed after {times}: {answer.message}; {_advice(answer)}")
-        self.answer, self.attempts = answer, attempts
-
-
-def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0) -> Answer:
+def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0) -> WorkerResult:
     """Do a job until it is done, with `make_job(n)` making one that is n times halved.
 
     Raises the error that belongs to the last failure when no try succeeds, and `UnreadableError` when the staging
@@ -66,16 +54,16 @@ def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0
         context.state.retries += 1
         halvings += _relieve(context, action)
         context.workers.pause(delay)
-    raise error_of(answer, number)
+    raise worker_failure.error_of(answer, number)
 
 
-def attempt_reading(context: Context, make_job: Callable[[int], Job]) -> Answer:
+def attempt_reading(context: Context, make_job: Callable[[int], Job]) -> WorkerResult:
     """As `attempt`, for a job that only reads the staging file: one that takes every worker down is to be repaired."""
     try:
         return attempt(context, make_job)
-    except ExhaustedError as failure:
+    except worker_failure.ExhaustedError as failure:
         if failure.answer.kind in _UNREADABLE:
-            raise UnreadableError(replace(failure.answer, kind=Kind.DAMAGED)) from failure
+            raise UnreadableError(replace(failure.answer, kind=FailureKind.DAMAGED)) from failure
         raise
 
 
@@ -87,58 +75,20 @@ def _relieve(context: Context, action: Action) -> int:
     return 1 if action in (Action.LARGER_POOL, Action.SMALLER_BATCH) else 0
 
 
-def quietly(context: Context, job: Job) -> Answer:
+def quietly(context: Context, job: Job) -> WorkerResult:
     """Do a job that is no batch; a worker that died is replaced once, and what the answer means is the caller's."""
     answer = context.do(job)
-    died = answer.kind in (Kind.CRASHED, Kind.KILLED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.UNEXPECTED)
-    want_of_pool = answer.kind in (Kind.POOL_FULL, Kind.CHECKPOINT_FAILED) and context.raise_pool()
+    died = answer.kind in (
+        FailureKind.CRASHED,
+        FailureKind.KILLED,
+        FailureKind.NO_ANSWER,
+        FailureKind.HALF_ANSWER,
+        FailureKind.UNEXPECTED,
+    )
+    want_of_pool = answer.kind in (FailureKind.POOL_FULL, FailureKind.CHECKPOINT_FAILED) and context.raise_pool()
     return context.do(job) if died or want_of_pool else answer
 
 
 def same(job: Job) -> Callable[[int], Job]:
     """The same job for every try."""
     return lambda _: job
-
-
-def error_of(answer: Answer, attempts: int = 1) -> NimadError:
-    """The error that a failed answer means for the user."""
-    message, make = answer.message, _ERRORS.get(answer.kind)
-    if make is not None:
-        return make(message)
-    if answer.kind in (Kind.SOURCE, Kind.SOURCE_BUSY):
-        error = SourceError(message)
-        error.exit_code = ExitCode(answer.facts.get("exit_code", SourceError.exit_code))
-        return error
-    return ExhaustedError(answer, attempts)
-
-
-_ERRORS: dict[Kind | None, Callable[[str], NimadError]] = {
-    Kind.ENGINE_MISSING: EngineError,
-    Kind.DISK: DiskError,
-    Kind.SCHEMA: lambda message: RefusedError(
-        f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"
-    ),
-    Kind.STRICT: lambda message: RefusedError(
-        f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "
-        "or run without --strict"
-    ),
-    Kind.STORAGE_VERSION: lambda message: EngineError(
-        f"the unfinished target belongs to another release of LadybugDB ({message}); install that one again, or throw "
-        "the unfinished target away with --restart"
-    ),
-    Kind.NOT_ALLOWED: lambda message: CannotWriteError(
-        f"the engine may not write where the target is to be ({message}); change the permissions, or choose another "
-        "place with --target"
-    ),
-    Kind.ADDRESS_SPACE: lambda message: RefusedError(
-        f"the engine may not take the address space that it needs ({message}); raise the limit (ulimit -v unlimited)"
-    ),
-}
-
-
-def _advice(answer: Answer) -> str:
-    if answer.kind is Kind.LOCKED:
-        return "close the program that has the unfinished target open"
-    if answer.kind in CIRCUMSTANTIAL:
-        return "free some memory, or try a smaller --batch-size"
-    return "the log file has what the worker said last; run again once its cause is mended"

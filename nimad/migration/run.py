@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from nimad import rights
-from nimad.config import Settings, Verify, places, target_names
-from nimad.disk import DISK_ERRORS, discard
+from nimad.config import Settings, Verify, defaults, target_names
+from nimad.engines import selection
+from nimad.engines.packages import least_integer, unloadable
+from nimad.engines.selection import Choice
 from nimad.errors import (
     CannotWriteError,
     DiskError,
@@ -20,46 +21,46 @@ from nimad.errors import (
     UsageError,
     limit_reached,
 )
+from nimad.events import run
+from nimad.events.result import Outcome, Result
+from nimad.events.run import Listener
+from nimad.host import rights
+from nimad.host.disk import DISK_ERRORS, discard
 from nimad.migration import (
-    bring_along,
-    compaction,
-    damaged,
-    dryrun,
-    engines,
-    events,
-    existing,
+    carry_over,
+    compact,
+    dry_run,
     large_pages,
-    live_compaction,
-    publishing,
-    readers,
-    remembered,
+    publish,
+    reader_check,
     repair,
+    resume,
     retry,
+    salvage,
     unfinished,
-    vectors,
-    verification,
+    vector_index,
+    verify,
 )
-from nimad.migration.catching_up import LeftAloneError
-from nimad.migration.child import Launch, Workers
-from nimad.migration.clock import Clock
+from nimad.migration.batches import Loader
 from nimad.migration.context import Context
-from nimad.migration.ends import Kind
-from nimad.migration.engines import Choice
-from nimad.migration.events import Listener
-from nimad.migration.files import Files, check_folder, check_names, check_size, locked
-from nimad.migration.following import Follower
-from nimad.migration.hooks import Hooks
-from nimad.migration.loading import Loader
-from nimad.migration.plan import make_plan
-from nimad.migration.record import Record
-from nimad.migration.result import Outcome, Result
-from nimad.migration.state import State, of_target, stamp_of
-from nimad.migration.tally import Tally
-from nimad.packages import least_integer, unloadable
 from nimad.source.header import check_source
 from nimad.source.schema import NODES, TARGET_TABLES
 from nimad.source.survey import Survey
-from nimad.worker.job import Job, Task
+from nimad.state import made_with
+from nimad.state.paths import Files, check_folder, check_names, check_size, locked
+from nimad.state.quarantine_summary import QuarantineSummary
+from nimad.state.run_history import RunHistory
+from nimad.state.target_state import State, of_target, stamp_of
+from nimad.supervisor import worker_failure
+from nimad.supervisor.clock import Clock
+from nimad.supervisor.hooks import Hooks
+from nimad.supervisor.outcome import FailureKind
+from nimad.supervisor.plan import make_plan
+from nimad.supervisor.worker_process import Launch, WorkerPool
+from nimad.sync import live_compaction
+from nimad.sync.follower import Follower
+from nimad.sync.round import LeftAloneError
+from nimad.worker.protocol import Job, Task
 
 
 def migrate(
@@ -103,16 +104,16 @@ def migrate(
 def _migrate_own(settings: Settings, listener: Listener, stop: threading.Event, clock: Clock | None) -> Result:
     """Migrate, where this process is the memory's owner."""
     if settings.auto and (why := _not_asked(settings)):
-        listener(events.NothingToDo(why))
+        listener(run.NothingToDo(why))
         return Result(outcome=Outcome.NOT_ASKED, target=str(settings.target))
     check_source(settings.source)
     if not settings.dry_run:
         _check_folder(settings)
     rights.check_own(settings.source, settings.target, settings.log_file)
-    with Workers(stop, clock, Launch(priority=settings.priority)) as workers:
+    with WorkerPool(stop, clock, Launch(priority=settings.priority)) as workers:
         try:
-            before = remembered.of(settings.target)
-            choice = engines.choose(settings, settings.source, before, stop)
+            before = made_with.of(settings.target)
+            choice = selection.choose_engine(settings, settings.source, before, stop)
             workers.start_in(Launch(choice.interpreter, choice.module, settings.priority))
             files = Files.of(settings, before.also)
             return _migrate(settings, files, choice, workers, listener)
@@ -126,7 +127,7 @@ def _check_folder(settings: Settings) -> None:
         check_folder(settings.target)
     except CannotWriteError as error:
         origin = settings.origin("target")
-        if not origin.startswith((places.ENVIRONMENT, target_names.CHOSEN)) or target_names.VARIABLE not in origin:
+        if not origin.startswith((defaults.ENVIRONMENT, target_names.CHOSEN)) or target_names.VARIABLE not in origin:
             raise
         raise CannotWriteError(f"{target_names.VARIABLE} names {settings.target}: {error}") from None
 
@@ -139,7 +140,7 @@ class _ListenerError(Exception):
 
 
 def _guarded(listener: Listener) -> Listener:
-    def tell(event: events.Event) -> None:
+    def tell(event: run.Event) -> None:
         try:
             listener(event)
         except OSError as error:
@@ -156,7 +157,7 @@ def _explained(error: OSError, settings: Settings) -> NimadError:
     return CannotWriteError(f"{message}; {limit}" if limit else message)
 
 
-def _ignore(_: events.Event) -> None:
+def _ignore(_: run.Event) -> None:
     pass
 
 
@@ -164,25 +165,25 @@ def _not_asked(settings: Settings) -> str | None:
     return settings.openclaw.why_not if settings.openclaw else "OpenClaw's file was not read"
 
 
-def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers, listener: Listener) -> Result:
-    copy = damaged.Place(settings, files)
+def _migrate(settings: Settings, files: Files, choice: Choice, workers: WorkerPool, listener: Listener) -> Result:
+    copy = salvage.SalvageDir(settings, files)
     if settings.dry_run:
         try:
             context = _prepare(settings, choice, files, copy, workers, listener)
-            dryrun.dry_run(context)
+            dry_run.dry_run(context)
         finally:
             copy.discard()
         return Result(outcome=Outcome.DRY_RUN, target=str(files.target), total_nodes=context.survey.nodes.rows)
     check_names(files, settings.source, settings.log_file)
-    with locked(files), Record(settings, files, listener) as record:
+    with locked(files), RunHistory(settings, files, listener) as record:
         files.discard_temporaries()
         try:
             context = _prepare(settings, choice, files, copy, workers, record.hear)
-            done = existing.finished(context)
-            if isinstance(done, existing.Complete):
+            done = resume.finished(context)
+            if isinstance(done, resume.Complete):
                 return _bring_late(context, done)
-            if isinstance(done, existing.InUse):
-                context.listener(events.NothingToDo(f"{done.why}; late arrivals wait"))
+            if isinstance(done, resume.InUse):
+                context.listener(run.NothingToDo(f"{done.why}; late arrivals wait"))
                 return _waiting(context)
             if done:
                 context.listener(done)
@@ -192,17 +193,17 @@ def _migrate(settings: Settings, files: Files, choice: Choice, workers: Workers,
             copy.discard()
 
 
-def _bring_late(context: Context, complete: existing.Complete) -> Result:
+def _bring_late(context: Context, complete: resume.Complete) -> Result:
     """Bring to a complete target what reached SQLite since, and say what it is then."""
     left_alone = ""
     if complete.made:  # else no run tells of it, and it is equal to SQLite
         try:
             done = Follower(context.settings, context.workers.stop, context.listener).bring()
             nodes = done.nodes if done.anything else complete.nodes
-            complete = existing.Complete(nodes, of_target(context.files))
+            complete = resume.Complete(nodes, of_target(context.files))
         except (LeftAloneError, EngineError, SourceDamagedError) as error:
             left_alone = str(error)
-    context.listener(existing.told(context, complete, left_alone))
+    context.listener(resume.told(context, complete, left_alone))
     return _waiting(context) if left_alone else _nothing_done(context)
 
 
@@ -215,12 +216,12 @@ def _waiting(context: Context) -> Result:
 
 
 def _prepare(
-    settings: Settings, choice: Choice, files: Files, copy: damaged.Place, workers: Workers, listener: Listener
+    settings: Settings, choice: Choice, files: Files, copy: salvage.SalvageDir, workers: WorkerPool, listener: Listener
 ) -> Context:
     """Look at the source, make the plan, and see whether the engine is there."""
     began = time.monotonic()
-    listener(events.Analyzing(str(settings.source)))
-    memory = damaged.readable(settings, copy, listener, workers.stop)
+    listener(run.Analyzing(str(settings.source)))
+    memory = salvage.readable(settings, copy, listener, workers.stop)
     found = memory.survey
     if settings.start_offset > found.nodes.rows:
         raise UsageError(
@@ -238,7 +239,7 @@ def _prepare(
     defaults = [(name, value, count) for name, (value, count) in found.defaults().items()]
     stored = found.stored
     said = (defaults, stored.converted, stored.unknown)
-    listener(events.Planned(settings.batch_size, plan.total_batches, plan.to_json(), *said))
+    listener(run.Planned(settings.batch_size, plan.total_batches, plan.to_json(), *said))
     state.engine = _probe(context)
     context.narrow(least_integer(int(state.engine["storage_version"])))
     _say_engine(context)
@@ -253,11 +254,11 @@ def _say_engine(context: Context) -> None:
     where = "" if choice.interpreter.is_ours else f" of {choice.interpreter.python}"
     version = context.state.engine["storage_version"]
     name, warned = f"{context.engine_name()}{where}", large_pages.warnings(choice)
-    context.listener(events.EngineChosen(name, version, choice.why, found, choice.unusable, warned))
+    context.listener(run.EngineChosen(name, version, choice.why, found, choice.unusable, warned))
 
 
 def _nothing_done(context: Context) -> Result:
-    tally = Tally.of(context.files.quarantine, of_target(context.files))
+    tally = QuarantineSummary.of(context.files.quarantine, of_target(context.files))
     return Result(
         outcome=Outcome.ALREADY_COMPLETE,
         target=str(context.files.target),
@@ -275,19 +276,19 @@ def _nothing_done(context: Context) -> Result:
 def _probe(context: Context) -> Mapping[str, Any]:
     """Which engine is there. One that takes its worker down twice, before any file is opened, cannot be used."""
     answer = retry.quietly(context, Job(task=Task.PROBE))
-    if answer.kind in (Kind.KILLED, Kind.OUT_OF_MEMORY):
+    if answer.kind in (FailureKind.KILLED, FailureKind.OUT_OF_MEMORY):
         raise StoppedError(f"{answer.message} before it did anything; free some memory")
-    if answer.kind in (Kind.CRASHED, Kind.NO_ANSWER, Kind.HALF_ANSWER, Kind.UNEXPECTED):
+    if answer.kind in (FailureKind.CRASHED, FailureKind.NO_ANSWER, FailureKind.HALF_ANSWER, FailureKind.UNEXPECTED):
         raise EngineError(unloadable(answer.message, context.choice.module, context.choice.interpreter.python))
     if not answer.ok:
-        raise retry.error_of(answer)
+        raise worker_failure.error_of(answer)
     engine: Mapping[str, Any] = answer.facts["engine"]
     return engine
 
 
-def _analyzed(settings: Settings, found: Survey) -> events.Analyzed:
+def _analyzed(settings: Settings, found: Survey) -> run.Analyzed:
     rows = {name: extent.rows for name, extent in found.tables.items()}
-    return events.Analyzed(
+    return run.Analyzed(
         source=str(settings.source),
         size=found.size,
         nodes=rows[NODES],
@@ -303,15 +304,15 @@ def _write(context: Context) -> Result:
     state = context.state
     if context.choice.refusal:
         raise EngineError(context.choice.refusal)
-    publishing.check_links(context)
+    publish.check_links(context)
     context.plan.check_disk(context.files.staging.parent)
     if not context.settings.force:
         context.plan.check_memory()
         check_size(context.files.staging.parent, context.plan.disk_anew)
     state.replaces = of_target(context.files) if context.files.target.exists() else {}
-    existing.adopt(context)  # until this went well, the state file tells of what was there before
+    resume.adopt(context)  # until this went well, the state file tells of what was there before
     context.listener(
-        events.Started(
+        run.Started(
             str(context.settings.log_file),
             str(context.files.staging),
             dict(context.counted),
@@ -337,9 +338,9 @@ def _write(context: Context) -> Result:
 def _load_verify_publish(context: Context) -> Result:
     discard(context.files.trial)
     discard(context.files.indexing)
-    compaction.leftovers(context)
+    compact.leftovers(context)
     if context.plan.compact_first:
-        compaction.make_room(context)
+        compact.make_room(context)
     context.list_losses()
     while True:
         try:
@@ -352,13 +353,13 @@ def _load_verify_publish(context: Context) -> Result:
 
 def _publish(context: Context) -> None:
     with context.phase("checking the reader"):
-        readers.check(context)
-    tally = Tally.of(context.files.quarantining)
+        reader_check.check(context)
+    tally = QuarantineSummary.of(context.files.quarantining)
     context.check_set_aside(tally.nodes)
-    with bring_along.brought_along(context):
-        compaction.compact_if_worthwhile(context)
-        publishing.close(context)
-        vectors.index_if_possible(context)
+    with carry_over.brought_along(context):
+        compact.compact_if_worthwhile(context)
+        publish.close(context)
+        vector_index.index_if_possible(context)
         context.check_source()
         _say_quarantine(context, tally)
         _say_late_arrivals(context)
@@ -367,7 +368,7 @@ def _publish(context: Context) -> None:
         context.state.compact = live_compaction.measured(context.files.staging, context.counted)
         context.state.schema = context.survey.schema.to_json()
         with context.phase("publishing"):
-            publishing.publish(context)
+            publish.publish(context)
 
 
 def _load_and_verify(context: Context) -> None:
@@ -375,34 +376,34 @@ def _load_and_verify(context: Context) -> None:
     loader.load_all()
     with context.phase("counting"):
         loader.confirm_last()
-        verification.keep_confirmed(context)
-    compaction.compact_if_worthwhile(context)
+        verify.keep_confirmed(context)
+    compact.compact_if_worthwhile(context)
     with context.phase("verifying"):
-        verification.verify(context)
-    if compaction.compact_if_worthwhile(context):  # mending leaves holes too
+        verify.verify(context)
+    if compact.compact_if_worthwhile(context):  # mending leaves holes too
         with context.phase("verifying"):
-            verification.verify(context)
-    publishing.close(context)
+            verify.verify(context)
+    publish.close(context)
 
 
-def _say_quarantine(context: Context, tally: Tally) -> None:
+def _say_quarantine(context: Context, tally: QuarantineSummary) -> None:
     context.state.quarantined = tally.rows + tally.parts + tally.ranges
     if tally.entries:
         file = str(context.files.quarantine)
         counts = (tally.rows, tally.parts, tally.ranges)
-        context.listener(events.Quarantined(file, *counts, tally.examples, tally.converted))
+        context.listener(run.Quarantined(file, *counts, tally.examples, tally.converted))
 
 
 def _say_late_arrivals(context: Context) -> None:
     last = context.survey.nodes.last
     rows = context.nodes_above(-(2**63) if last is None else last)
     if rows:
-        context.listener(events.LateArrivals(rows))
+        context.listener(run.LateArrivals(rows))
 
 
 def _finish(context: Context) -> Result:
     state, counted = context.state, context.counted
-    tally = Tally.of(context.files.quarantine)
+    tally = QuarantineSummary.of(context.files.quarantine)
     migrated = counted.get(TARGET_TABLES[NODES], 0)
     total = context.survey.nodes.rows
     if context.settings.verify is Verify.FULL:  # then these are proven to be all, however many left the source
@@ -431,7 +432,7 @@ def _finish(context: Context) -> Result:
     state.phase, state.eta_s, state.replaces = "complete", 0.0, {}
     with suppress(OSError):  # what was published stood in it before the rename
         state.write()
-    context.listener(events.Finished(result))
+    context.listener(run.Finished(result))
     return result
 
 

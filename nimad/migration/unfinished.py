@@ -8,10 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from nimad.config import Settings
-from nimad.migration import machine, state
-from nimad.migration.files import Files
-from nimad.migration.plan import Plan
+from nimad.host import machine
 from nimad.source.survey import Survey, TableSurvey
+from nimad.state import target_state
+from nimad.state.paths import Files
+from nimad.supervisor.plan import Plan
 
 
 def planned(plan: Plan, settings: Settings, files: Files, survey: Survey) -> Plan:
@@ -19,7 +20,7 @@ def planned(plan: Plan, settings: Settings, files: Files, survey: Survey) -> Pla
     held = machine.space_taken(files.staging) if files.staging.is_file() else 0
     if not held:
         return plan
-    made = state.read(files)
+    made = target_state.read(files)
     tells = made.get("phase") != "complete" and isinstance(made.get("counts"), dict) and bool(made["counts"])
     if settings.restart or not tells:  # nothing tells how far it is: as much as if none of it were of use
         kept = 0 if settings.restart else held

@@ -3,16 +3,16 @@
 import os
 from pathlib import Path
 
-from nimad.migration import events as e
-from nimad.migration import follow_events as f
+from nimad.events import run as e
+from nimad.events import service as s
+from nimad.events import sync as f
 from nimad.printable import as_json
-from nimad.report import connection
-from nimad.report.console import Console, write
+from nimad.report.console import connection
+from nimad.report.console.progress import Console, write
 from nimad.report.level import Level
-from nimad.report.lines import heading, lines
-from nimad.report.log import Log
-from nimad.report.position import Position, passes
-from nimad.service import events as s
+from nimad.report.log.journal_fields import JournalFields, passes
+from nimad.report.log.sinks import Log
+from nimad.report.messages.run_messages import heading, lines
 
 
 class PeopleListener:
@@ -52,7 +52,7 @@ class ServiceListener:
     """Lines for the journal, with where the run is, or for stdout; and in the log file."""
 
     def __init__(self, log: Log) -> None:
-        self._log, self._position = log, Position()
+        self._log, self._position = log, JournalFields()
 
     def __call__(self, event: e.Event) -> None:
         if isinstance(event, s.Followed):
@@ -70,7 +70,7 @@ class ServiceListener:
 
     def _follow(self, event: s.Followed) -> None:
         """What comes now is of no run, and the log file goes on from the one before, if there was one."""
-        self._position = Position(phase="following")
+        self._position = JournalFields(phase="following")
         self._log.begin(Path(event.source))
         self._log.open(Path(event.log_file))
 

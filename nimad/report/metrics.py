@@ -10,18 +10,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from nimad import printable, root_helper
+from nimad import printable
 from nimad._version import VERSION
 from nimad.config import Settings
 from nimad.errors import ExitCode, NimadError
-from nimad.migration import events as e
-from nimad.migration import follow_events as f
-from nimad.migration import state
-from nimad.migration.files import Files, replace_bytes
+from nimad.events import run as e
+from nimad.events import service as s
+from nimad.events import sync as f
+from nimad.host import root_helper
 from nimad.report.level import Level
-from nimad.report.log import Log
-from nimad.service import events as s
+from nimad.report.log.sinks import Log
 from nimad.source.schema import TARGET_TABLES
+from nimad.state import target_state
+from nimad.state.paths import Files, replace_bytes
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -119,14 +120,14 @@ class Metrics:
     def _read_state(self) -> None:
         """Begin with what the runs before left: a program that starts anew has not forgotten its last success."""
         figures = self._figures
-        made = state.of_target(Files(self._settings.target)) if self._settings.metrics_file else {}
+        made = target_state.of_target(Files(self._settings.target)) if self._settings.metrics_file else {}
         with suppress(TypeError, ValueError, AttributeError, OSError):  # somebody wrote in it
             published = made.get("published", {})
             figures.migrated_rows = {name: _whole(published[table]) for name, table in _counted(published)}
             figures.quarantined = _whole(made.get("quarantined", 0))
             figures.engine = {name: _text(value) for name, value in made.get("versions", {}).get("engine", {}).items()}
             if made:
-                figures.last_success = state.moment(made["updated"])
+                figures.last_success = target_state.moment(made["updated"])
                 figures.target_bytes = self._settings.target.stat().st_size
 
     def _note(self, event: e.Event) -> bool:

@@ -5,8 +5,8 @@ function of the C mathematics library except the exactly rounded square root, an
 result changed in Python 3.12).
 """
 
+from nimad.sample.releases import create_schema
 from nimad.sample.request import REAL_LAYERS, SHAPES, Sample, layer_counts
-from nimad.sample.schema import create_schema
-from nimad.sample.writing import SampleCounts, write_sample
+from nimad.sample.write import SampleCounts, write_sample
 
 __all__ = ["REAL_LAYERS", "SHAPES", "Sample", "SampleCounts", "create_schema", "layer_counts", "write_sample"]

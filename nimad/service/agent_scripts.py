@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Final
 
 import nimad
-from nimad import rights
-from nimad.as_user import as_user
 from nimad.errors import CannotWriteError, NotAllowedError
-from nimad.migration.files import free_name
-from nimad.rights import Account, account_of
+from nimad.host import rights
+from nimad.host.as_user import as_user
+from nimad.host.rights import UserAccount, account_of
+from nimad.state.paths import free_name
 
 #: In a home, where OpenClaw has nima-core's plugin.
 FOLDER: Final = Path(".openclaw/extensions/nima-memory")
@@ -35,7 +35,7 @@ _LEAVE_OUT: Final = "or leave the scripts out with --no-drop-ins"
 
 
 @dataclass(frozen=True)
-class Place:
+class PluginFolder:
     """Whose home it is, by number, and the plugin's folder in it."""
 
     uid: int
@@ -70,16 +70,16 @@ class _Step:
     is_new: bool
 
 
-def place_of(account: Account) -> Place | None:
+def place_of(account: UserAccount) -> PluginFolder | None:
     """Where this user's scripts belong; None where she has no plugin, or a home that is not hers.
 
     Raises a `NimadError` when something stands there that is not to be replaced.
     """
-    place = Place(account.uid, Path(account.home) / FOLDER)
+    place = PluginFolder(account.uid, Path(account.home) / FOLDER)
     return place if _is_the_owners(place) and as_user(account, lambda: _is_free(place, account)) else None
 
 
-def _is_free(place: Place, account: Account) -> bool:
+def _is_free(place: PluginFolder, account: UserAccount) -> bool:
     """Whether the folder is there. Raises when something stands in it that is not to be replaced."""
     if not os.path.isdir(place.folder):  # noqa: PTH112 - one behind a folder that is closed to its user is none
         return False
@@ -88,20 +88,20 @@ def _is_free(place: Place, account: Account) -> bool:
     return True
 
 
-def recorded(text: str) -> Place | None:
+def recorded(text: str) -> PluginFolder | None:
     """The place of which one of these lines tells."""
     found = re.search(r"^# The agent's scripts: (\d+) (.+)$", text, re.MULTILINE)
-    return Place(int(found[1]), Path(found[2])) if found else None
+    return PluginFolder(int(found[1]), Path(found[2])) if found else None
 
 
-def install(place: Place, program: Sequence[str]) -> Changes:
+def install(place: PluginFolder, program: Sequence[str]) -> Changes:
     """Put the scripts there, to call nimad by these words. Raises `CannotWriteError`, and has changed nothing then."""
     texts = {name: (Path(nimad.__file__).parent / "compat" / name).read_text(encoding="utf-8") for name in NAMES}
     done = as_user(account_of(str(place.uid)), lambda: _install(place, program, texts))
     return Changes(written=[Path(path) for path in done["written"]], kept=[Path(path) for path in done["kept"]])
 
 
-def _install(place: Place, program: Sequence[str], texts: Mapping[str, str]) -> dict[str, list[str]]:
+def _install(place: PluginFolder, program: Sequence[str], texts: Mapping[str, str]) -> dict[str, list[str]]:
     try:
         steps = list(_steps(place.folder, program, texts))
         _take(steps)
@@ -117,7 +117,7 @@ def _install(place: Place, program: Sequence[str], texts: Mapping[str, str]) -> 
     return {"written": [str(step.path) for step in steps], "kept": kept}
 
 
-def take_back(place: Place) -> Changes:
+def take_back(place: PluginFolder) -> Changes:
     """Remove the scripts that are ours, and put back what they took the place of."""
     if not _is_the_owners(place):
         return Changes()
@@ -125,7 +125,7 @@ def take_back(place: Place) -> Changes:
     return Changes(removed=[Path(path) for path in done["removed"]], put_back=[Path(path) for path in done["put_back"]])
 
 
-def _take_back(place: Place) -> dict[str, list[str]]:
+def _take_back(place: PluginFolder) -> dict[str, list[str]]:
     removed, put_back = [], []
     for path in (place.folder / name for name in reversed(NAMES)):
         if (text := _read(path)) is None or not _is_ours(text):
@@ -140,7 +140,7 @@ def _take_back(place: Place) -> dict[str, list[str]]:
     return {"removed": removed, "put_back": put_back}
 
 
-def _is_the_owners(place: Place) -> bool:
+def _is_the_owners(place: PluginFolder) -> bool:
     """Whether the home belongs to its user."""
     try:
         return place.home.stat().st_uid == place.uid
@@ -148,7 +148,7 @@ def _is_the_owners(place: Place) -> bool:
         return False
 
 
-def _check(path: Path, account: Account) -> None:
+def _check(path: Path, account: UserAccount) -> None:
     """Raise unless this is free, or a plain file of hers or of root's."""
     try:
         status = path.lstat()

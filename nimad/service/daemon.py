@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 
 from nimad.config import Settings
+from nimad.config.defaults import DEFAULT
 from nimad.config.openclaw import LADYBUG
-from nimad.config.places import DEFAULT
 from nimad.errors import (
     ConfigurationError,
     DiskError,
@@ -17,19 +17,20 @@ from nimad.errors import (
     SourceError,
     StoppedError,
 )
-from nimad.migration import state
-from nimad.migration.events import Event, LateArrivals, Listener, NothingToDo, Paused, Started
-from nimad.migration.files import Files
-from nimad.migration.following import Follower
-from nimad.migration.memory import check_memory
-from nimad.migration.result import Result
+from nimad.events import service
+from nimad.events.result import Result
+from nimad.events.run import Event, LateArrivals, Listener, NothingToDo, Paused, Started
 from nimad.migration.run import migrate
-from nimad.service import disks, events
-from nimad.service.following import End, Following, mounts_of, wait_for_more
-from nimad.service.heart import Heart, heeding
-from nimad.service.manager import Manager
-from nimad.service.openclaw import Watched
-from nimad.service.watching import Watch
+from nimad.migration.source_check import check_readable
+from nimad.service import disks
+from nimad.service.file_watch import Watch
+from nimad.service.follow import FollowEnd, Following, mounts_of, wait_for_more
+from nimad.service.openclaw_file import OpenClawFile
+from nimad.service.stop_event import StopEvent, handle_signals
+from nimad.service.systemd_notifier import Manager
+from nimad.state import target_state
+from nimad.state.paths import Files
+from nimad.sync.follower import Follower
 
 #: Seconds until a run that stopped is tried again, the last of them for each further time.
 POSTPONED_S = (60.0, 300.0, 900.0, 3_600.0)
@@ -37,7 +38,7 @@ POSTPONED_S = (60.0, 300.0, 900.0, 3_600.0)
 _AT_ONCE = {"log_level", "metrics_file"}
 
 #: What shows that the start is over: the lock is taken, or there is nothing to take it for.
-_READY = (Started, NothingToDo, Paused, events.Waiting, events.Watching, events.Postponed)
+_READY = (Started, NothingToDo, Paused, service.Waiting, service.Watching, service.Postponed)
 
 
 class Daemon:
@@ -61,22 +62,22 @@ class Daemon:
     def __init__(
         self,
         load: Callable[[], Settings],
-        manager: Manager,
+        systemd: Manager,
         listener: Listener,
         on_reload: Callable[[Settings], None],
         places: Sequence[str] = (),
     ) -> None:
         self._places = places
-        self._load, self._manager, self._listener, self._on_reload = load, manager, listener, on_reload
-        self._heart = Heart(self._beat, manager.interval_s)
+        self._load, self._systemd, self._listener, self._on_reload = load, systemd, listener, on_reload
+        self._stop = StopEvent(self._ping, systemd.interval_s)
         self._reload_asked = self._begin_again = self._told_stopping = False
         self._postponed = 0
         self._settings = self._running = load()
 
     def run(self) -> ExitCode:
         """Work until told to stop, or until there is nothing left to do. Raises `NimadError` for what people mend."""
-        with heeding(self._heart, self._ask_reload):
-            while not self._heart.stopped:
+        with handle_signals(self._stop, self._ask_reload):
+            while not self._stop.stopped:
                 self._running, self._begin_again = self._settings, False
                 code = self._once(self._running)
                 if code is not None:
@@ -88,7 +89,7 @@ class Daemon:
         if not self._wait_for_disks(settings):
             return None
         if covered := disks.covered(self._places or disks.over(settings.source)):
-            self._heard(events.DiskCame(covered[0]))
+            self._heard(service.DiskCame(covered[0]))
             return ExitCode.IO_ERROR  # after which systemd starts a process that can see it
         _check_set_up(settings)
         asked = settings if _is_due(settings) else self._wait_until_asked(settings)
@@ -98,15 +99,15 @@ class Daemon:
             return None
         if settings.after == "exit":
             return result.exit_code
-        follower = Follower(asked, self._heart, self._heard)
-        end = Following(asked, follower, self._heart, self._heard, mounts).run()
-        if end is End.REMOUNTED and not self._away(asked):  # a disk is waited for by its own name
+        follower = Follower(asked, self._stop, self._heard)
+        end = Following(asked, follower, self._stop, self._heard, mounts).run()
+        if end is FollowEnd.REMOUNTED and not self._away(asked):  # a disk is waited for by its own name
             self._wait_for_memory(asked)
-        if end is not End.GONE:
+        if end is not FollowEnd.GONE:
             return None
         if self._away(asked) or asked.target.exists():  # its disk went, and may be back already
             return None
-        self._heard(events.TargetGone(str(asked.target)))
+        self._heard(service.TargetGone(str(asked.target)))
         return ExitCode.COMPLETE if settings.trigger == "start" else None
 
     # Before a run
@@ -117,47 +118,47 @@ class Daemon:
     def _wait_for_disks(self, settings: Settings) -> bool:
         """Wait until the disks are there; whether they are."""
         said: list[str] = []
-        while not self._heart.is_set():
+        while not self._stop.is_set():
             away = self._away(settings)
             if not away:
                 return True
             if away != said:
                 why = "the memory is on it; the service goes on as soon as it is mounted"
-                self._heard(events.Waiting(f"the disk at {' and '.join(away)}", why))
+                self._heard(service.Waiting(f"the disk at {' and '.join(away)}", why))
             said = away
-            self._heart.wait(disks.POLL_S)
+            self._stop.wait(disks.POLL_S)
         return False
 
     def _wait_until_asked(self, settings: Settings) -> Settings | None:
         """Wait for OpenClaw's file and the memory; the settings of the run, or None when something else came first."""
-        openclaw, said = Watched(settings), None
-        with Watch([settings.openclaw_file, settings.source], [], self._heart.ring) as watch:
-            while not self._heart.is_set():
+        openclaw, said = OpenClawFile(settings), None
+        with Watch([settings.openclaw_file, settings.source], [], self._stop.wake) as watch:
+            while not self._stop.is_set():
                 waiting = _lacking(openclaw) or self._lacks_memory(settings)
                 if waiting is None:
                     return openclaw.asked()
                 if waiting != said:
                     self._heard(waiting)
                 said = waiting
-                wait_for_more(self._heart, watch)
+                wait_for_more(self._stop, watch)
         return None
 
     def _wait_for_memory(self, settings: Settings) -> None:
         """Wait until a memory is there again, as with the disk that it is on."""
         said = None
-        with Watch([settings.source], [], self._heart.ring) as watch:
-            while not self._heart.is_set() and (waiting := self._lacks_memory(settings)) is not None:
+        with Watch([settings.source], [], self._stop.wake) as watch:
+            while not self._stop.is_set() and (waiting := self._lacks_memory(settings)) is not None:
                 if waiting != said:
                     self._heard(waiting)
                 said = waiting
-                wait_for_more(self._heart, watch)
+                wait_for_more(self._stop, watch)
 
-    def _lacks_memory(self, settings: Settings) -> events.Waiting | None:
+    def _lacks_memory(self, settings: Settings) -> service.Waiting | None:
         """What is to be waited for where the memory is not there yet, or just being made."""
         try:
-            check_memory(settings.source, self._heart)
+            check_readable(settings.source, self._stop)
         except (SourceError, StoppedError) as error:
-            return events.Waiting(f"a memory at {settings.source}", str(error))
+            return service.Waiting(f"a memory at {settings.source}", str(error))
         return None
 
     # The run
@@ -165,9 +166,9 @@ class Daemon:
     def _migrate(self, settings: Settings) -> Result | None:
         """Migrate; None where that stopped for what may pass, and is to be tried again."""
         try:
-            result = migrate(settings, self._heard, self._heart)
+            result = migrate(settings, self._heard, self._stop)
         except NimadError as error:
-            if self._heart.is_set() or self._away(settings):
+            if self._stop.is_set() or self._away(settings):
                 return None
             if not _may_pass(error):
                 raise
@@ -179,8 +180,8 @@ class Daemon:
     def _postpone(self, error: NimadError) -> None:
         delay = POSTPONED_S[min(self._postponed, len(POSTPONED_S) - 1)]
         self._postponed += 1
-        self._heard(events.Postponed(str(error), delay, int(error.exit_code)))
-        self._heart.wait(delay)
+        self._heard(service.Postponed(str(error), delay, int(error.exit_code)))
+        self._stop.wait(delay)
 
     # What comes from outside
 
@@ -190,34 +191,34 @@ class Daemon:
             return
         self._listener(replace(event, late=0) if follows and isinstance(event, NothingToDo) else event)
         if isinstance(event, _READY):
-            self._manager.become_ready()
+            self._systemd.become_ready()
 
     def _ask_reload(self) -> None:
         self._reload_asked = True
 
-    def _beat(self) -> bool:
+    def _ping(self) -> bool:
         """At each question whether to stop: say that we live, and see to what signals asked for."""
-        if self._heart.stopped:
+        if self._stop.stopped:
             if not self._told_stopping:
                 self._told_stopping = True
-                self._manager.stopping("Stopping: everything counted is kept")
-                self._listener(events.Stopping())
+                self._systemd.stopping("Stopping: everything counted is kept")
+                self._listener(service.Stopping())
         elif self._reload_asked:
             self._reload_asked = False
             self._reload()
-        self._manager.beat()
+        self._systemd.ping()
         return self._begin_again
 
     def _reload(self) -> None:
-        with self._manager.reload():
+        with self._systemd.reload():
             try:
                 fresh = self._load()
             except NimadError as error:
-                self._listener(events.ReloadRefused(str(error)))
+                self._listener(service.ReloadRefused(str(error)))
                 return
             changed, self._settings = _differing(self._settings, fresh), fresh
             self._on_reload(fresh)
-            self._listener(events.Reloaded(tuple(sorted(changed))))
+            self._listener(service.Reloaded(tuple(sorted(changed))))
             self._begin_again = bool(_differing(self._running, fresh) - _AT_ONCE)
 
 
@@ -227,7 +228,9 @@ def _differing(one: Settings, other: Settings) -> set[str]:
 
 def _is_due(settings: Settings) -> bool:
     """Whether there is no trigger to wait for: none is set, or the target was published, which is what it asks for."""
-    return settings.trigger == "start" or bool(settings.target.exists() and state.of_target(Files(settings.target)))
+    return settings.trigger == "start" or bool(
+        settings.target.exists() and target_state.of_target(Files(settings.target))
+    )
 
 
 def _may_pass(error: NimadError) -> bool:
@@ -237,18 +240,18 @@ def _may_pass(error: NimadError) -> bool:
     return isinstance(error, DiskError) or error.exit_code is ExitCode.INTERRUPTED
 
 
-def _lacking(openclaw: Watched) -> events.Waiting | None:
+def _lacking(openclaw: OpenClawFile) -> service.Waiting | None:
     """What OpenClaw's file lacks, for a migration to be asked for."""
     try:
         content = openclaw.content()
         openclaw.asked()
     except NimadError as error:  # somebody may be writing it just now
-        return events.Waiting("openclaw.json to be corrected", str(error))
+        return service.Waiting("openclaw.json to be corrected", str(error))
     why = content.why_not
     if why is None:
         return None
     key = "auto_migrate" if content.backend == LADYBUG else f'backend "{LADYBUG}"'
-    return events.Waiting(f"{key if content.enabled else 'enabled'} in {content.path.name}", why)
+    return service.Waiting(f"{key if content.enabled else 'enabled'} in {content.path.name}", why)
 
 
 def _check_set_up(settings: Settings) -> None:

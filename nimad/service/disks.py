@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from nimad.service import systemctl
+from nimad.host import systemctl
 
 #: Where the set-up names the places to the service: between colons, as in an address, so that nothing is to be quoted.
 VARIABLE: Final = "NIMAD_DISKS"

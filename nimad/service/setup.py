@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Final
 
 import nimad
-from nimad.as_user import as_user
-from nimad.config import Settings, file, load
+from nimad.config import Settings, load, toml_file
 from nimad.errors import CannotWriteError, ConfigurationError, NotAllowedError, UsageError
-from nimad.folders import name_of
+from nimad.host.as_user import as_user
+from nimad.host.folders import name_of
+from nimad.host.rights import UserAccount
 from nimad.printable import is_one_line, is_utf_8
-from nimad.rights import Account
 from nimad.service import agent_scripts, disks
-from nimad.service.agent_scripts import Place
+from nimad.service.agent_scripts import PluginFolder
 from nimad.service.disks import Disk
 
 NAME: Final = "nima-migrate"
@@ -62,7 +62,7 @@ _SYSTEM: Final = Path("/")
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenUnits:
     """What a set-up made of the machine: the files that are new or changed, and those that are gone.
 
     `kept`: where what stood in the place of the agent's scripts is now; `put_back`: what stands there again.
@@ -84,11 +84,11 @@ class Written:
 class _Plan:
     """Whom the service runs for, and on which files."""
 
-    account: Account
+    account: UserAccount
     settings: Settings
     program: Sequence[str]
     source_typed: bool
-    scripts: Place | None  # where the agent's scripts are to be ours
+    scripts: PluginFolder | None  # where the agent's scripts are to be ours
     folders: Sequence[Path]  # that are written to, without symbolic links in their names
     disks: Sequence[Disk]  # that these and the home lie on, besides the system's own
 
@@ -98,8 +98,8 @@ class _Plan:
 
 
 def set_up(
-    account: Account, source: Path | None, program: Sequence[str], root: Path = _SYSTEM, *, drop_ins: bool = True
-) -> Written:
+    account: UserAccount, source: Path | None, program: Sequence[str], root: Path = _SYSTEM, *, drop_ins: bool = True
+) -> WrittenUnits:
     """Have the service migrate this user's memory; `program` are the words that start nimad.
 
     With `drop_ins`, nima-core's scripts of the guide call it too, where its plugin is installed.
@@ -132,7 +132,7 @@ def set_up(
     _reload(root)
     drop_in = root / _DROP_IN
     _enable_again(root, before.get(drop_in, ""), wanted[drop_in])
-    return Written(
+    return WrittenUnits(
         [*(path for path, text in wanted.items() if before.get(path) != text), *placed.written],
         [*sorted(before.keys() - wanted.keys()), *gone.removed],
         _says(root, "is-active"),
@@ -144,7 +144,7 @@ def set_up(
     )
 
 
-def undo(root: Path = _SYSTEM) -> Written:
+def undo(root: Path = _SYSTEM) -> WrittenUnits:
     """Take away what `set_up` wrote, and nothing else. A service that runs goes on."""
     _check_machine(root)
     enabled, before = _says(root, "is-enabled"), _existing(root)
@@ -154,18 +154,20 @@ def undo(root: Path = _SYSTEM) -> Written:
         (root / _DROP_IN).parent.rmdir()
     _reload(root)
     _enable_again(root, before.get(root / _DROP_IN, ""), "")
-    return Written([], [*sorted(before), *gone.removed], _says(root, "is-active"), enabled, put_back=gone.put_back)
+    return WrittenUnits([], [*sorted(before), *gone.removed], _says(root, "is-active"), enabled, put_back=gone.put_back)
 
 
-def _take_scripts_back(before: Mapping[Path, str], root: Path, unless: Place | None = None) -> agent_scripts.Changes:
+def _take_scripts_back(
+    before: Mapping[Path, str], root: Path, unless: PluginFolder | None = None
+) -> agent_scripts.Changes:
     """Take the scripts away that an earlier set-up installed, unless they are where they belong."""
     earlier = agent_scripts.recorded(before.get(root / _DROP_IN, ""))
     return agent_scripts.Changes() if earlier is None or earlier == unless else agent_scripts.take_back(earlier)
 
 
-def _settings(account: Account, source: Path | None, root: Path) -> Settings:
+def _settings(account: UserAccount, source: Path | None, root: Path) -> Settings:
     """What holds for a run of hers: her home, the machine's settings file, none of our environment."""
-    config = root / file.DEFAULT_FILE.relative_to(_SYSTEM)
+    config = root / toml_file.DEFAULT_FILE.relative_to(_SYSTEM)
     named = config if root != _SYSTEM and config.exists() else None
     return load({"source": source}, {"HOME": account.home}, named)
 
@@ -188,7 +190,7 @@ def _folders(settings: Settings) -> list[str]:
     return sorted({os.path.realpath(each.parent) for each in files if each is not None})
 
 
-def _disks(account: Account, settings: Settings, root: Path) -> list[Disk]:
+def _disks(account: UserAccount, settings: Settings, root: Path) -> list[Disk]:
     """Those under the home and each folder of a file, as they are written and as their links lead."""
     if root != _SYSTEM:
         return []
@@ -230,7 +232,7 @@ def _check_as_user(plan: _Plan, owner: str) -> None:
             raise NotAllowedError(f"{name} may not write in {folder}; allow it, or name its owner with --user")
         if _hidden_in_tmp(folder):
             raise UsageError(f"{folder} is emptied at times, and closed to the service; keep the memory elsewhere")
-    config = file.DEFAULT_FILE
+    config = toml_file.DEFAULT_FILE
     if config.exists() and not os.access(config, os.R_OK):
         raise NotAllowedError(f"{name} may not read {config}; allow it with: chmod a+r {config}")
 

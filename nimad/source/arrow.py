@@ -7,14 +7,14 @@ from typing import Any, Self
 import pyarrow as pa
 
 from nimad.source.batch import Batch
-from nimad.source.schema import FLOAT_BYTES, Kind
+from nimad.source.schema import FLOAT_BYTES, ValueKind
 
 _TYPES = {
-    Kind.INT64: pa.int64(),
-    Kind.DOUBLE: pa.float64(),
-    Kind.STRING: pa.large_string(),
-    Kind.BOOL: pa.bool_(),
-    Kind.BLOB: pa.large_binary(),
+    ValueKind.INT64: pa.int64(),
+    ValueKind.DOUBLE: pa.float64(),
+    ValueKind.STRING: pa.large_string(),
+    ValueKind.BOOL: pa.bool_(),
+    ValueKind.BLOB: pa.large_binary(),
 }
 
 
@@ -86,15 +86,15 @@ def can_spool(folder: Path) -> bool:
         return False
 
 
-def values(column: pa.ChunkedArray, kind: Kind) -> list[Any]:
+def values(column: pa.ChunkedArray, kind: ValueKind) -> list[Any]:
     """A column that the engine gave, as a batch would have it."""
-    return _vector_bytes(column) if kind is Kind.VECTOR else column.to_pylist()
+    return _vector_bytes(column) if kind is ValueKind.VECTOR else column.to_pylist()
 
 
-def _array(kind: Kind, values: Sequence[Any], dimension: int) -> pa.Array:
-    if kind is Kind.VECTOR:
+def _array(kind: ValueKind, values: Sequence[Any], dimension: int) -> pa.Array:
+    if kind is ValueKind.VECTOR:
         return _vectors(values, dimension)
-    if kind is Kind.BOOL:
+    if kind is ValueKind.BOOL:
         values = [None if value is None else bool(value) for value in values]
     return pa.array(values, _TYPES[kind])
 

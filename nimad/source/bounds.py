@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from nimad.bounded import STAT_BLOCK
+from nimad.host.bounded import STAT_BLOCK
 
 #: Steps of SQLite's machine between two looks at whether to stop: some rows, each of which may take long.
 _STEPS: Final = 1_000

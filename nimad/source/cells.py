@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nimad.printable import said
-from nimad.source.sql import is_of_statement, quoted, text_in_sql
+from nimad.source.sql import is_of_statement, sql_name, text_in_sql
 from nimad.source.stand_ins import Reading, called
 
 #: What no file can hold: each process has its own.
@@ -72,7 +72,7 @@ def _fails(connection: Reading, table: str, column: str) -> bool:
     try:
         # Of a column that is declared NOT NULL, SQLite would count the values without computing them; and of a view
         # that joins others by UNION ALL, an aggregate computes all columns.
-        connection.execute(f"SELECT 1 FROM main.{quoted(table)} WHERE typeof({quoted(column)}) = ''").fetchone()
+        connection.execute(f"SELECT 1 FROM main.{sql_name(table)} WHERE typeof({sql_name(column)}) = ''").fetchone()
     except sqlite3.OperationalError as error:
         if not is_of_statement(error):
             raise
@@ -84,7 +84,7 @@ def raise_why(connection: Reading, table: str) -> None:
     """Raise SQLite's error with why no row of a view can be read, where none can, whichever column is asked for."""
     connection.called.clear()
     try:
-        connection.execute(f"SELECT count(*) FROM main.{quoted(table)}").fetchone()
+        connection.execute(f"SELECT count(*) FROM main.{sql_name(table)}").fetchone()
     except sqlite3.OperationalError as error:
         why = sqlite3.OperationalError(_why(connection, error))
         why.sqlite_errorcode = error.sqlite_errorcode
@@ -94,15 +94,15 @@ def raise_why(connection: Reading, table: str) -> None:
 def each_alone(connection: Reading, table: str, columns: Sequence[str], place: Sequence[str]) -> dict[str, str]:
     """By column, an expression that computes it row by row. `place`: the columns that tell the rows apart."""
     connection.text_factory = _text_or_mark
-    condition = " AND ".join(f"{quoted(name)} IS ?" for name in place)
+    condition = " AND ".join(f"{sql_name(name)} IS ?" for name in place)
 
     def cell(column: str, *values: Any) -> Any:
-        query = f"SELECT {quoted(column)} FROM main.{quoted(table)} WHERE {condition} LIMIT 2"
+        query = f"SELECT {sql_name(column)} FROM main.{sql_name(table)} WHERE {condition} LIMIT 2"
         return _computed(connection, query, values)
 
     function = f"nimad_cell_{secrets.token_hex(8)}"  # that no schema can name
     connection.create_function(function, 1 + len(place), cell)
-    named = ", ".join(map(quoted, place))
+    named = ", ".join(map(sql_name, place))
     return {column: f"{function}({text_in_sql(column)}, {named})" for column in columns}
 
 
@@ -113,13 +113,13 @@ def copied_where_needed(connection: Reading, table: str, names: Sequence[str], q
     such a one the rows are copied into a table in memory.
     """
     try:
-        connection.execute(f"SELECT max(typeof({quoted(names[0])})) FROM {query}").fetchone()
+        connection.execute(f"SELECT max(typeof({sql_name(names[0])})) FROM {query}").fetchone()
     except sqlite3.OperationalError as error:
         if not is_of_statement(error):
             raise
     else:
         return query
-    copy, columns = f"temp.{quoted(f'nimad_{table}')}", ", ".join(map(quoted, names))
+    copy, columns = f"temp.{sql_name(f'nimad_{table}')}", ", ".join(map(sql_name, names))
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute(f"DROP TABLE IF EXISTS {copy}")
     connection.execute(f"CREATE TABLE {copy} ({columns})")  # of no types, which would change values

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from struct import unpack
 from typing import Any
 
-from nimad.source.schema import DEFAULT_DIMENSION, FLOAT_BYTES, Kind, Table, Width
-from nimad.source.sql import quoted
+from nimad.source.schema import DEFAULT_DIMENSION, FLOAT_BYTES, Table, ValueKind, Width
+from nimad.source.sql import sql_name
 
 #: Embeddings of one length that are looked at, and lengths of which some are.
 SAMPLE = 64
@@ -58,12 +58,12 @@ class Stored:
     unknown: int = 0
 
 
-def look(connection: sqlite3.Connection, nodes: Table) -> Stored:
+def look_at_embeddings(connection: sqlite3.Connection, nodes: Table) -> Stored:
     """Find the commonest number of floats, of two equally common ones the larger, and how they are stored."""
-    column = next((column for column in nodes.columns if column.kind is Kind.VECTOR), None)
+    column = next((column for column in nodes.columns if column.kind is ValueKind.VECTOR), None)
     if column is None:
         return Stored()
-    name, table = quoted(column.name), quoted(nodes.name)
+    name, table = sql_name(column.name), sql_name(nodes.name)
     # Grouped here: in a GROUP BY, or a condition on it, SQLite reads whole embeddings to know their length.
     lengths = connection.execute(
         f"SELECT CASE typeof({name}) WHEN 'blob' THEN length({name}) ELSE {_TEXT} END FROM {table} "
@@ -73,7 +73,9 @@ def look(connection: sqlite3.Connection, nodes: Table) -> Stored:
 
     def sample(count: int, condition: str, *values: Any) -> list[Any]:
         """Some of so many, from all over the table: an import may have left others than the agent does."""
-        spread = f"abs({quoted(nodes.key)} % {_PRIME}) % {max(1, count // SAMPLE)} = 0"  # first: it reads no embedding
+        spread = (
+            f"abs({sql_name(nodes.key)} % {_PRIME}) % {max(1, count // SAMPLE)} = 0"  # first: it reads no embedding
+        )
         found: list[Any] = []
         for where in (f"{spread} AND {condition}", condition):
             if len(found) < min(count, SAMPLE // 2):

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nimad.disk import SQLITE_MAGIC
 from nimad.errors import NotAllowedError, SourceDamagedError, SourceError
+from nimad.host.disk import SQLITE_MAGIC
 
 _HEADER_BYTES = 100
 #: Places in the header, and what stands there (sqlite.org/fileformat.html, 1.3): 1 is a rollback journal, 2 is WAL.

@@ -3,8 +3,8 @@
 import re
 import sqlite3
 
-from nimad.source.pages import first_row, raise_unless_unreadable
-from nimad.source.sql import is_of_statement, quoted
+from nimad.source.damaged_pages import first_row, raise_unless_unreadable
+from nimad.source.sql import is_of_statement, sql_name
 from nimad.source.stand_ins import Reading
 
 #: Of values, and not of pages: what a CHECK, NOT NULL or a declared type forbids can be read all the same. Releases of
@@ -55,9 +55,9 @@ def _by_reading(connection: sqlite3.Connection, table: str, error: sqlite3.Datab
     if not table:
         return []
     columns = connection.execute("SELECT name FROM pragma_table_info(?, 'main')", (table,))
-    stored = "".join(f", sum(length({quoted(str(name))}))" for (name,) in columns)
+    stored = "".join(f", sum(length({sql_name(str(name))}))" for (name,) in columns)
     try:
-        connection.execute(f"SELECT count(*){stored} FROM main.{quoted(table)} NOT INDEXED").fetchone()
+        connection.execute(f"SELECT count(*){stored} FROM main.{sql_name(table)} NOT INDEXED").fetchone()
     except sqlite3.DatabaseError as unread:
         raise_unless_unreadable(unread)
         return [str(unread)]

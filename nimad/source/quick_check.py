@@ -6,15 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from nimad.source import foreign_log
-from nimad.source.file import PAUSE_S, SourceFile
+from nimad.plural import number_of
+from nimad.source import foreign_wal
 from nimad.source.header import beside, header_of, page_size, read_bytes, size_or_zero
 from nimad.source.integrity import faults
-from nimad.source.log import page_in
 from nimad.source.ranges import LAST_KEY
 from nimad.source.schema import Schema
+from nimad.source.sqlite_file import PAUSE_S, SourceFile
 from nimad.source.stand_ins import Reading
-from nimad.words import number_of
+from nimad.source.wal import page_in
 
 #: Looks at a file that others write to, before damage is believed that each of them finds.
 _LOOKS = 20
@@ -56,9 +56,9 @@ def refuse_foreign_log(source: SourceFile) -> None:
     """
     if not source.has_log_of_dead():
         return
-    foreign_log.refuse_by_count(source.path)
+    foreign_wal.refuse_by_count(source.path)
     if lines := source.read(lambda connection: faults(connection, thorough=True)):
-        foreign_log.refuse(source.path, lines[0])
+        foreign_wal.refuse(source.path, lines[0])
 
 
 _UNUSED = re.compile(r"Page (\d+)(?: is|:) never used")
@@ -77,7 +77,7 @@ def _believed(source: SourceFile, check: Callable[[sqlite3.Connection], list[str
             break
         time.sleep(PAUSE_S)
     if said:
-        foreign_log.refuse(source.path, said[0])
+        foreign_wal.refuse(source.path, said[0])
     return said
 
 

@@ -4,8 +4,8 @@ import re
 import sqlite3
 from dataclasses import dataclass
 
-from nimad.source.schema import Kind, Table
-from nimad.source.sql import quoted
+from nimad.source.schema import Table, ValueKind
+from nimad.source.sql import sql_name
 
 #: What a number weighs in a batch, in bytes.
 _NUMBER_BYTES = 8
@@ -58,10 +58,10 @@ def next_range(
     connection: sqlite3.Connection, table: Table, after: int | None, upto: int, max_rows: int, max_bytes: int
 ) -> Range | None:
     """The next rows after `after`: at most `max_rows`, and at most `max_bytes` unless one row alone is larger."""
-    key = quoted(table.key)
+    key = sql_name(table.key)
     condition, values = Range(table.name, after, upto, 0, 0).condition(key)
     sizes = connection.execute(
-        f"SELECT {key}, {weight_of(table)} FROM {quoted(table.name)} WHERE {condition} ORDER BY {key} LIMIT ?",
+        f"SELECT {key}, {weight_of(table)} FROM {sql_name(table.name)} WHERE {condition} ORDER BY {key} LIMIT ?",
         (*values, max_rows),
     )
     last, rows, total = None, 0, 0
@@ -83,8 +83,8 @@ def check_order(after: int | None, last: int) -> None:
 
 def weight_of(table: Table) -> str:
     """An SQL expression for the bytes of a row's values. A BLOB's length is read without its content."""
-    texts = (quoted(column.name) for column in table.columns if column.kind is Kind.STRING)
-    blobs = (quoted(column.name) for column in table.columns if column.kind in (Kind.BLOB, Kind.VECTOR))
+    texts = (sql_name(column.name) for column in table.columns if column.kind is ValueKind.STRING)
+    blobs = (sql_name(column.name) for column in table.columns if column.kind in (ValueKind.BLOB, ValueKind.VECTOR))
     numbers = _NUMBER_BYTES * (1 + len(table.columns) + len(table.ends))
     lengths = [f"coalesce(length(CAST({name} AS BLOB)), 0)" for name in texts]
     lengths += [f"coalesce(length({name}), 0)" for name in blobs]

@@ -12,10 +12,10 @@ from sys import getsizeof
 from typing import Any
 
 from nimad.source.cells import InvalidText, Uncomputed
-from nimad.source.file import SourceFile
 from nimad.source.ranges import Range, check_order
-from nimad.source.schema import EDGES, INT64_MIN, LINKS, Column, Kind, Schema, Table
-from nimad.source.sql import quoted
+from nimad.source.schema import EDGES, INT64_MIN, LINKS, Column, Schema, Table, ValueKind
+from nimad.source.sql import sql_name
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.values import are_plain, cell
 
 #: Bytes of a row's digest in the ledger.
@@ -99,7 +99,7 @@ def column_names(table: Table) -> tuple[str, ...]:
 
 
 def read_range(connection: sqlite3.Connection, table: Table, wanted: Range) -> Rows:
-    condition, values = wanted.condition(quoted(table.key))
+    condition, values = wanted.condition(sql_name(table.key))
     return _select(connection, table, condition, values)
 
 
@@ -124,7 +124,7 @@ def read_next(
     only a key without an index can have, stay together.
     """
     most, max_bytes = size
-    key = quoted(table.key)
+    key = sql_name(table.key)
     condition, values = Range(table.name, after, upto, 0, 0).condition(key)
     found: list[tuple[Any, ...]] = []
     weight = 0
@@ -154,39 +154,39 @@ def read_ids(connection: sqlite3.Connection, table: Table, ids: Sequence[int]) -
     for start in range(0, len(ids), _IDS_PER_QUERY):
         part = tuple(sorted(ids)[start : start + _IDS_PER_QUERY])
         marks = ", ".join("?" * len(part))
-        found.extend(_select(connection, table, f"{quoted(table.key)} IN ({marks})", part).values)
+        found.extend(_select(connection, table, f"{sql_name(table.key)} IN ({marks})", part).values)
     return Rows(table, [row[0] for row in found], found)
 
 
 def keys_among(connection: sqlite3.Connection, table: Table, ids: Collection[int]) -> list[int]:
     """Those of some ids that rows of a table have."""
-    found, listed, key = [], sorted(ids), quoted(table.key)
+    found, listed, key = [], sorted(ids), sql_name(table.key)
     for start in range(0, len(listed), _IDS_PER_QUERY):
         part = listed[start : start + _IDS_PER_QUERY]
         marks = ", ".join("?" * len(part))
-        rows = connection.execute(f"SELECT {key} FROM {quoted(table.name)} WHERE {key} IN ({marks})", part)
+        rows = connection.execute(f"SELECT {key} FROM {sql_name(table.name)} WHERE {key} IN ({marks})", part)
         found += [row[0] for row in rows]
     return found
 
 
 def read_keys(connection: sqlite3.Connection, table: Table) -> set[int]:
     """Every key of a table that is an integer."""
-    key = quoted(table.key)
-    rows = connection.execute(f"SELECT {key} FROM {quoted(table.name)} WHERE typeof({key}) = 'integer'")
+    key = sql_name(table.key)
+    rows = connection.execute(f"SELECT {key} FROM {sql_name(table.name)} WHERE typeof({key}) = 'integer'")
     return {row[0] for row in rows}
 
 
 def keys_of(connection: sqlite3.Connection, table: Table, wanted: Range) -> list[int]:
     """The keys of a range, in order."""
-    key = quoted(table.key)
+    key = sql_name(table.key)
     condition, values = wanted.condition(key)
-    rows = connection.execute(f"SELECT {key} FROM {quoted(table.name)} WHERE {condition} ORDER BY {key}", values)
+    rows = connection.execute(f"SELECT {key} FROM {sql_name(table.name)} WHERE {condition} ORDER BY {key}", values)
     return [row[0] for row in rows]
 
 
 def read_strays(connection: sqlite3.Connection, table: Table) -> Rows:
     """Rows whose key is no integer: only possible where `id` is not the INTEGER PRIMARY KEY."""
-    return _select(connection, table, f"typeof({quoted(table.key)}) <> 'integer'", ())
+    return _select(connection, table, f"typeof({sql_name(table.key)}) <> 'integer'", ())
 
 
 def _select(connection: sqlite3.Connection, table: Table, condition: str, values: tuple[Any, ...]) -> Rows:
@@ -197,14 +197,14 @@ def _select(connection: sqlite3.Connection, table: Table, condition: str, values
 def _rows_of(
     connection: sqlite3.Connection, table: Table, condition: str, values: tuple[Any, ...], limit: str = ""
 ) -> sqlite3.Cursor:
-    names = ", ".join(quoted(name) for name in column_names(table))
+    names = ", ".join(sql_name(name) for name in column_names(table))
     return connection.execute(
-        f"SELECT {names} FROM {quoted(table.name)} WHERE {condition} ORDER BY {quoted(table.key)} {limit}", values
+        f"SELECT {names} FROM {sql_name(table.name)} WHERE {condition} ORDER BY {sql_name(table.key)} {limit}", values
     )
 
 
 @dataclass(frozen=True)
-class Judged:
+class ConvertedRows:
     """Rows that can be represented, their values converted column by column, and what had to be set aside."""
 
     rows: Rows
@@ -215,7 +215,7 @@ class Judged:
         """Whether SQLite has nothing in a row's end or column, where `columns` may have the default."""
         return self.rows.values[position][index + 1] is None
 
-    def without_defaults(self) -> "Judged":
+    def without_defaults(self) -> "ConvertedRows":
         """The same with NULL wherever SQLite has it."""
         skip = len(self.rows.table.ends)
         columns = list(self.columns)
@@ -233,7 +233,9 @@ Isolated = Mapping[int, tuple[str, int, str]]
 Refused = Mapping[int, Mapping[str, tuple[str, int, str]]]
 
 
-def judge(rows: Rows, schema: Schema, isolated: Isolated | None = None, refused: Refused | None = None) -> Judged:
+def convert_rows(
+    rows: Rows, schema: Schema, isolated: Isolated | None = None, refused: Refused | None = None
+) -> ConvertedRows:
     """Decide what becomes of every value of `rows` (:mod:`nimad.source.values`), and set aside what has no place.
 
     Whole rows are set aside only where their key is another's, where an edge has no end to tie to, and where they are
@@ -257,10 +259,10 @@ def judge(rows: Rows, schema: Schema, isolated: Isolated | None = None, refused:
         converted.append(values)
     rejects = [reject for (position, _), reject in sorted(parts.items()) if position not in bad]
     if not bad:
-        return _apart(Judged(rows, converted, rejects), isolated or {})
+        return _apart(ConvertedRows(rows, converted, rejects), isolated or {})
     rejects += _each_of_its_own([_whole(rows, position, reason) for position, reason in sorted(bad.items())])
     keep = [position not in bad for position in range(len(rows))]
-    return _apart(Judged(rows.only(keep), _kept(converted, keep), rejects), isolated or {})
+    return _apart(ConvertedRows(rows.only(keep), _kept(converted, keep), rejects), isolated or {})
 
 
 def _refused_in(column: Column, rows: Rows, refused: Refused) -> Iterator[tuple[int, tuple[str, int, str]]]:
@@ -270,7 +272,7 @@ def _refused_in(column: Column, rows: Rows, refused: Refused) -> Iterator[tuple[
             yield position, refused[key][column.target]
 
 
-def _apart(judged: Judged, isolated: Isolated) -> Judged:
+def _apart(judged: ConvertedRows, isolated: Isolated) -> ConvertedRows:
     keep = [key not in isolated for key in judged.rows.keys] if isolated else []
     if all(keep):
         return judged
@@ -282,14 +284,14 @@ def _apart(judged: Judged, isolated: Isolated) -> Judged:
     ]
     whole = {reject.id for reject in rejects}
     parts = [reject for reject in judged.rejects if reject.id not in whole]
-    return Judged(judged.rows.only(keep), _kept(judged.columns, keep), [*parts, *rejects])
+    return ConvertedRows(judged.rows.only(keep), _kept(judged.columns, keep), [*parts, *rejects])
 
 
 def _kept(columns: Sequence[Sequence[Any]], keep: Sequence[bool]) -> list[list[Any]]:
     return [[value for value, flag in zip(column, keep, strict=True) if flag] for column in columns]
 
 
-def judge_strays(rows: Rows) -> list[Reject]:
+def convert_strays(rows: Rows) -> list[Reject]:
     return _each_of_its_own([_whole(rows, position, _why_stray(key)) for position, key in enumerate(rows.keys)])
 
 
@@ -311,7 +313,7 @@ def _why_stray(key: Any) -> str:
 
 def columns_of(table: Table) -> Iterator[Column]:
     """The ends of edges or turns, by the names of their links, and then the columns."""
-    yield from (Column(end, LINKS.get(end.lower(), end), Kind.INT64) for end in table.ends)
+    yield from (Column(end, LINKS.get(end.lower(), end), ValueKind.INT64) for end in table.ends)
     yield from table.columns
 
 

@@ -17,10 +17,7 @@ from typing import Any
 
 from nimad.errors import CannotWriteError, DiskError, SourceDamagedError
 from nimad.source.cells import InvalidText, Uncomputed
-from nimad.source.file import SourceFile
-from nimad.source.header import rescue
-from nimad.source.numbering import lift
-from nimad.source.pages import (
+from nimad.source.damaged_pages import (
     Pages,
     Row,
     Shape,
@@ -30,11 +27,14 @@ from nimad.source.pages import (
     raise_unless_unreadable,
     shape_of,
 )
+from nimad.source.header import rescue
 from nimad.source.quick_check import denying
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
+from nimad.source.row_numbers import lift
 from nimad.source.rows import Reject
 from nimad.source.schema import EDGES, NODES, TURNS
-from nimad.source.sql import error_code, quoted
+from nimad.source.sql import error_code, sql_name
+from nimad.source.sqlite_file import SourceFile
 
 #: Ids behind a broken page that are tried one by one, so that what is lost is exact: a broken inner page hides some
 #: thousand rows. From there on, each step is this part of the way already gone.
@@ -45,7 +45,7 @@ REPEATS = 100_000
 
 
 @dataclass(frozen=True)
-class Salvaged:
+class SalvagedRows:
     """What was copied and what was not, by table.
 
     `lost`: inclusive ranges of ids where rows may have been that cannot be read; an end that is not known is
@@ -63,7 +63,7 @@ class Salvaged:
     rejects: Sequence[Reject]
 
 
-def salvage(source: SourceFile, to: Path) -> Salvaged:
+def salvage(source: SourceFile, to: Path) -> SalvagedRows:
     """Copy every readable node, edge and turn into a new SQLite file.
 
     Raises `SourceDamagedError` when no node can be read, `CannotWriteError` when `to` exists or cannot be made.
@@ -83,7 +83,7 @@ def salvage(source: SourceFile, to: Path) -> Salvaged:
         raise
 
 
-def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
+def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> SalvagedRows:
     os.truncate(to, 0)  # `SourceFile.read` begins anew when the source changes under it
     # Only so does SQLite read a file that is cut, or whose schema has a broken line. Nothing is written.
     connection.execute("PRAGMA writable_schema = ON")
@@ -106,7 +106,7 @@ def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> Salvaged:
             for last in denying(connection, rescue.pages.shape.table, path):
                 rescue.miss_behind(last)
         lost = {name: ranges for name, rescue in rescues.items() if (ranges := rescue.lost_ranges())}
-        salvaged = Salvaged(
+        salvaged = SalvagedRows(
             rows={name: rescue.copy.count() for name, rescue in rescues.items()},
             lost=lost | {name: [(FIRST_KEY, LAST_KEY)] for name in hidden},
             odd={name: sorted(rescue.odd) for name, rescue in rescues.items() if rescue.odd},
@@ -126,8 +126,8 @@ class _Copy:
     def __init__(self, connection: sqlite3.Connection, shape: Shape) -> None:
         self.connection = connection
         self.shape = shape
-        self.key = quoted(shape.key)
-        self.table = quoted(shape.table)
+        self.key = sql_name(shape.key)
+        self.table = sql_name(shape.table)
         self.columns = shape.columns
         # No constraint refuses a row; and until all are in, no type changes what damage, or a STRICT table, put there.
         _write(connection, shape.create(typed=False))
@@ -329,7 +329,7 @@ class _InOrder(_Rescue):
     def run(self) -> None:
         shape = self.pages.shape
         rows = self.pages.connection.execute("SELECT name FROM pragma_table_info(?, 'main') WHERE pk", (shape.table,))
-        back = ", ".join(f"{quoted(str(name))} DESC" for (name,) in rows)
+        back = ", ".join(f"{sql_name(str(name))} DESC" for (name,) in rows)
         if not self._read("") and back:
             self._read(f"ORDER BY {back}")
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from nimad.printable import said
 from nimad.source.cells import Uncomputed, is_uncomputed
-from nimad.source.sql import is_of_statement, quoted
+from nimad.source.sql import is_of_statement, sql_name
 from nimad.source.stand_ins import Reading, called
 
 NODES = "memory_nodes"
@@ -21,7 +21,7 @@ FLOAT_BYTES = 4
 INT64_MIN = -(2**63)
 
 
-class Kind(StrEnum):
+class ValueKind(StrEnum):
     """A column's type in the target."""
 
     INT64 = "INT64"
@@ -51,7 +51,7 @@ class Column:
 
     name: str
     target: str
-    kind: Kind
+    kind: ValueKind
     default: "Default | None" = None
     is_moment: bool = False
     is_computed: bool = False
@@ -105,37 +105,37 @@ class Schema:
 
 
 def _table_from_json(data: Mapping[str, Any]) -> Table:
-    columns = tuple(replace(Column(**item), kind=Kind(item["kind"])) for item in data["columns"])
+    columns = tuple(replace(Column(**item), kind=ValueKind(item["kind"])) for item in data["columns"])
     return Table(data["name"], data["key"], columns, tuple(data["ends"]), tuple(data.get("left_out", ())))
 
 
 #: MemoryNode as nima-core's readers declare it, but for `strength` and `decay_rate`: the readers say FLOAT, we
 #: keep the source's 64 bits. A FLOAT column answers `strength >= 0.95` with no row where SQLite gives all.
-NODE_KINDS: Mapping[str, Kind] = {
-    "timestamp": Kind.INT64,
-    "layer": Kind.STRING,
-    "text": Kind.STRING,
-    "summary": Kind.STRING,
-    "who": Kind.STRING,
-    "affect_json": Kind.STRING,
-    "session_key": Kind.STRING,
-    "conversation_id": Kind.STRING,
-    "turn_id": Kind.STRING,
-    "fe_score": Kind.DOUBLE,
-    "embedding": Kind.VECTOR,
-    "strength": Kind.DOUBLE,
-    "decay_rate": Kind.DOUBLE,
-    "last_accessed": Kind.INT64,
-    "is_ghost": Kind.BOOL,
-    "dismissal_count": Kind.INT64,
-    "recall_count": Kind.INT64,
-    "memory_type": Kind.STRING,
-    "importance": Kind.DOUBLE,
-    "emotions": Kind.STRING,
-    "themes": Kind.STRING,
-    "source_agent": Kind.STRING,
-    "model": Kind.STRING,
-    "created_at": Kind.STRING,
+NODE_KINDS: Mapping[str, ValueKind] = {
+    "timestamp": ValueKind.INT64,
+    "layer": ValueKind.STRING,
+    "text": ValueKind.STRING,
+    "summary": ValueKind.STRING,
+    "who": ValueKind.STRING,
+    "affect_json": ValueKind.STRING,
+    "session_key": ValueKind.STRING,
+    "conversation_id": ValueKind.STRING,
+    "turn_id": ValueKind.STRING,
+    "fe_score": ValueKind.DOUBLE,
+    "embedding": ValueKind.VECTOR,
+    "strength": ValueKind.DOUBLE,
+    "decay_rate": ValueKind.DOUBLE,
+    "last_accessed": ValueKind.INT64,
+    "is_ghost": ValueKind.BOOL,
+    "dismissal_count": ValueKind.INT64,
+    "recall_count": ValueKind.INT64,
+    "memory_type": ValueKind.STRING,
+    "importance": ValueKind.DOUBLE,
+    "emotions": ValueKind.STRING,
+    "themes": ValueKind.STRING,
+    "source_agent": ValueKind.STRING,
+    "model": ValueKind.STRING,
+    "created_at": ValueKind.STRING,
 }
 Default = bool | int | float
 #: The agent's own defaults of MemoryNode: what its INSERTs rely on. Its readers ask for `is_ghost = false`, which NULL
@@ -150,12 +150,16 @@ NODE_DEFAULTS: Mapping[str, Default] = {
 }
 #: Columns in which the agent's code reads a NULL of SQLite as the default, and so do we.
 FILLED_COLUMNS = ("strength", "decay_rate", "last_accessed", "is_ghost", "dismissal_count")
-EDGE_KINDS: Mapping[str, Kind] = {"relation": Kind.STRING, "weight": Kind.DOUBLE, "created_at": Kind.STRING}
-TURN_KINDS: Mapping[str, Kind] = {
-    "turn_id": Kind.STRING,
-    "timestamp": Kind.INT64,
-    "affect_json": Kind.STRING,
-    "created_at": Kind.STRING,
+EDGE_KINDS: Mapping[str, ValueKind] = {
+    "relation": ValueKind.STRING,
+    "weight": ValueKind.DOUBLE,
+    "created_at": ValueKind.STRING,
+}
+TURN_KINDS: Mapping[str, ValueKind] = {
+    "turn_id": ValueKind.STRING,
+    "timestamp": ValueKind.INT64,
+    "affect_json": ValueKind.STRING,
+    "created_at": ValueKind.STRING,
 }
 
 
@@ -232,7 +236,7 @@ def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, Any]
     rows = connection.execute("SELECT name, type FROM pragma_table_xinfo(?) WHERE hidden <> 1", (table,)).fetchall()
     is_view = "SELECT 1 FROM sqlite_master WHERE type = 'view' AND lower(name) = ?"
     if table in (EDGES, TURNS) and connection.execute(is_view, (table,)).fetchone():
-        connection.execute(f"SELECT * FROM {quoted(table)} LIMIT 0")  # a view may have columns, and give no row
+        connection.execute(f"SELECT * FROM {sql_name(table)} LIMIT 0")  # a view may have columns, and give no row
     return rows
 
 
@@ -272,7 +276,7 @@ def with_columns(known: Table, now: Table, leave: Collection[str] = ()) -> Table
 
 
 def read_table(
-    connection: sqlite3.Connection, name: str, known: Mapping[str, Kind], ends: tuple[str, ...] = ()
+    connection: sqlite3.Connection, name: str, known: Mapping[str, ValueKind], ends: tuple[str, ...] = ()
 ) -> Table | None:
     """What table `name` becomes, or None when the source has no such table, or not the ends it needs."""
     declared = columns_of(connection, name)
@@ -325,7 +329,7 @@ def why_not_computed(connection: sqlite3.Connection, table: str, column: str) ->
     that only the agent's own connection has. Of an expression that it refuses, SQLite makes NULL where it passes over
     such definitions. Raises SQLite's error unless columns are computed row by row.
     """
-    name, lost = quoted(column), _is_lost(connection, column)
+    name, lost = sql_name(column), _is_lost(connection, column)
     values = f"coalesce(sum(typeof({name}) <> 'null' AND NOT {lost}), 0)"
     why = ""
 
@@ -333,10 +337,10 @@ def why_not_computed(connection: sqlite3.Connection, table: str, column: str) ->
         nonlocal why
         try:
             found, failed = connection.execute(
-                f"SELECT {values}, coalesce(sum({lost}), 0) FROM {quoted(table)}"
+                f"SELECT {values}, coalesce(sum({lost}), 0) FROM {sql_name(table)}"
             ).fetchone()
             if failed and not found:
-                query = f"SELECT {name} FROM {quoted(table)} WHERE {lost} LIMIT 1"
+                query = f"SELECT {name} FROM {sql_name(table)} WHERE {lost} LIMIT 1"
                 value = connection.execute(query).fetchone()[0]
                 why = value.why if isinstance(value, Uncomputed) else ""
             elif not found and isinstance(connection, Reading) and connection.reads_past_definitions:
@@ -357,51 +361,53 @@ def why_not_computed(connection: sqlite3.Connection, table: str, column: str) ->
 
 def _is_lost(connection: sqlite3.Connection, column: str) -> str:
     """A condition in SQL: a column does not compute in a row."""
-    return is_uncomputed(quoted(column)) if isinstance(connection, Reading) and connection.computes_each_alone else "0"
+    return (
+        is_uncomputed(sql_name(column)) if isinstance(connection, Reading) and connection.computes_each_alone else "0"
+    )
 
 
-def _free_name(column: str, known: Mapping[str, Kind], reserved: frozenset[str], taken: set[str]) -> str:
+def _free_name(column: str, known: Mapping[str, ValueKind], reserved: frozenset[str], taken: set[str]) -> str:
     name = column.lower() if column.lower() in known else column.replace("`", _FOR_BACKTICK)
     while name.lower() in reserved or name.lower() in taken or not name:
         name += "_"
     return name
 
 
-def _nearest_kind(connection: sqlite3.Connection, table: str, column: str, declared: str) -> Kind:
+def _nearest_kind(connection: sqlite3.Connection, table: str, column: str, declared: str) -> ValueKind:
     """The type for a column of the user's own: the declared one where it holds all that is there, else by what is."""
     found, beyond = _types_in(connection, table, column)
     kind = _declared_kind(declared)
-    if kind is not None and found <= _HELD[kind] and not (kind is Kind.DOUBLE and beyond):
+    if kind is not None and found <= _HELD[kind] and not (kind is ValueKind.DOUBLE and beyond):
         return kind
     if found == {"integer"}:
-        return Kind.INT64
-    if found and found <= _HELD[Kind.DOUBLE]:
-        return Kind.STRING if beyond else Kind.DOUBLE
+        return ValueKind.INT64
+    if found and found <= _HELD[ValueKind.DOUBLE]:
+        return ValueKind.STRING if beyond else ValueKind.DOUBLE
     # Text holds no bytes that are none of its own, so a number among them is set aside rather than they.
-    return Kind.BLOB if found == {"blob"} or (kind is Kind.BLOB and "blob" in found) else Kind.STRING
+    return ValueKind.BLOB if found == {"blob"} or (kind is ValueKind.BLOB and "blob" in found) else ValueKind.STRING
 
 
-def _declared_kind(declared: str) -> Kind | None:
+def _declared_kind(declared: str) -> ValueKind | None:
     """The type nearest to a declared one, by SQLite's affinity rules (sqlite.org/datatype3.html, 3.1).
 
     None for NUMERIC (DATETIME, BOOLEAN, …) and undeclared columns, which say nothing.
     """
     upper = declared.upper()
     if "INT" in upper:
-        return Kind.INT64
+        return ValueKind.INT64
     if any(word in upper for word in ("CHAR", "CLOB", "TEXT")):
-        return Kind.STRING
+        return ValueKind.STRING
     if "BLOB" in upper:
-        return Kind.BLOB
-    return Kind.DOUBLE if any(word in upper for word in ("REAL", "FLOA", "DOUB")) else None
+        return ValueKind.BLOB
+    return ValueKind.DOUBLE if any(word in upper for word in ("REAL", "FLOA", "DOUB")) else None
 
 
 #: SQLite's types whose values a column holds without loss.
-_HELD: Mapping[Kind, frozenset[str]] = {
-    Kind.INT64: frozenset({"integer"}),
-    Kind.DOUBLE: frozenset({"integer", "real"}),
-    Kind.STRING: frozenset({"integer", "real", "text"}),
-    Kind.BLOB: frozenset({"blob", "text"}),
+_HELD: Mapping[ValueKind, frozenset[str]] = {
+    ValueKind.INT64: frozenset({"integer"}),
+    ValueKind.DOUBLE: frozenset({"integer", "real"}),
+    ValueKind.STRING: frozenset({"integer", "real", "text"}),
+    ValueKind.BLOB: frozenset({"blob", "text"}),
 }
 #: Integers up to this are exact as floats.
 _EXACT = 2**53
@@ -409,9 +415,9 @@ _EXACT = 2**53
 
 def _types_in(connection: sqlite3.Connection, table: str, column: str) -> tuple[set[str], bool]:
     """SQLite's types of the values that are there, and whether an integer is not exact as a float."""
-    name = quoted(column)
+    name = sql_name(column)
     rows = connection.execute(
         f"SELECT typeof({name}), max(typeof({name}) = 'integer' AND {name} NOT BETWEEN {-_EXACT} AND {_EXACT}) "
-        f"FROM {quoted(table)} WHERE {name} IS NOT NULL AND NOT {_is_lost(connection, column)} GROUP BY 1"
+        f"FROM {sql_name(table)} WHERE {name} IS NOT NULL AND NOT {_is_lost(connection, column)} GROUP BY 1"
     ).fetchall()
     return {kind for kind, _ in rows}, any(beyond for _, beyond in rows)

@@ -3,7 +3,7 @@
 import sqlite3
 
 
-def quoted(name: str) -> str:
+def sql_name(name: str) -> str:
     """Quote an SQLite identifier."""
     return '"' + name.replace('"', '""') + '"'
 

@@ -5,15 +5,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from nimad.errors import SourceDamagedError, SourceError
-from nimad.source import embeddings, foreign_log
+from nimad.source import embeddings, foreign_wal
 from nimad.source import schema as s
 from nimad.source.cells import InvalidText
 from nimad.source.embeddings import Stored
-from nimad.source.file import Identity, SourceFile
 from nimad.source.ranges import weight_of
-from nimad.source.sql import quoted
+from nimad.source.sql import sql_name
+from nimad.source.sqlite_file import Identity, SourceFile
 from nimad.source.stand_ins import Reading
-from nimad.source.vitals import named
+from nimad.source.stats import named
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_onl
 def _read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_only: bool) -> tuple[s.Schema, Stored]:
     nodes = s.read_table(connection, s.NODES, s.NODE_KINDS)
     if nodes is None:
-        foreign_log.refuse(source.path, "together without memory_nodes")
+        foreign_wal.refuse(source.path, "together without memory_nodes")
         raise SourceError(
             f"{source.path} has no table memory_nodes, so it is no NIMA memory; name the right file with --source"
         )
@@ -102,18 +102,18 @@ def _read_schema(connection: sqlite3.Connection, source: SourceFile, *, nodes_on
     if edges is not None and len(edges.ends) < len(s.EDGE_ENDS):
         edges = None  # edges without both ends cannot be drawn; the table is named as left out
     turns = None if nodes_only else s.read_table(connection, s.TURNS, s.TURN_KINDS, tuple(s.LINKS))
-    stored = embeddings.look(connection, nodes)
+    stored = embeddings.look_at_embeddings(connection, nodes)
     return s.Schema(nodes, edges, turns, stored.dimension, stored.widths), stored
 
 
 def _extent(connection: sqlite3.Connection, table: s.Table) -> TableSurvey:
-    key = quoted(table.key)
+    key = sql_name(table.key)
     filled = [column for column in table.columns if column.default is not None]
-    nulls = "".join(f", coalesce(sum({quoted(column.name)} IS NULL), 0)" for column in filled)
+    nulls = "".join(f", coalesce(sum({sql_name(column.name)} IS NULL), 0)" for column in filled)
     rows, size, last, strays, *counts = connection.execute(
         f"SELECT count(*), coalesce(sum({weight_of(table)}), 0), "
         f"max(CASE WHEN typeof({key}) = 'integer' THEN {key} END), "
-        f"coalesce(sum(typeof({key}) <> 'integer'), 0){nulls} FROM {quoted(table.name)}"
+        f"coalesce(sum(typeof({key}) <> 'integer'), 0){nulls} FROM {sql_name(table.name)}"
     ).fetchone()
     found = {column.target: count for column, count in zip(filled, counts, strict=True) if count}
     return TableSurvey(rows, size, last, strays, found)
@@ -124,7 +124,7 @@ def _layers(connection: sqlite3.Connection, nodes: s.Table) -> dict[str, int]:
         return {}
     rows = connection.execute(
         # By the bytes: the column's own collation may be one that only the agent has, or fold two layers into one.
-        f"SELECT layer COLLATE BINARY, count(*) FROM {quoted(nodes.name)} GROUP BY 1 ORDER BY count(*) DESC, 1"
+        f"SELECT layer COLLATE BINARY, count(*) FROM {sql_name(nodes.name)} GROUP BY 1 ORDER BY count(*) DESC, 1"
     )
     return named(rows)
 
@@ -210,6 +210,6 @@ def _unspelled(connection: sqlite3.Connection, schema: s.Schema) -> Iterator[Lef
 
 def _count(connection: sqlite3.Connection, table: str) -> int | None:
     try:
-        return int(connection.execute(f"SELECT count(*) FROM {quoted(table)}").fetchone()[0])
+        return int(connection.execute(f"SELECT count(*) FROM {sql_name(table)}").fetchone()[0])
     except sqlite3.Error:  # a virtual table whose module this SQLite lacks
         return None

@@ -14,7 +14,7 @@ from typing import Any
 
 from nimad.source import embeddings
 from nimad.source.cells import InvalidText, Uncomputed
-from nimad.source.schema import FLOAT_BYTES, INT64_MIN, Column, Kind, Schema
+from nimad.source.schema import FLOAT_BYTES, INT64_MIN, Column, Schema, ValueKind
 
 _INT64_MAX = 2**63 - 1
 #: Longest text that can be a number or a moment, in characters.
@@ -51,17 +51,17 @@ def cell(column: Column, value: Any, schema: Schema) -> Cell:
     if isinstance(value, Uncomputed):
         return Cell(column.default, f"{column.name}: it does not compute: {value.why}")
     try:
-        if column.kind is Kind.VECTOR:
+        if column.kind is ValueKind.VECTOR:
             return Cell(_vector(value, schema))
         converted = _moment(value) if column.is_moment else convert(column.kind, value)
     except UnrepresentableError as error:
         return Cell(column.default if error.instead is None else error.instead, f"{column.name}: {error}")
-    if column.kind is Kind.INT64 and converted < schema.least:
+    if column.kind is ValueKind.INT64 and converted < schema.least:
         return Cell(column.default, f"{column.name}: the least 64-bit integer, which the engine would store as another")
     return Cell(converted)
 
 
-def convert(kind: Kind, value: Any) -> Any:
+def convert(kind: ValueKind, value: Any) -> Any:
     """Return what `value` becomes in a column of `kind`; NULL stays NULL.
 
     Raises `UnrepresentableError`. Nothing is rounded, cut or cleaned.
@@ -74,14 +74,14 @@ def are_plain(column: Column, values: Sequence[Any], schema: Schema) -> bool:
     kind = column.kind
     if not set(map(type, values)) <= _PLAIN[kind]:
         return False
-    if kind is Kind.BOOL:
+    if kind is ValueKind.BOOL:
         return set(values) <= {None, 0, 1}
-    if kind is Kind.VECTOR:
+    if kind is ValueKind.VECTOR:
         size = schema.dimension * FLOAT_BYTES
         return size not in schema.widths and all(
             value is None or (len(value) == size and not value.startswith(embeddings.LIST_BEGINS)) for value in values
         )
-    if kind is Kind.INT64 and schema.least > INT64_MIN:
+    if kind is ValueKind.INT64 and schema.least > INT64_MIN:
         return all(value is None or value >= schema.least for value in values)
     return True
 
@@ -214,21 +214,21 @@ def _vector(value: Any, schema: Schema) -> bytes:
         raise UnrepresentableError(str(error)) from None
 
 
-_RULES: Mapping[Kind, Callable[[Any], Any]] = {
-    Kind.INT64: _int64,
-    Kind.DOUBLE: _double,
-    Kind.STRING: _string,
-    Kind.BOOL: _bool,
-    Kind.BLOB: _blob,
+_RULES: Mapping[ValueKind, Callable[[Any], Any]] = {
+    ValueKind.INT64: _int64,
+    ValueKind.DOUBLE: _double,
+    ValueKind.STRING: _string,
+    ValueKind.BOOL: _bool,
+    ValueKind.BLOB: _blob,
 }
 _NULL = type(None)
-_PLAIN: Mapping[Kind, frozenset[type]] = {
-    Kind.INT64: frozenset({_NULL, int}),
-    Kind.DOUBLE: frozenset({_NULL, float}),
-    Kind.STRING: frozenset({_NULL, str}),
-    Kind.BOOL: frozenset({_NULL, int, bool}),
-    Kind.BLOB: frozenset({_NULL, bytes}),
-    Kind.VECTOR: frozenset({_NULL, bytes}),
+_PLAIN: Mapping[ValueKind, frozenset[type]] = {
+    ValueKind.INT64: frozenset({_NULL, int}),
+    ValueKind.DOUBLE: frozenset({_NULL, float}),
+    ValueKind.STRING: frozenset({_NULL, str}),
+    ValueKind.BOOL: frozenset({_NULL, int, bool}),
+    ValueKind.BLOB: frozenset({_NULL, bytes}),
+    ValueKind.VECTOR: frozenset({_NULL, bytes}),
 }
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nimad.target.database import Database
-from nimad.target.into import quoted
+from nimad.target.destination import cypher_name
 
 #: The tables that an index of vectors makes for itself, and those of an index of texts, by the ends of their names.
 _VECTORS = r"_(\d+_)?{}_(UPPER|LOWER)"  # older engines leave out the number
@@ -44,11 +44,11 @@ class Declared:
     def declaration(self) -> str:
         """The column, as a statement that makes its table declares it."""
         default = f" DEFAULT {self._default}" if self._default else ""
-        return f"{quoted(self.name)} {self.type}{default}"
+        return f"{cypher_name(self.name)} {self.type}{default}"
 
     def is_written(self, of: str) -> str:
         """The condition that `of`, a name for a row, has something of its own here, and not just the default."""
-        value = f"{of}.{quoted(self.name)}"
+        value = f"{of}.{cypher_name(self.name)}"
         # Cast, for a column of 32 bits holds another 0.01.
         beside = f" AND {value} <> CAST({self._default} AS {self.type})" if self._default else ""
         return f"{value} IS NOT NULL{beside}"

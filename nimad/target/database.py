@@ -7,17 +7,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from nimad import heap
-from nimad.disk import is_hollow, logs, sync
+from nimad.host import malloc
+from nimad.host.disk import is_hollow, logs, sync
 from nimad.source.batch import Batch
-from nimad.source.schema import Kind
+from nimad.source.schema import ValueKind
 from nimad.target import parameters
+from nimad.target.destination import Destination, cypher_name
 from nimad.target.engine import has_arrow
-from nimad.target.into import Into, quoted
 
 
 @dataclass(frozen=True)
-class Limits:
+class EngineLimits:
     """What the engine may take. Its own defaults are 80 % of RAM and 8 TiB of address space: wrong for a Pi."""
 
     pool_bytes: int
@@ -54,7 +54,7 @@ class Database:
             result.close()
         return rows
 
-    def columns(self, cypher: str, kinds: Sequence[Kind]) -> list[list[Any]]:
+    def columns(self, cypher: str, kinds: Sequence[ValueKind]) -> list[list[Any]]:
         """The answer column by column, each value as the source would have it: embeddings as bytes."""
         if not self.has_arrow:
             rows = self.ask(cypher)
@@ -69,7 +69,7 @@ class Database:
             result.close()
         return [arrow.values(table.column(index), kind) for index, kind in enumerate(kinds)]
 
-    def copy(self, into: Into, batch: Batch) -> None:
+    def copy(self, into: Destination, batch: Batch) -> None:
         """COPY a batch, and checkpoint.
 
         COPY data is not in the write-ahead log: until the checkpoint after it has finished, a kill loses all of
@@ -86,7 +86,7 @@ class Database:
             self._run_all(parameters.inserts(into, batch))
         self.checkpoint()
 
-    def copy_all(self, into: Into, batches: Iterable[Batch], folder: Path) -> int:
+    def copy_all(self, into: Destination, batches: Iterable[Batch], folder: Path) -> int:
         """COPY batches as one, of which only one is in memory at a time; return how many rows that were.
 
         They wait on the disk of `folder`. As with `copy`, all arrive or none, and who knows is a later process.
@@ -97,21 +97,21 @@ class Database:
             for batch in batches:
                 spool.add(batch)
             spool.finish()
-            heap.give_back()
+            malloc.give_back()
             if spool.rows:
                 with self._complaints():
                     self._connection.execute(f"COPY {into} FROM '{spool.path}' (file_format='parquet')").close()
         self.checkpoint()
         return spool.rows
 
-    def update(self, into: Into, batch: Batch) -> None:
+    def update(self, into: Destination, batch: Batch) -> None:
         """Set the properties of nodes by their id, in transactions that the write-ahead log covers; and checkpoint."""
         if self.has_arrow:
             from nimad.source import arrow
 
             arrow_table = arrow.table(batch)
-            changes = ", ".join(f"n.{quoted(name)} = c{i}" for i, name in enumerate(into.properties) if i)
-            match = f"MATCH (n:{quoted(into.table)}) WHERE n.id = c0 SET {changes}"
+            changes = ", ".join(f"n.{cypher_name(name)} = c{i}" for i, name in enumerate(into.properties) if i)
+            match = f"MATCH (n:{cypher_name(into.table)}) WHERE n.id = c0 SET {changes}"
             self._connection.execute(f"LOAD FROM arrow_table {match}").close()
             del arrow_table
         else:
@@ -167,8 +167,8 @@ class Database:
             self.complaint = str(error)
 
 
-def _plain(value: Any, kind: Kind) -> Any:
-    return parameters.vector_bytes(value) if kind is Kind.VECTOR and value is not None else value
+def _plain(value: Any, kind: ValueKind) -> Any:
+    return parameters.vector_bytes(value) if kind is ValueKind.VECTOR and value is not None else value
 
 
 class UnopenedError(RuntimeError):
@@ -176,7 +176,9 @@ class UnopenedError(RuntimeError):
 
 
 @contextmanager
-def open_database(engine: ModuleType, path: Path, limits: Limits, *, read_only: bool = False) -> Iterator[Database]:
+def open_database(
+    engine: ModuleType, path: Path, limits: EngineLimits, *, read_only: bool = False
+) -> Iterator[Database]:
     """Open `path`, creating it unless `read_only`. Closed, and synced to disk when it was written, at the end."""
     for piece in (path, *logs(path)):  # the engine would wait for a pipe, and read a device without end
         if piece.exists() and not piece.is_file():

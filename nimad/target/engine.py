@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
 
-from nimad import guest
+from nimad.engines import probe_script
+from nimad.engines.packages import MODULE, in_range, install, missing, pip, unloadable
 from nimad.errors import EngineError
-from nimad.packages import MODULE, in_range, install, missing, pip, unloadable
 
 #: The oldest pyarrow that makes lists of fixed size with NULLs among them.
 LEAST_ARROW = 15
@@ -28,7 +28,7 @@ class Engine:
 
 def import_engine(name: str = MODULE) -> tuple[ModuleType, Engine]:
     """Import the engine. Raises `EngineError` with what was found, where, and the command that mends it."""
-    module, facts = guest.identify(name)
+    module, facts = probe_script.identify(name)
     if module is None:
         raise EngineError(_why_not(facts))
     engine = Engine(name, facts["version"], facts["storage_version"], facts["folder"])
@@ -47,10 +47,10 @@ def _why_not(facts: Mapping[str, Any]) -> str:
     if problem not in ("namesake", "another"):
         return unloadable(problem, name)
     version = facts["namesake"]
-    found = f"{guest.NAMESAKE} {version}, a weather-file library," if version else "another package"
+    found = f"{probe_script.NAMESAKE} {version}, a weather-file library," if version else "another package"
     return (
         f"LadybugDB not available: the import name '{name}' in {facts['folder']} belongs to {found} and not to the "
-        f"database. Install: {pip()} uninstall -y {guest.NAMESAKE} && {install(name, again=True)}"
+        f"database. Install: {pip()} uninstall -y {probe_script.NAMESAKE} && {install(name, again=True)}"
     )
 
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from nimad.source.batch import Batch
-from nimad.source.schema import Kind
-from nimad.target.into import Into, quoted
+from nimad.source.schema import ValueKind
+from nimad.target.destination import Destination, cypher_name
 
 #: Rows of one statement: each value of them is an object of Python and one of the engine at the same time.
 SLICE_ROWS = 200
@@ -23,34 +23,34 @@ def named(name: str, value: Any) -> tuple[str, Any]:
     return (f"decode(${name})", value.encode()) if isinstance(value, str) else (f"${name}", value)
 
 
-def inserts(into: Into, batch: Batch, nulls: Sequence[str] = ()) -> Iterator[tuple[str, _Rows]]:
+def inserts(into: Destination, batch: Batch, nulls: Sequence[str] = ()) -> Iterator[tuple[str, _Rows]]:
     """Statements that insert a batch, each with its rows. `nulls`: properties that are NULL in spite of a default."""
     for given, rows in _slices(batch):
         values = {index: _value(index, batch) for index in given}
         columns = zip(range(len(into.ends), len(batch.kinds)), into.properties, strict=True)
-        properties = [f"{quoted(name)}: {values[index]}" for index, name in columns if index in values]
-        properties += [f"{quoted(name)}: NULL" for name in nulls]
+        properties = [f"{cypher_name(name)}: {values[index]}" for index, name in columns if index in values]
+        properties += [f"{cypher_name(name)}: NULL" for name in nulls]
         braces = f" {{{', '.join(properties)}}}" if properties else ""
         if into.ends:
-            start, end = map(quoted, into.ends)
-            one, other = map(quoted, into.keys)
+            start, end = map(cypher_name, into.ends)
+            one, other = map(cypher_name, into.keys)
             match = f"MATCH (a:{start}), (b:{end}) WHERE a.{one} = {values[0]} AND b.{other} = {values[1]}"
-            yield f"UNWIND $rows AS row {match} CREATE (a)-[:{quoted(into.table)}{braces}]->(b)", rows
+            yield f"UNWIND $rows AS row {match} CREATE (a)-[:{cypher_name(into.table)}{braces}]->(b)", rows
         else:
-            yield f"UNWIND $rows AS row CREATE (:{quoted(into.table)}{braces})", rows
+            yield f"UNWIND $rows AS row CREATE (:{cypher_name(into.table)}{braces})", rows
 
 
-def updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
+def updates(into: Destination, batch: Batch) -> Iterator[tuple[str, _Rows]]:
     """Statements that set the properties of nodes, whose ids are the batch's first column; also to NULL."""
     for given, rows in _slices(batch):
         if changes := _changes("n", into.properties, batch, given, start=0):
-            yield f"UNWIND $rows AS row MATCH (n:{quoted(into.table)}) WHERE n.id = row.c0 SET {changes}", rows
+            yield f"UNWIND $rows AS row MATCH (n:{cypher_name(into.table)}) WHERE n.id = row.c0 SET {changes}", rows
 
 
-def edge_updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
+def edge_updates(into: Destination, batch: Batch) -> Iterator[tuple[str, _Rows]]:
     """Statements that set the properties of edges; the batch's first columns are both ends and the edge's offset."""
-    start, end = map(quoted, into.ends)
-    match = f"MATCH (a:{start})-[r:{quoted(into.table)}]->(b:{end})"
+    start, end = map(cypher_name, into.ends)
+    match = f"MATCH (a:{start})-[r:{cypher_name(into.table)}]->(b:{end})"
     where = "a.id = row.c0 AND b.id = row.c1 AND offset(id(r)) = row.c2"
     for given, rows in _slices(batch):
         if changes := _changes("r", into.properties, batch, given, start=3):
@@ -60,7 +60,7 @@ def edge_updates(into: Into, batch: Batch) -> Iterator[tuple[str, _Rows]]:
 def _changes(name: str, properties: Sequence[str], batch: Batch, given: Sequence[int], *, start: int) -> str:
     """The assignments of properties from the batch's columns, the first of which is at `start`; never to an `id`."""
     return ", ".join(
-        f"{name}.{quoted(each)} = {_value(index, batch) if index in given else 'NULL'}"
+        f"{name}.{cypher_name(each)} = {_value(index, batch) if index in given else 'NULL'}"
         for index, each in enumerate(properties, start)
         if index
     )
@@ -94,16 +94,16 @@ def _slices(batch: Batch) -> Iterator[tuple[Sequence[int], _Rows]]:
 def _value(index: int, batch: Batch) -> str:
     """A value of a row, cast to its column's type: the engine's own guess is by the values that it sees."""
     kind = batch.kinds[index]
-    if kind is Kind.STRING:
+    if kind is ValueKind.STRING:
         return f"decode(row.c{index})"
-    return f"CAST(row.c{index} AS {f'FLOAT[{batch.dimension}]' if kind is Kind.VECTOR else kind})"
+    return f"CAST(row.c{index} AS {f'FLOAT[{batch.dimension}]' if kind is ValueKind.VECTOR else kind})"
 
 
-def _plain(kind: Kind, value: Any) -> Any:
-    if kind is Kind.VECTOR:
+def _plain(kind: ValueKind, value: Any) -> Any:
+    if kind is ValueKind.VECTOR:
         return array("f", value).tolist()
-    if kind is Kind.STRING:
+    if kind is ValueKind.STRING:
         return value.encode()
-    if kind is Kind.BOOL:
+    if kind is ValueKind.BOOL:
         return bool(value)
-    return float(value) if kind is Kind.DOUBLE else value
+    return float(value) if kind is ValueKind.DOUBLE else value

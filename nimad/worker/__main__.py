@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from nimad.disk import DISK_ERRORS
+from nimad.engines.packages import MODULE
 from nimad.errors import EngineError, SourceBusyError, SourceError
-from nimad.packages import MODULE
+from nimad.host.disk import DISK_ERRORS
 from nimad.worker import stacks
-from nimad.worker.job import Failure, Job, JobError, Task
-from nimad.worker.process import settle
+from nimad.worker.lifetime import settle
+from nimad.worker.protocol import Failure, Job, JobError, Task
 
 #: Of the arguments that may be left out.
 _DEFAULTS = (MODULE, "normal")

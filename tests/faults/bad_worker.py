@@ -13,12 +13,12 @@ from collections.abc import Callable
 from typing import Any
 
 from nimad.source.batch import Batch
-from nimad.source.schema import Kind
-from nimad.target import loading
+from nimad.source.schema import ValueKind
+from nimad.target import copy_rows
 from nimad.target.database import Database
-from nimad.target.into import Into
+from nimad.target.destination import Destination
 from nimad.worker import __main__ as worker
-from nimad.worker import process
+from nimad.worker import lifetime
 
 POISON = "poison:"
 #: The stream of this worker's one answer, once it is settled.
@@ -78,16 +78,16 @@ DOES: dict[str, Callable[[], None]] = {
 
 def look_for_poison(batch: Batch) -> None:
     for kind, values in zip(batch.kinds, batch.columns, strict=True):
-        if kind is Kind.STRING:
+        if kind is ValueKind.STRING:
             for value in values:
                 if value and value.startswith(POISON):
                     DOES[value.removeprefix(POISON).split()[0]]()
 
 
 def main() -> int:
-    copy, settle = loading._copy, process.settle
+    copy, settle = copy_rows._copy, lifetime.settle
 
-    def poisonous(database: Database, into: Into, rows: Batch) -> int:
+    def poisonous(database: Database, into: Destination, rows: Batch) -> int:
         look_for_poison(rows)
         return copy(database, into, rows)
 
@@ -95,7 +95,7 @@ def main() -> int:
         ANSWER.append(settle(parent, priority))
         return ANSWER[0]
 
-    loading._copy = poisonous
+    copy_rows._copy = poisonous
     vars(worker)["settle"] = remember
     return worker.main()
 

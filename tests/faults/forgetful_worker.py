@@ -12,7 +12,7 @@ from typing import Any
 
 from nimad.source import arrow
 from nimad.source.batch import Batch
-from nimad.source.schema import Kind
+from nimad.source.schema import ValueKind
 from nimad.worker import __main__ as worker
 
 FORGOTTEN = 666
@@ -22,7 +22,7 @@ _table = arrow.table
 def forgetting(batch: Batch) -> Any:
     doomed = {at for values in batch.columns for at, value in enumerate(values) if value == FORGOTTEN}
     columns = [
-        _otherwise(values, doomed) if kind is Kind.STRING else values
+        _otherwise(values, doomed) if kind is ValueKind.STRING else values
         for kind, values in zip(batch.kinds, batch.columns, strict=True)
     ]
     return _table(Batch(batch.kinds, columns, batch.dimension))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from nimad.target import vectors
+from nimad.target import vector_extension
 from nimad.target.database import Database
 from nimad.worker import __main__ as worker
 
@@ -55,7 +55,7 @@ def main() -> int:
         else:
             run(database, cypher, **parameters)
 
-    vars(vectors).update(load=load, _ask=lambda _: None)
+    vars(vector_extension).update(load=load, _ask=lambda _: None)
     setattr(Database, "run", stand_in)  # noqa: B010 - by assignment it would be a type of its own
     return worker.main()
 

@@ -17,8 +17,8 @@ from test_console import TIMEOUT_S, nimad
 from torture import Life, beside, target_of
 from users import ALICE, BOB, ROOT, folder_of, given
 
+from nimad.engines.selection import MOST_READERS
 from nimad.errors import ExitCode
-from nimad.migration.engines import MOST_READERS
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be attacked")
 

@@ -17,22 +17,24 @@ from support import change, make_memory, migrate, node
 from test_console import environment, nimad
 from test_following import agent
 
-from nimad import bounded
 from nimad.config import Settings, read_openclaw
-from nimad.disk import LOG_SUFFIXES
+from nimad.engines import interpreter
+from nimad.engines.interpreter import Interpreter
+from nimad.engines.selection import look_for_engines as engines_of
 from nimad.errors import ConfigurationError, ExitCode, NimadError, SourceError, StoppedError, UsageError
-from nimad.migration import child, interpreter, recorded, rollback, state
-from nimad.migration.engines import look as engines_of
-from nimad.migration.existing import left_out
-from nimad.migration.files import Files, locked
-from nimad.migration.interpreter import Interpreter
+from nimad.host import bounded
+from nimad.host.disk import LOG_SUFFIXES
+from nimad.rollback import rollback
 from nimad.source import bounds
-from nimad.source.file import SourceFile
 from nimad.source.header import check_source
 from nimad.source.rows import Reject, read_ids
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
-from nimad.worker import quarantine
-from nimad.worker.job import Job, Task
+from nimad.state import quarantine, run_history_reader, target_state
+from nimad.state.left_out import left_out
+from nimad.state.paths import Files, locked
+from nimad.supervisor import worker_process
+from nimad.worker.protocol import Job, Task
 
 #: Signs that a terminal obeys, or that end or turn a line.
 OBEYED = "\x1b[2J\x07\x9b1m\x85\u2028\u202e\u2066"
@@ -173,7 +175,7 @@ def test_a_trigger_without_an_end_comes_to_one(tmp_path: Path, monkeypatch: pyte
         connection.execute("CREATE (:MemoryNode {id: 9, layer: 'input', turn_id: 'mine', text: 'own', timestamp: 5})")
     before = source.read_bytes()
     with pytest.raises(NimadError, match="takes more steps or memory than its size can need"):
-        rollback.apply(Settings(source=source))
+        rollback.apply_rollback(Settings(source=source))
     assert source.read_bytes() == before
     assert run.target.exists()
 
@@ -222,8 +224,8 @@ def test_whatever_stands_at_a_name_of_ours_is_read_within_bounds(tmp_path: Path,
     files = Files(tmp_path / "graph.ladybug")
     for path in (files.state, files.runs):
         make(path)
-    assert state.read(files) == {}
-    assert recorded.read(files.runs) == []
+    assert target_state.read(files) == {}
+    assert run_history_reader.read_history(files.runs) == []
 
 
 @pytest.mark.parametrize("command", ["doctor", "clean"])
@@ -513,11 +515,11 @@ def test_a_worker_that_never_stops_talking_or_leaves_the_pipe_to_a_child_is_ende
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The agent's interpreter is one that the agent can write."""
-    monkeypatch.setattr(child, "_ANSWER_KEPT", 10_000_000)
+    monkeypatch.setattr(worker_process, "_ANSWER_KEPT", 10_000_000)
     for text in ("exec yes", "sleep 300 & exit 1"):
-        launch = child.Launch(script(tmp_path / "python", text))
+        launch = worker_process.Launch(script(tmp_path / "python", text))
         began = time.monotonic()
-        with child.Workers(threading.Event(), launch=launch) as workers:
+        with worker_process.WorkerPool(threading.Event(), launch=launch) as workers:
             answer = workers.do(Job(task=Task.PROBE))
         assert not answer.ok
         assert time.monotonic() - began < 20

@@ -45,11 +45,11 @@ from torture import opened as target_opened
 
 import nimad
 from nimad.errors import DifferenceError, ExitCode, NimadError, SourceDamagedError, StoppedError
-from nimad.migration.events import BatchLoaded
-from nimad.migration.result import Outcome
-from nimad.report.lines import lines
-from nimad.source import blank
-from nimad.source.file import SourceFile
+from nimad.events.result import Outcome
+from nimad.events.run import BatchLoaded
+from nimad.report.messages.run_messages import lines
+from nimad.source import blank_pages
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
 
 PAGE = 1024
@@ -494,10 +494,10 @@ def test_pages_are_counted_past_sectors_that_cannot_be_read_and_until_a_stop(
     looked = SourceFile(source, stop)
     nodes = survey(looked).nodes
     monkeypatch.setattr(os, "pread", fails)
-    assert blank.look(looked, nodes, [(1, 5)]).blank == 0
+    assert blank_pages.count_blank(looked, nodes, [(1, 5)]).blank == 0
     stop.set()
     with pytest.raises(StoppedError):
-        blank.look(looked, nodes, [(1, 5)])
+        blank_pages.count_blank(looked, nodes, [(1, 5)])
 
 
 def test_a_broken_overflow_page_costs_its_own_row(pristine: Path, source: Path, target: Path) -> None:

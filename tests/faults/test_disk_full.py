@@ -23,8 +23,7 @@ from torture import Life, assert_nothing_left, interrupted, run_to_the_end, smal
 
 import nimad as package
 from nimad.errors import CannotWriteError, DiskError, ExitCode
-from nimad.migration import child, compaction
-from nimad.migration.events import (
+from nimad.events.run import (
     BatchLoaded,
     Compacted,
     DryRun,
@@ -36,6 +35,8 @@ from nimad.migration.events import (
     TableLoaded,
     Verifying,
 )
+from nimad.migration import compact
+from nimad.supervisor import worker_process
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a disk of its own")
 
@@ -395,7 +396,7 @@ sys.exit(worker.main())
 def full_at(disk: Disk, owner: str, name: str, *, leave: int) -> Iterator[None]:
     script = FULL_AT.format(owner=owner, name=name, leave=leave, folder=str(disk.path))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child, "WORKER", ("-P", "-c", script))
+        patch.setattr(worker_process, "WORKER", ("-P", "-c", script))
         yield
 
 
@@ -425,7 +426,7 @@ def test_wherever_the_engine_finds_the_disk_full_nothing_is_lost(source: Path, d
 @pytest.fixture
 def holed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A memory whose target has holes worth a compaction, which begins at 1 MB here instead of 16."""
-    monkeypatch.setattr(compaction, "SMALL_FILE", MB)
+    monkeypatch.setattr(compact, "SMALL_FILE", MB)
     choice = random.Random(1)
     nodes = [node(key, text=choice.randbytes(8 * KB).hex()) for key in range(NODES)]
     return make_memory(tmp_path / "graph.sqlite", nodes=nodes)

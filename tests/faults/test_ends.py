@@ -32,15 +32,16 @@ from torture import Life, assert_all_there, beside, interrupted, small_memory, s
 import nimad
 from nimad.cli.main import cli
 from nimad.errors import EngineError, ExitCode
-from nimad.migration import child, ends, isolation, patience, retry
-from nimad.migration.child import Child, Launch
-from nimad.migration.clock import Clock
-from nimad.migration.ends import Action, Answer, End, Kind, judge
-from nimad.migration.events import BatchFailed, BatchLoaded, BatchRecovered, Event
-from nimad.source.file import SourceFile
+from nimad.events.run import BatchFailed, BatchLoaded, BatchRecovered, Event
+from nimad.migration import bisect
 from nimad.source.ranges import LAST_KEY, Range
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import Survey, survey
-from nimad.worker.job import Failure, Job, Task
+from nimad.supervisor import outcome, timeout, worker_failure, worker_process
+from nimad.supervisor.clock import Clock
+from nimad.supervisor.outcome import Action, ExitStatus, FailureKind, WorkerResult, classify
+from nimad.supervisor.worker_process import Launch, WorkerProcess
+from nimad.worker.protocol import Failure, Job, Task
 
 MIB = 1024**2
 LAST = 40
@@ -95,9 +96,9 @@ class Bench:
 EXTRA_FILES = {"ledger": ".ledger", "quarantine": ".quarantining"}
 
 
-def ask(job: Job, *, before: Callable[[int], object] | None = None, limit_s: float = LONG_S) -> Answer:
+def ask(job: Job, *, before: Callable[[int], object] | None = None, limit_s: float = LONG_S) -> WorkerResult:
     """Have a real worker do a job; `before` is called with its PID first."""
-    worker = Child(Launch())
+    worker = WorkerProcess(Launch())
     try:
         if before:
             before(worker.pid)
@@ -174,11 +175,11 @@ held.execute("BEGIN EXCLUSIVE")
 
 # Each kind, by a real worker
 
-Provoke = Callable[[Bench, pytest.MonkeyPatch], Answer]
-PROVOKED: dict[Kind, Provoke] = {}
+Provoke = Callable[[Bench, pytest.MonkeyPatch], WorkerResult]
+PROVOKED: dict[FailureKind, Provoke] = {}
 
 
-def ends_as(kind: Kind) -> Callable[[Provoke], Provoke]:
+def ends_as(kind: FailureKind) -> Callable[[Provoke], Provoke]:
     def note(provoke: Provoke) -> Provoke:
         PROVOKED[kind] = provoke
         return provoke
@@ -188,56 +189,56 @@ def ends_as(kind: Kind) -> Callable[[Provoke], Provoke]:
 
 def worker_of(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     """From now on a worker's interpreter gets these arguments."""
-    monkeypatch.setattr(child, "WORKER", ("-P", *words))
+    monkeypatch.setattr(worker_process, "WORKER", ("-P", *words))
 
 
-def poisoned(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str) -> Answer:
+def poisoned(bench: Bench, monkeypatch: pytest.MonkeyPatch, way: str) -> WorkerResult:
     """What a real worker ends with that loads a row which does something to it."""
     worker_of(monkeypatch, bad_worker.__file__)
     return ask(bench.another("poisoned", text=f"poison:{way}").load())
 
 
-@ends_as(Kind.CRASHED)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.CRASHED)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     return poisoned(bench, monkeypatch, "segv")
 
 
-@ends_as(Kind.KILLED)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.KILLED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     return ask(bench.load(), before=send(signal.SIGKILL))
 
 
-@ends_as(Kind.OUT_OF_MEMORY)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.OUT_OF_MEMORY)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     """The worker alone is in a group that has room for its start, and none for a row of 60 MB."""
     with memory_group(96 * MIB) as group:
-        monkeypatch.setattr(child, "PYTHON", group.wrapper(bench.folder / "python"))
+        monkeypatch.setattr(worker_process, "PYTHON", group.wrapper(bench.folder / "python"))
         return ask(bench.another("large", text="x" * 60_000_000).load())
 
 
-@ends_as(Kind.HUNG)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.HUNG)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     """Halted before it took its job, which is more than a pipe holds."""
     return ask(bench.load(ids=tuple(range(100_000))), before=send(signal.SIGSTOP), limit_s=1.0)
 
 
-@ends_as(Kind.NO_ANSWER)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.NO_ANSWER)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     return poisoned(bench, monkeypatch, "exit")
 
 
-@ends_as(Kind.HALF_ANSWER)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.HALF_ANSWER)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     return poisoned(bench, monkeypatch, "half")
 
 
-@ends_as(Kind.POOL_FULL)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.POOL_FULL)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     return ask(bench.another("large", text="x" * 6_000_000).load(pool_bytes=5 * MIB))
 
 
-@ends_as(Kind.CHECKPOINT_FAILED)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.CHECKPOINT_FAILED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     """A file that would grow beyond the address space that was asked for."""
     noise = random.Random(1)
     nodes = [node(key, text=noise.randbytes(20_000).hex()) for key in range(1, 401)]
@@ -246,8 +247,8 @@ def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
     return ask(large.load(pool_bytes=256 * MIB, address_space_bytes=8 * MIB))
 
 
-@ends_as(Kind.ALLOCATION)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.ALLOCATION)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     """Python itself cannot read the rows: a worker whose address space is all but used up when it begins."""
     worker_of(monkeypatch, "-c", SHORT_OF_ADDRESSES)
     return ask(bench.another("large", text="x" * 60_000_000).load())
@@ -266,16 +267,16 @@ sys.exit(worker.main())
 """
 
 
-@ends_as(Kind.ADDRESS_SPACE)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.ADDRESS_SPACE)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     def limit(pid: int) -> None:
         resource.prlimit(pid, resource.RLIMIT_AS, (8 << 30, 8 << 30))
 
     return ask(bench.load(), before=limit)
 
 
-@ends_as(Kind.WAL_REPLAY)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.WAL_REPLAY)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     tear_log(bench.target)
     return ask(bench.load())
 
@@ -302,14 +303,14 @@ def flip(path: Path, at: int) -> None:
     path.write_bytes(data)
 
 
-@ends_as(Kind.UNREADABLE)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.UNREADABLE)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     bench.target.write_bytes(b"this was a database once " * 4_000)
     return ask(bench.load())
 
 
-@ends_as(Kind.DAMAGED)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.DAMAGED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     """A page of texts is damaged: the file opens, and what it holds is no text any more."""
     data = bench.target.read_bytes()
     assert b", told" in data
@@ -317,16 +318,16 @@ def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
     return ask(bench.job(Task.VERIFY, bounds={"memory_nodes": LAST}, quarantine=""))
 
 
-@ends_as(Kind.LOCKED)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.LOCKED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     with elsewhere(HOLD_TARGET, str(bench.target)) as pid:
         answer = ask(bench.load())
     assert f"held by PID {pid}" in answer.message
     return answer
 
 
-@ends_as(Kind.STORAGE_VERSION)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.STORAGE_VERSION)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     write_newer_version(bench.target)
     return ask(bench.load())
 
@@ -339,8 +340,8 @@ def write_newer_version(target: Path) -> None:
     target.write_bytes(data)
 
 
-@ends_as(Kind.DISK)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.DISK)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     with mounted(bench.folder / "full", "size=2m") as folder:
         large = bench.another("large", text="".join(map(str, range(800_000))))
         answer = ask(replace(large.load(), target=str(folder / "graph.ladybug")))
@@ -348,20 +349,20 @@ def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
     return answer
 
 
-@ends_as(Kind.NOT_ALLOWED)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.NOT_ALLOWED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     with mounted(bench.folder / "still", "size=2m,ro") as folder:
         return ask(bench.load(target=str(folder / "graph.ladybug")))
 
 
-@ends_as(Kind.DUPLICATE_KEY)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.DUPLICATE_KEY)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     """The one task that does not look first: a trial, whose target was not thrown away."""
-    return ask(bench.job(Task.TRY, table="memory_nodes", ids=[1, 2]))
+    return ask(bench.job(Task.TRIAL_LOAD, table="memory_nodes", ids=[1, 2]))
 
 
-@ends_as(Kind.CONVERSION)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.CONVERSION)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     """Embeddings of three floats, for a column of two."""
     change(bench.source, "UPDATE memory_nodes SET embedding = ?", vector(1.0, 2.0, 3.0))
     change(bench.source, "UPDATE memory_nodes SET id = id + 100")
@@ -369,13 +370,13 @@ def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
     return ask(bench.load())
 
 
-@ends_as(Kind.ENGINE_ERROR)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.ENGINE_ERROR)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     return poisoned(bench, monkeypatch, "error")
 
 
-@ends_as(Kind.ENGINE_MISSING)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.ENGINE_MISSING)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     """Another package has the engine's name."""
     namesake = bench.folder / "site" / "ladybug"
     namesake.mkdir(parents=True)
@@ -384,8 +385,8 @@ def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
     return ask(bench.load())
 
 
-@ends_as(Kind.SOURCE_BUSY)
-def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.SOURCE_BUSY)
+def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     """The worker would wait for half a minute."""
     change(bench.source, "PRAGMA journal_mode = DELETE")
     worker_of(
@@ -398,57 +399,57 @@ def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Answer:
         return ask(bench.load())
 
 
-@ends_as(Kind.SOURCE)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.SOURCE)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     change(bench.source, "DROP TABLE memory_nodes")
     return ask(bench.load())
 
 
-@ends_as(Kind.SCHEMA)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.SCHEMA)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     change(bench.source, "ALTER TABLE memory_nodes ADD COLUMN mood TEXT")
     bench.survey = survey(SourceFile(bench.source))
     return ask(bench.job(Task.COUNT))
 
 
-@ends_as(Kind.STRICT)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.STRICT)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     change(bench.source, "UPDATE memory_nodes SET text = CAST(x'ff' AS TEXT) WHERE id = 7")
     return ask(bench.load(strict=True))
 
 
-@ends_as(Kind.UNEXPECTED)
-def _(bench: Bench, _: pytest.MonkeyPatch) -> Answer:
+@ends_as(FailureKind.UNEXPECTED)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
     """A job that cannot be: a bug of ours."""
     return ask(bench.job(Task.LOAD))
 
 
 #: What cannot be had from ladybug 0.22 on this machine: the one is an older engine's on pages of 16 KiB, for the other
 #: a disk has to fail in one moment of a checkpoint. `MESSAGES` has their words.
-NOT_HERE = {Kind.FRAME_RELEASE, Kind.PANIC}
+NOT_HERE = {FailureKind.FRAME_RELEASE, FailureKind.PANIC}
 
 
 @pytest.mark.parametrize("kind", list(PROVOKED), ids=lambda kind: kind.name.lower())
 def test_a_real_worker_ends_so_and_is_told_from_all_others(
-    kind: Kind, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    kind: FailureKind, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer = PROVOKED[kind](bench, monkeypatch)
     assert answer.kind is kind, (answer.kind, answer.message, answer.stack)
     assert answer.message
     assert not answer.ok
-    assert answer.rule is ends.RULES[kind]
+    assert answer.rule is outcome.RULES[kind]
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT])
 def test_each_signal_of_a_crash_is_one(bench: Bench, number: signal.Signals) -> None:
     answer = ask(bench.load(), before=send(number))
-    assert (answer.kind, answer.message) == (Kind.CRASHED, f"the worker was ended by {number.name}")
+    assert (answer.kind, answer.message) == (FailureKind.CRASHED, f"the worker was ended by {number.name}")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGXCPU])
 def test_any_other_signal_is_somebodys_doing(bench: Bench, number: signal.Signals) -> None:
     answer = ask(bench.load(), before=send(number))
-    assert (answer.kind, answer.message) == (Kind.KILLED, f"the worker was ended by {number.name}")
+    assert (answer.kind, answer.message) == (FailureKind.KILLED, f"the worker was ended by {number.name}")
 
 
 def test_a_job_that_is_done_has_no_kind_and_no_rule(bench: Bench) -> None:
@@ -562,147 +563,155 @@ FRAME_FREE = (
 )
 
 #: What a worker says of itself, the engine's words (0.22 where not said otherwise), and what that is.
-MESSAGES: Sequence[tuple[Failure, str, Kind]] = (
-    (Failure.TARGET, FRAME_FREE, Kind.FRAME_RELEASE),  # before 0.18
-    (Failure.TARGET, DURABLE + FRAME_FREE, Kind.FRAME_RELEASE),
-    (Failure.TARGET, POOL, Kind.POOL_FULL),
-    (Failure.TARGET, DURABLE + POOL, Kind.POOL_FULL),
-    (Failure.UNOPENED, POOL, Kind.POOL_FULL),
-    (Failure.TARGET, DURABLE + TOO_SMALL, Kind.CHECKPOINT_FAILED),
-    (Failure.TARGET, DURABLE + INVALID_OFFSET, Kind.CHECKPOINT_FAILED),
-    (Failure.TARGET, TOO_SMALL, Kind.ENGINE_ERROR),
-    (Failure.TARGET, NO_SPACE, Kind.DISK),
-    (Failure.TARGET, DURABLE + NO_SPACE, Kind.DISK),
-    (Failure.UNOPENED, NO_SPACE, Kind.DISK),
-    (Failure.TARGET, SHORT_WRITE, Kind.DISK),
-    (Failure.TARGET, SHORT_WRITE_ODD, Kind.DISK),
-    (Failure.TARGET, DEAD_DISK, Kind.DISK),
-    (Failure.TARGET, QUOTA, Kind.DISK),
-    (Failure.TARGET, TOO_LARGE, Kind.DISK),
-    (Failure.UNOPENED, DEAD_READ, Kind.DISK),
-    (Failure.TARGET, SYNC, Kind.DISK),
-    (Failure.TARGET, "IO exception: Failed to truncate file /srv/graph.ladybug.migrating.wal.", Kind.DISK),
-    (Failure.TARGET, WAL_SYNC, Kind.DISK),
-    (Failure.DISK, "[Errno 28] No space left on device: '/srv/graph.ladybug.migrating.ledger'", Kind.DISK),
-    (Failure.TARGET, "IO exception: Cannot open file /srv/graph.ladybug: Too many open files", Kind.DISK),
-    (Failure.DISK, "[Errno 5] Input/output error", Kind.DISK),
-    (Failure.TARGET, RETIREMENT, Kind.PANIC),
-    (Failure.UNOPENED, "IO exception: Cannot open file /srv/graph.ladybug: Read-only file system", Kind.NOT_ALLOWED),
-    (Failure.UNOPENED, "IO exception: Cannot open file /srv/graph.ladybug: Permission denied", Kind.NOT_ALLOWED),
-    (Failure.TARGET, "[Errno 13] Permission denied: '/srv/graph.ladybug.migrating.ledger'", Kind.NOT_ALLOWED),
-    (Failure.UNOPENED, LOCK, Kind.LOCKED),
-    (Failure.UNOPENED, OLD_LOCK, Kind.LOCKED),  # before 0.18
-    (Failure.UNOPENED, "Buffer manager exception: Mmap for size 17179869184 failed.", Kind.ADDRESS_SPACE),
-    (Failure.UNOPENED, TORN, Kind.WAL_REPLAY),
-    (Failure.UNOPENED, OLD_TORN, Kind.WAL_REPLAY),  # before 0.18
+MESSAGES: Sequence[tuple[Failure, str, FailureKind]] = (
+    (Failure.TARGET, FRAME_FREE, FailureKind.FRAME_RELEASE),  # before 0.18
+    (Failure.TARGET, DURABLE + FRAME_FREE, FailureKind.FRAME_RELEASE),
+    (Failure.TARGET, POOL, FailureKind.POOL_FULL),
+    (Failure.TARGET, DURABLE + POOL, FailureKind.POOL_FULL),
+    (Failure.UNOPENED, POOL, FailureKind.POOL_FULL),
+    (Failure.TARGET, DURABLE + TOO_SMALL, FailureKind.CHECKPOINT_FAILED),
+    (Failure.TARGET, DURABLE + INVALID_OFFSET, FailureKind.CHECKPOINT_FAILED),
+    (Failure.TARGET, TOO_SMALL, FailureKind.ENGINE_ERROR),
+    (Failure.TARGET, NO_SPACE, FailureKind.DISK),
+    (Failure.TARGET, DURABLE + NO_SPACE, FailureKind.DISK),
+    (Failure.UNOPENED, NO_SPACE, FailureKind.DISK),
+    (Failure.TARGET, SHORT_WRITE, FailureKind.DISK),
+    (Failure.TARGET, SHORT_WRITE_ODD, FailureKind.DISK),
+    (Failure.TARGET, DEAD_DISK, FailureKind.DISK),
+    (Failure.TARGET, QUOTA, FailureKind.DISK),
+    (Failure.TARGET, TOO_LARGE, FailureKind.DISK),
+    (Failure.UNOPENED, DEAD_READ, FailureKind.DISK),
+    (Failure.TARGET, SYNC, FailureKind.DISK),
+    (Failure.TARGET, "IO exception: Failed to truncate file /srv/graph.ladybug.migrating.wal.", FailureKind.DISK),
+    (Failure.TARGET, WAL_SYNC, FailureKind.DISK),
+    (Failure.DISK, "[Errno 28] No space left on device: '/srv/graph.ladybug.migrating.ledger'", FailureKind.DISK),
+    (Failure.TARGET, "IO exception: Cannot open file /srv/graph.ladybug: Too many open files", FailureKind.DISK),
+    (Failure.DISK, "[Errno 5] Input/output error", FailureKind.DISK),
+    (Failure.TARGET, RETIREMENT, FailureKind.PANIC),
+    (
+        Failure.UNOPENED,
+        "IO exception: Cannot open file /srv/graph.ladybug: Read-only file system",
+        FailureKind.NOT_ALLOWED,
+    ),
+    (Failure.UNOPENED, "IO exception: Cannot open file /srv/graph.ladybug: Permission denied", FailureKind.NOT_ALLOWED),
+    (Failure.TARGET, "[Errno 13] Permission denied: '/srv/graph.ladybug.migrating.ledger'", FailureKind.NOT_ALLOWED),
+    (Failure.UNOPENED, LOCK, FailureKind.LOCKED),
+    (Failure.UNOPENED, OLD_LOCK, FailureKind.LOCKED),  # before 0.18
+    (Failure.UNOPENED, "Buffer manager exception: Mmap for size 17179869184 failed.", FailureKind.ADDRESS_SPACE),
+    (Failure.UNOPENED, TORN, FailureKind.WAL_REPLAY),
+    (Failure.UNOPENED, OLD_TORN, FailureKind.WAL_REPLAY),  # before 0.18
     (
         Failure.UNOPENED,
         "Runtime exception: Corrupted wal file. Read out invalid WAL record type.",
-        Kind.WAL_REPLAY,
+        FailureKind.WAL_REPLAY,
     ),
     (
         Failure.UNOPENED,
         "Runtime exception: Corrupted WAL record: table insertion has no vectors; discarding torn tail.",
-        Kind.WAL_REPLAY,
+        FailureKind.WAL_REPLAY,
     ),
-    (Failure.UNOPENED, DATABASE_ID, Kind.WAL_REPLAY),
-    (Failure.UNOPENED, CHECKSUMS, Kind.WAL_REPLAY),
-    (Failure.UNOPENED, VERSION.format(50), Kind.STORAGE_VERSION),
-    (Failure.UNOPENED, VERSION.format(6510615555426900587), Kind.UNREADABLE),  # damage, and no version
-    (Failure.UNOPENED, OUTSIDE, Kind.UNREADABLE),
-    (Failure.UNOPENED, HEADER, Kind.UNREADABLE),
-    (Failure.UNOPENED, PAGES, Kind.UNREADABLE),
-    (Failure.UNOPENED, PENDING, Kind.UNREADABLE),
-    (Failure.UNOPENED, "Runtime exception: Load table failed: table 0 doesn't exist in catalog.", Kind.UNREADABLE),
-    (Failure.UNOPENED, "std::bad_alloc", Kind.UNREADABLE),
-    (Failure.UNOPENED, "basic_string::_M_replace_aux", Kind.UNREADABLE),
+    (Failure.UNOPENED, DATABASE_ID, FailureKind.WAL_REPLAY),
+    (Failure.UNOPENED, CHECKSUMS, FailureKind.WAL_REPLAY),
+    (Failure.UNOPENED, VERSION.format(50), FailureKind.STORAGE_VERSION),
+    (Failure.UNOPENED, VERSION.format(6510615555426900587), FailureKind.UNREADABLE),  # damage, and no version
+    (Failure.UNOPENED, OUTSIDE, FailureKind.UNREADABLE),
+    (Failure.UNOPENED, HEADER, FailureKind.UNREADABLE),
+    (Failure.UNOPENED, PAGES, FailureKind.UNREADABLE),
+    (Failure.UNOPENED, PENDING, FailureKind.UNREADABLE),
+    (
+        Failure.UNOPENED,
+        "Runtime exception: Load table failed: table 0 doesn't exist in catalog.",
+        FailureKind.UNREADABLE,
+    ),
+    (Failure.UNOPENED, "std::bad_alloc", FailureKind.UNREADABLE),
+    (Failure.UNOPENED, "basic_string::_M_replace_aux", FailureKind.UNREADABLE),
     (
         Failure.UNOPENED,
         "Runtime exception: Unable to open database. The file is not a valid Lbug database file!",
-        Kind.UNREADABLE,
+        FailureKind.UNREADABLE,
     ),
-    (Failure.UNOPENED, "Cannot create an empty database under READ ONLY mode.", Kind.UNREADABLE),
+    (Failure.UNOPENED, "Cannot create an empty database under READ ONLY mode.", FailureKind.UNREADABLE),
     (
         Failure.UNOPENED,
         "IO exception: Cannot open file /srv/graph.ladybug.migrating.shadow: No such file or directory",
-        Kind.UNREADABLE,
+        FailureKind.UNREADABLE,
     ),
     # Too many processes for a further thread, which is nothing that the file could help.
-    (Failure.UNOPENED, "Resource temporarily unavailable", Kind.ALLOCATION),
-    (Failure.TARGET, "Resource temporarily unavailable", Kind.ALLOCATION),
-    (Failure.TARGET, PAGES, Kind.DAMAGED),
-    (Failure.TARGET, OUTSIDE, Kind.DAMAGED),
-    (Failure.TARGET, "Runtime exception: Load table failed: table 0 doesn't exist in catalog.", Kind.DAMAGED),
-    (Failure.UNEXPECTED, "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte", Kind.DAMAGED),
-    (Failure.TARGET, "std::bad_alloc", Kind.ALLOCATION),
-    (Failure.UNEXPECTED, "std::bad_alloc", Kind.ALLOCATION),
-    (Failure.UNEXPECTED, "MemoryError", Kind.ALLOCATION),
-    (Failure.TARGET, "[Errno 12] Cannot allocate memory", Kind.ALLOCATION),
-    (Failure.TARGET, DUPLICATE, Kind.DUPLICATE_KEY),
-    (Failure.TARGET, DUPLICATE.replace("Copy", "Runtime"), Kind.DUPLICATE_KEY),
+    (Failure.UNOPENED, "Resource temporarily unavailable", FailureKind.ALLOCATION),
+    (Failure.TARGET, "Resource temporarily unavailable", FailureKind.ALLOCATION),
+    (Failure.TARGET, PAGES, FailureKind.DAMAGED),
+    (Failure.TARGET, OUTSIDE, FailureKind.DAMAGED),
+    (Failure.TARGET, "Runtime exception: Load table failed: table 0 doesn't exist in catalog.", FailureKind.DAMAGED),
+    (Failure.UNEXPECTED, "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte", FailureKind.DAMAGED),
+    (Failure.TARGET, "std::bad_alloc", FailureKind.ALLOCATION),
+    (Failure.UNEXPECTED, "std::bad_alloc", FailureKind.ALLOCATION),
+    (Failure.UNEXPECTED, "MemoryError", FailureKind.ALLOCATION),
+    (Failure.TARGET, "[Errno 12] Cannot allocate memory", FailureKind.ALLOCATION),
+    (Failure.TARGET, DUPLICATE, FailureKind.DUPLICATE_KEY),
+    (Failure.TARGET, DUPLICATE.replace("Copy", "Runtime"), FailureKind.DUPLICATE_KEY),
     (
         Failure.TARGET,
         "Copy exception: Found NULL, which violates the non-null constraint of the primary key column.",
-        Kind.CONVERSION,
+        FailureKind.CONVERSION,
     ),
-    (Failure.TARGET, 'Conversion exception: Cast failed. Could not convert "abc" to INT64.', Kind.CONVERSION),
+    (Failure.TARGET, 'Conversion exception: Cast failed. Could not convert "abc" to INT64.', FailureKind.CONVERSION),
     (
         Failure.TARGET,
         "Conversion exception: Unsupported casting LIST with incorrect list entry to ARRAY. Expected: 64, Actual: 63.",
-        Kind.CONVERSION,
+        FailureKind.CONVERSION,
     ),
-    (Failure.TARGET, "Overflow exception: Value 9223372036854775813 is not within INT64 range", Kind.CONVERSION),
+    (Failure.TARGET, "Overflow exception: Value 9223372036854775813 is not within INT64 range", FailureKind.CONVERSION),
     (
         Failure.TARGET,
         "Binder exception: Cannot change variable expression data type from FLOAT[63] to FLOAT[64].",
-        Kind.CONVERSION,
+        FailureKind.CONVERSION,
     ),
-    (Failure.TARGET, "Parser exception: extraneous input 'MATCHX' expecting {ALTER, …}", Kind.CONVERSION),
-    (Failure.TARGET, "unordered_map::at", Kind.ENGINE_ERROR),
-    (Failure.TARGET, "Runtime exception: something nobody has a rule for", Kind.ENGINE_ERROR),
-    (Failure.ENGINE, "LadybugDB not available. Install: pip install 'ladybug>=0.22,<0.23'", Kind.ENGINE_MISSING),
-    (Failure.SOURCE, "/srv/graph.sqlite cannot be read (no such table: memory_nodes)", Kind.SOURCE),
-    (Failure.SOURCE, "/srv/graph.sqlite cannot be opened: Permission denied", Kind.SOURCE),
-    (Failure.BUSY, "/srv/graph.sqlite is locked by another program (database is locked)", Kind.SOURCE_BUSY),
-    (Failure.SCHEMA, "MemoryNode.mood is missing, the source asks for STRING", Kind.SCHEMA),
-    (Failure.STRICT, "memory_nodes id 7: text is no UTF-8", Kind.STRICT),
-    (Failure.UNEXPECTED, "a load job without a range", Kind.UNEXPECTED),
+    (Failure.TARGET, "Parser exception: extraneous input 'MATCHX' expecting {ALTER, …}", FailureKind.CONVERSION),
+    (Failure.TARGET, "unordered_map::at", FailureKind.ENGINE_ERROR),
+    (Failure.TARGET, "Runtime exception: something nobody has a rule for", FailureKind.ENGINE_ERROR),
+    (Failure.ENGINE, "LadybugDB not available. Install: pip install 'ladybug>=0.22,<0.23'", FailureKind.ENGINE_MISSING),
+    (Failure.SOURCE, "/srv/graph.sqlite cannot be read (no such table: memory_nodes)", FailureKind.SOURCE),
+    (Failure.SOURCE, "/srv/graph.sqlite cannot be opened: Permission denied", FailureKind.SOURCE),
+    (Failure.BUSY, "/srv/graph.sqlite is locked by another program (database is locked)", FailureKind.SOURCE_BUSY),
+    (Failure.SCHEMA, "MemoryNode.mood is missing, the source asks for STRING", FailureKind.SCHEMA),
+    (Failure.STRICT, "memory_nodes id 7: text is no UTF-8", FailureKind.STRICT),
+    (Failure.UNEXPECTED, "a load job without a range", FailureKind.UNEXPECTED),
 )
 
 #: Ends that say something without a word: status or minus the signal, output, seconds overrun, OOM kills.
-WORDLESS: Sequence[tuple[End, Kind | None]] = (
-    (End(-signal.SIGSEGV, b"", b""), Kind.CRASHED),
-    (End(-signal.SIGABRT, b"", b"Fatal Python error: Aborted"), Kind.CRASHED),
-    (End(-signal.SIGSEGV, b'{"ok": true}\n', b""), Kind.CRASHED),  # on its way out, after its answer
-    (End(-signal.SIGSEGV, b"", b"", None, 3), Kind.CRASHED),  # others were out of memory
-    (End(-signal.SIGKILL, b"", b""), Kind.KILLED),
-    (End(-signal.SIGTERM, b"", b"", None, 1), Kind.KILLED),
-    (End(-40, b"", b""), Kind.KILLED),  # a signal without a name
-    (End(-signal.SIGKILL, b"", b"", None, 1), Kind.OUT_OF_MEMORY),
-    (End(-signal.SIGABRT, b"", b"", 120.0), Kind.HUNG),
-    (End(-signal.SIGKILL, b"", b"", 120.0), Kind.HUNG),
-    (End(-signal.SIGKILL, b"", b"", 120.0, 1), Kind.HUNG),
-    (End(0, b"", b""), Kind.NO_ANSWER),
-    (End(3, b"", b"Traceback"), Kind.NO_ANSWER),
-    (End(0, b'{"ok": tr', b""), Kind.HALF_ANSWER),
-    (End(0, b'{"ok": true}', b""), Kind.HALF_ANSWER),  # the end of the line is part of it
-    (End(1, b'{"ok": false, "failure": "target"}\n', b""), Kind.HALF_ANSWER),
-    (End(0, b"[]\n", b""), Kind.HALF_ANSWER),
-    (End(0, b"\xff\xfe\n", b""), Kind.HALF_ANSWER),
-    (End(0, b'{"ok": true}\n', b""), None),
+WORDLESS: Sequence[tuple[ExitStatus, FailureKind | None]] = (
+    (ExitStatus(-signal.SIGSEGV, b"", b""), FailureKind.CRASHED),
+    (ExitStatus(-signal.SIGABRT, b"", b"Fatal Python error: Aborted"), FailureKind.CRASHED),
+    (ExitStatus(-signal.SIGSEGV, b'{"ok": true}\n', b""), FailureKind.CRASHED),  # on its way out, after its answer
+    (ExitStatus(-signal.SIGSEGV, b"", b"", None, 3), FailureKind.CRASHED),  # others were out of memory
+    (ExitStatus(-signal.SIGKILL, b"", b""), FailureKind.KILLED),
+    (ExitStatus(-signal.SIGTERM, b"", b"", None, 1), FailureKind.KILLED),
+    (ExitStatus(-40, b"", b""), FailureKind.KILLED),  # a signal without a name
+    (ExitStatus(-signal.SIGKILL, b"", b"", None, 1), FailureKind.OUT_OF_MEMORY),
+    (ExitStatus(-signal.SIGABRT, b"", b"", 120.0), FailureKind.HUNG),
+    (ExitStatus(-signal.SIGKILL, b"", b"", 120.0), FailureKind.HUNG),
+    (ExitStatus(-signal.SIGKILL, b"", b"", 120.0, 1), FailureKind.HUNG),
+    (ExitStatus(0, b"", b""), FailureKind.NO_ANSWER),
+    (ExitStatus(3, b"", b"Traceback"), FailureKind.NO_ANSWER),
+    (ExitStatus(0, b'{"ok": tr', b""), FailureKind.HALF_ANSWER),
+    (ExitStatus(0, b'{"ok": true}', b""), FailureKind.HALF_ANSWER),  # the end of the line is part of it
+    (ExitStatus(1, b'{"ok": false, "failure": "target"}\n', b""), FailureKind.HALF_ANSWER),
+    (ExitStatus(0, b"[]\n", b""), FailureKind.HALF_ANSWER),
+    (ExitStatus(0, b"\xff\xfe\n", b""), FailureKind.HALF_ANSWER),
+    (ExitStatus(0, b'{"ok": true}\n', b""), None),
 )
 
 
 @pytest.mark.parametrize(("failure", "message", "kind"), MESSAGES)
-def test_the_engines_own_words_are_understood(failure: Failure, message: str, kind: Kind) -> None:
+def test_the_engines_own_words_are_understood(failure: Failure, message: str, kind: FailureKind) -> None:
     line = json.dumps({"ok": False, "failure": failure, "message": message}) + "\n"
-    answer = judge(End(1, line.encode(), b""))
+    answer = classify(ExitStatus(1, line.encode(), b""))
     assert (answer.kind, answer.message) == (kind, message)
 
 
 @pytest.mark.parametrize(("end", "kind"), WORDLESS)
-def test_an_end_without_a_word_is_told_by_how_it_came(end: End, kind: Kind | None) -> None:
-    answer = judge(end)
+def test_an_end_without_a_word_is_told_by_how_it_came(end: ExitStatus, kind: FailureKind | None) -> None:
+    answer = classify(end)
     assert answer.kind is kind
     assert answer.ok == (kind is None)
     assert bool(answer.message) == (kind is not None)
@@ -712,22 +721,22 @@ def test_an_end_without_a_word_is_told_by_how_it_came(end: End, kind: Kind | Non
 
 
 def test_every_kind_has_a_rule_with_a_reason() -> None:
-    assert set(ends.RULES) == set(Kind)
-    for kind, rule in ends.RULES.items():
+    assert set(outcome.RULES) == set(FailureKind)
+    for kind, rule in outcome.RULES.items():
         assert len(rule.why.split()) >= 4, f"why {kind} is followed by {rule.action} is not said"
-    assert {rule.action for rule in ends.RULES.values()} == set(Action), "an action that nothing leads to"
+    assert {rule.action for rule in outcome.RULES.values()} == set(Action), "an action that nothing leads to"
 
 
 def test_every_kind_has_a_row_here_and_is_reached_by_a_real_worker() -> None:
     rows = {kind for _, _, kind in MESSAGES} | {kind for _, kind in WORDLESS}
-    assert rows - {None} == set(Kind)
-    assert set(PROVOKED) == set(Kind) - NOT_HERE
+    assert rows - {None} == set(FailureKind)
+    assert set(PROVOKED) == set(FailureKind) - NOT_HERE
 
 
 def test_every_word_that_is_looked_for_is_said_in_one_of_the_messages() -> None:
     """A pattern that no real message matches has not been seen, or is no longer said."""
     said = [message for _, message, _ in MESSAGES]
-    for kind, pattern in ends._MESSAGES:
+    for kind, pattern in outcome._MESSAGES:
         for part in _alternatives(pattern):
             assert any(re.search(part, message) for message in said), f"nothing here says {part!r} ({kind})"
 
@@ -745,23 +754,23 @@ def _alternatives(pattern: str) -> list[str]:
 
 
 def test_every_failure_that_a_worker_can_name_has_a_kind() -> None:
-    assert set(ends._OF_FAILURE) == set(Failure)
+    assert set(outcome._OF_FAILURE) == set(Failure)
 
 
 #: Exit codes of a run that such an end finishes, where it is not 75, «run again».
 CODES = {
-    Kind.ENGINE_MISSING: ExitCode.ENGINE,
-    Kind.STORAGE_VERSION: ExitCode.ENGINE,
-    Kind.DISK: ExitCode.IO_ERROR,
-    Kind.NOT_ALLOWED: ExitCode.CANNOT_WRITE,
-    Kind.SOURCE: ExitCode.USAGE,
+    FailureKind.ENGINE_MISSING: ExitCode.ENGINE,
+    FailureKind.STORAGE_VERSION: ExitCode.ENGINE,
+    FailureKind.DISK: ExitCode.IO_ERROR,
+    FailureKind.NOT_ALLOWED: ExitCode.CANNOT_WRITE,
+    FailureKind.SOURCE: ExitCode.USAGE,
 }
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_an_end_that_finishes_a_run_says_what_to_do(kind: Kind) -> None:
-    facts = {"exit_code": ExitCode.INTERRUPTED} if kind is Kind.SOURCE_BUSY else {}
-    error = retry.error_of(Answer(kind, "so it was", facts))
+@pytest.mark.parametrize("kind", list(FailureKind))
+def test_an_end_that_finishes_a_run_says_what_to_do(kind: FailureKind) -> None:
+    facts = {"exit_code": ExitCode.INTERRUPTED} if kind is FailureKind.SOURCE_BUSY else {}
+    error = worker_failure.error_of(WorkerResult(kind, "so it was", facts))
     assert error.exit_code == CODES.get(kind, ExitCode.INTERRUPTED)
     assert "so it was" in str(error)
 
@@ -804,7 +813,7 @@ def test_the_next_try_has_as_many_rows_as_the_end_asks_for(
     """All of them after a crash, half of them after a want of memory or of time."""
     worker_of(monkeypatch, bad_worker.__file__)
     if way == "hang":
-        monkeypatch.setattr(patience, "FLOOR_S", 4.0)
+        monkeypatch.setattr(timeout, "FLOOR_S", 4.0)
     source = poisoned_memory(tmp_path, way)
     heard, listen = cured_after_failure(source)
     result = nimad.migrate(nimad.Settings(source=source, max_batch_size=500), listen, clock=Hurried())
@@ -836,7 +845,7 @@ def test_rows_that_a_worker_wrote_before_it_hung_are_not_taken_for_lost_ones(
 ) -> None:
     """The next try has half the rows, and finds all of them in the target: more than it knows of in the source."""
     worker_of(monkeypatch, "-c", HANG_AFTER_WRITING)
-    monkeypatch.setattr(patience, "FLOOR_S", 6.0)
+    monkeypatch.setattr(timeout, "FLOOR_S", 6.0)
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key) for key in range(1, LAST + 1)])
     run = migrate(source, clock=Hurried())
     assert "did not end within" in run.only(BatchFailed).message
@@ -882,7 +891,7 @@ def test_a_target_of_another_engine_is_left_as_it_is(tmp_path: Path) -> None:
 def test_a_worker_that_crashes_leaves_its_stacks_in_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     worker_of(monkeypatch, bad_worker.__file__)
     monkeypatch.setattr(Clock, "wait", Breathless.wait)
-    monkeypatch.setattr(isolation, "CONFIRM_CRASH_S", (0.0,))
+    monkeypatch.setattr(bisect, "CONFIRM_CRASH_S", (0.0,))
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2, text="poison:segv")])
     done = CliRunner().invoke(cli, ["migrate", "--source", str(source)])
     assert done.exit_code == ExitCode.QUARANTINED, done.output

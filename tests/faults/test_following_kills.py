@@ -17,9 +17,9 @@ from support import assert_same, edge, insert, make_memory, migrate, node, turn,
 from torture import beside, target_of
 
 import nimad
-from nimad.migration.events import Event, SetAside
-from nimad.migration.follow_events import CaughtUp
-from nimad.migration.following import Follower
+from nimad.events.run import Event, SetAside
+from nimad.events.sync import CaughtUp
+from nimad.sync.follower import Follower
 
 KILLS = int(os.environ.get("NIMAD_FOLLOWING_KILLS", "5"))
 #: Seconds after which a worker has done its job, most often.
@@ -107,7 +107,7 @@ def killer(chance: random.Random) -> Iterator[list[int]]:
 
 @pytest.mark.long
 def test_a_killed_worker_loses_and_doubles_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nimad.migration.catching_up.DELAYS_S", (0.0, 0.01, 0.02))
+    monkeypatch.setattr("nimad.sync.round.DELAYS_S", (0.0, 0.01, 0.02))
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     events: list[Event] = []
@@ -131,7 +131,7 @@ def test_a_killed_follower_is_followed_by_another(source: Path) -> None:
     program = (
         "import sys, threading, nimad\n"
         "from pathlib import Path\n"
-        "from nimad.migration.following import Follower\n"
+        "from nimad.sync.follower import Follower\n"
         "asked = nimad.Settings(source=Path(sys.argv[1]), reader_python=Path('none'))\n"
         "follower = Follower(asked, threading.Event(), lambda _: None)\n"
         "while True:\n    follower.catch_up(thorough=True)\n    print('.', flush=True)\n"

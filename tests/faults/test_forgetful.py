@@ -10,15 +10,15 @@ from test_console import nimad
 from torture import target_of
 
 from nimad.errors import ExitCode, RefusedError
-from nimad.migration import child
-from nimad.migration.events import Refused, WrittenAgain
+from nimad.events.run import Refused, WrittenAgain
+from nimad.supervisor import worker_process
 
 REASON = "it comes back as another value, each time that it is written"
 
 
 @pytest.fixture(autouse=True)
 def forgetful_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "WORKER", ("-P", forgetful_worker.__file__))
+    monkeypatch.setattr(worker_process, "WORKER", ("-P", forgetful_worker.__file__))
 
 
 def test_a_value_that_comes_back_otherwise_once_is_written_again(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from torture import Life as Run
 from torture import target_of
 
 import nimad
-from nimad.migration.following import CaughtUp, Follower
+from nimad.sync.follower import Follower, SyncResult
 
 SHORT = 3
 LONG = int(os.environ.get("NIMAD_INTERLEAVINGS", "2000"))
@@ -236,7 +236,7 @@ class Interleaving:
     def _complete(self) -> None:
         """Follow until a look at every row comes through."""
         deadline = time.monotonic() + PATIENCE_S
-        done = CaughtUp(left_alone="not tried")
+        done = SyncResult(left_alone="not tried")
         while done.left_alone:
             assert time.monotonic() < deadline, "\n".join([done.left_alone, *self.life.story])
             done = self._follower().catch_up(thorough=True)

@@ -22,7 +22,7 @@ from services import Service, service
 from test_kills import write_figures
 from torture import last_ids, run_to_the_end, small_memory, state_of, target_of
 
-from nimad.migration import live_compaction
+from nimad.sync import live_compaction
 
 SHORT = 2
 LONG = int(os.environ.get("NIMAD_TURNS", "2000"))

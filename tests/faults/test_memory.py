@@ -28,9 +28,13 @@ import nimad
 from nimad.cli.main import main
 from nimad.config import Settings
 from nimad.errors import ExitCode, RefusedError
-from nimad.migration import machine, run
-from nimad.migration.events import BatchFailed, BatchLoaded, Event, Planned, PoolRaised, Started, Verified
-from nimad.migration.plan import (
+from nimad.events.run import BatchFailed, BatchLoaded, Event, Planned, PoolRaised, Started, Verified
+from nimad.host import machine
+from nimad.migration import run
+from nimad.source.schema import Schema, Table
+from nimad.source.sqlite_file import Identity, SourceFile
+from nimad.source.survey import Survey, TableSurvey, survey
+from nimad.supervisor.plan import (
     ADDRESS_SPACE_FLOOR,
     LARGE_PAGE_FACTOR,
     MIB,
@@ -40,9 +44,6 @@ from nimad.migration.plan import (
     Plan,
     make_plan,
 )
-from nimad.source.file import Identity, SourceFile
-from nimad.source.schema import Schema, Table
-from nimad.source.survey import Survey, TableSurvey, survey
 
 GIB = 1024**3
 assert callable(main)  # what HURRY imports in another process

@@ -34,14 +34,15 @@ from torture import assert_nothing_left, interrupted, target_of
 
 import nimad
 from nimad.config import Settings
+from nimad.engines.interpreter import Interpreter
 from nimad.errors import ExitCode, RefusedError
-from nimad.migration import machine, repair, run
-from nimad.migration.events import BatchFailed, BatchLoaded, Compacted, EngineComplained, Event, PoolRaised, Published
-from nimad.migration.interpreter import Interpreter
-from nimad.migration.plan import MIB, Plan, make_plan
+from nimad.events.run import BatchFailed, BatchLoaded, Compacted, EngineComplained, Event, PoolRaised, Published
+from nimad.host import machine
+from nimad.migration import repair, run
 from nimad.report.listener import JsonListener
-from nimad.report.log import Log
+from nimad.report.log.sinks import Log
 from nimad.source.survey import Survey
+from nimad.supervisor.plan import MIB, Plan, make_plan
 
 PAGE_BYTES = 16_384
 #: What the guide's users saw, word for word.

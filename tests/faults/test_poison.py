@@ -16,15 +16,16 @@ from support import Hurried, Memory, change, edge, make_memory, migrate, node, r
 import nimad
 from nimad.cli.main import cli
 from nimad.errors import ExitCode, RefusedError, StoppedError
-from nimad.migration import child, isolation, patience, retry
-from nimad.migration.ends import Kind
-from nimad.migration.events import BatchFailed, BatchRecovered, Event, Isolated, Isolating
-from nimad.migration.follow_events import LeftAlone
-from nimad.report.lines import lines
-from nimad.source.file import SourceFile
+from nimad.events.run import BatchFailed, BatchRecovered, Event, Isolated, Isolating
+from nimad.events.sync import LeftAlone
+from nimad.migration import bisect, retry
+from nimad.report.messages.run_messages import lines
 from nimad.source.ranges import Range
+from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import survey
-from nimad.worker.job import Job, Task
+from nimad.supervisor import timeout, worker_process
+from nimad.supervisor.outcome import FailureKind
+from nimad.worker.protocol import Job, Task
 
 #: What the quarantine says of each way to die.
 REASONS = {
@@ -47,7 +48,7 @@ LAST = 60
 
 @pytest.fixture(autouse=True)
 def bad_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "WORKER", ("-P", bad_worker.__file__))
+    monkeypatch.setattr(worker_process, "WORKER", ("-P", bad_worker.__file__))
 
 
 def memory(tmp_path: Path, poison: dict[int, str]) -> Path:
@@ -135,10 +136,10 @@ def test_several_values_of_one_row_are_set_aside_together(tmp_path: Path) -> Non
 
 @pytest.mark.long
 def test_a_row_that_hangs_is_given_its_time_and_then_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "FLOOR_S", 4.0)
-    monkeypatch.setattr(patience, "TRIAL_FLOOR_S", 4.0)
+    monkeypatch.setattr(timeout, "FLOOR_S", 4.0)
+    monkeypatch.setattr(timeout, "TRIAL_FLOOR_S", 4.0)
     monkeypatch.setattr(retry, "DELAYS_S", (0.0, 1.0))
-    monkeypatch.setattr(isolation, "CONFIRM_S", (1.0,))
+    monkeypatch.setattr(bisect, "CONFIRM_S", (1.0,))
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2, text="poison:hang")])
     run = migrate(source, clock=Hurried())
     assert [(entry["id"], entry["reason"]) for entry in run.quarantine] == [
@@ -151,11 +152,11 @@ def test_a_row_that_hangs_is_given_its_time_and_then_set_aside(tmp_path: Path, m
 def test_a_worker_that_hangs_and_heeds_no_signal_is_ended_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(child, "ABORT_GRACE_S", 1.0)
+    monkeypatch.setattr(worker_process, "ABORT_GRACE_S", 1.0)
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1, text="poison:stubborn")])
     memory = survey(SourceFile(source), nodes_only=False)
     job = Job(
-        task=Task.TRY,
+        task=Task.TRIAL_LOAD,
         source=str(source),
         target=str(tmp_path / "trial"),
         schema=memory.schema,
@@ -164,10 +165,10 @@ def test_a_worker_that_hangs_and_heeds_no_signal_is_ended_all_the_same(
         pool_bytes=64 * 2**20,
         address_space_bytes=2**34,
     )
-    with child.Workers(threading.Event()) as workers:
+    with worker_process.WorkerPool(threading.Event()) as workers:
         began = time.monotonic()
         answer = workers.do(job, limit_s=3.0, last=True)
-    assert answer.kind is Kind.HUNG
+    assert answer.kind is FailureKind.HUNG
     assert 4.0 <= time.monotonic() - began < 30.0
 
 
@@ -304,7 +305,7 @@ def test_the_quarantine_is_listed_shown_and_tried_again(tmp_path: Path, monkeypa
     shown = json.loads(CliRunner().invoke(cli, ["quarantine", "show", "40", "--json", *options]).output)
     assert shown["row"]["text"] == "poison:segv 40"
 
-    monkeypatch.setattr(child, "WORKER", ("-P", "-m", "nimad.worker"))  # as after an upgrade of the engine
+    monkeypatch.setattr(worker_process, "WORKER", ("-P", "-m", "nimad.worker"))  # as after an upgrade of the engine
     again = CliRunner().invoke(cli, ["quarantine", "retry", "--source", str(source), *options])
     assert again.exit_code == 0, again.output
     assert_all_but(source, target, set())

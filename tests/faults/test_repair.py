@@ -42,9 +42,9 @@ from torture import (
 
 import nimad
 from nimad.errors import BatchFailedError, ExitCode, NimadError, RefusedError
-from nimad.migration import child
-from nimad.migration.events import BatchLoaded, Event, SetAside, TableLoaded
+from nimad.events.run import BatchLoaded, Event, SetAside, TableLoaded
 from nimad.migration.repair import REBUILDS
+from nimad.supervisor import worker_process
 
 NODES, BATCH = 120, 60
 PAGE = 4_096
@@ -417,7 +417,7 @@ def test_a_file_that_takes_down_whoever_counts_it_is_begun_anew_in_the_same_run(
     place.write_text("none")
     program = tmp_path / "worker.py"
     program.write_text(DIES_COUNTING.format(place=str(place)))
-    monkeypatch.setattr(child, "WORKER", ("-P", str(program)))
+    monkeypatch.setattr(worker_process, "WORKER", ("-P", str(program)))
 
     def spoil(event: Event) -> None:
         if isinstance(event, TableLoaded) and place.read_text() == "none":

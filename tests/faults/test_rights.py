@@ -19,7 +19,7 @@ from torture import LOOK_S, Life, beside, staging_of, target_of
 from users import ALICE, BOB, ROOT, folder_of, given
 
 from nimad.errors import ExitCode, NotAllowedError, UsageError
-from nimad.migration.files import Files, check_names, replace_text
+from nimad.state.paths import Files, check_names, replace_text
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can act for other users")
 

@@ -26,7 +26,7 @@ from torture import assert_nothing_left, staging_of, target_of
 
 import nimad
 from nimad.errors import ExitCode, NimadError, RefusedError, SourceError
-from nimad.migration.events import BatchLoaded, Event, Started, TableLoaded, Verified, Verifying
+from nimad.events.run import BatchLoaded, Event, Started, TableLoaded, Verified, Verifying
 
 NODES, BATCH = 60, 30
 #: Seconds for which another program holds the whole file.
@@ -264,7 +264,7 @@ def test_a_few_rows_that_are_deleted_are_deleted_from_the_target_too(source: Pat
 
 
 #: Holds the file in a transaction that lets nobody read, for some seconds.
-HOLDS = """
+HAS_ROWS = """
 import sqlite3, sys, time
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
 connection.execute("BEGIN EXCLUSIVE")
@@ -281,7 +281,7 @@ def test_a_program_that_holds_the_whole_file_is_waited_for(tmp_path: Path) -> No
     holders: list[subprocess.Popen[bytes]] = []
 
     def hold(path: Path) -> None:
-        command = [sys.executable, "-c", HOLDS, str(path), str(HELD_S)]
+        command = [sys.executable, "-c", HAS_ROWS, str(path), str(HELD_S)]
         holders.append(subprocess.Popen(command, stdout=subprocess.PIPE))
         stdout = holders[-1].stdout
         assert stdout is not None

@@ -15,9 +15,9 @@ from torture import assert_nothing_left, state_of
 import nimad
 from nimad.config import Settings
 from nimad.errors import EngineError, RefusedError, UsageError
-from nimad.migration import child
-from nimad.migration.events import Event, Indexed, NotIndexed, SetAside
-from nimad.migration.indexing import index
+from nimad.events.run import Event, Indexed, NotIndexed, SetAside
+from nimad.migration.late_vector_index import index
+from nimad.supervisor import worker_process
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "WORKER", ("-P", index_worker.__file__))
+    monkeypatch.setattr(worker_process, "WORKER", ("-P", index_worker.__file__))
 
 
 def extension(folder: Path, name: str, content: bytes = b"no library") -> Path:

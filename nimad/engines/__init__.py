@@ -1,0 +1,1 @@
+"""Engines: which package of LadybugDB is in which interpreter, and which of them writes."""

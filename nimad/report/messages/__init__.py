@@ -1,0 +1,1 @@
+"""The wording of every event and of every screen."""

@@ -1,0 +1,1 @@
+"""Sync: brings rows that reach SQLite after publishing to the published target."""

@@ -1,0 +1,1 @@
+"""Identity: which memory, turn or edge a row is, whatever its id."""

@@ -1,0 +1,1 @@
+"""Rows that only the old target has: exported from it, and restored into the new one."""
