@@ -1,19 +1,15 @@
 """The record of a target's runs: what each did, batch by batch, whatever ends it and whatever is done to the file."""
 
-import json
 import stat
 import threading
 from pathlib import Path
 
 import pytest
-from support import change, edge, make_memory, migrate, node, turn
+from support import edge, make_memory, migrate, node, turn
 
 import nimad
 from nimad.errors import ExitCode, StoppedError, UsageError
 from nimad.events import run as e
-from nimad.host.stopwatch import ROUNDS, timed
-from nimad.report.run.search_timing import compare
-from nimad.source import search
 from nimad.state import run_history
 from nimad.state.paths import Files
 from nimad.state.run_history import RunHistory
@@ -199,46 +195,3 @@ def test_tries_stand_with_the_batch_that_took_them(tmp_path: Path) -> None:
     failed = e.BatchFailed(1, 4, "gone", 0.0, 0)
     (found,) = read_history(told(tmp_path, [loaded(1, 3, 9), failed, failed, loaded(2, 3, 9), loaded(3, 3, 9)]))
     assert [batch.attempts for batch in found.sections[0].batches] == [1, 3, 1]
-
-
-# Before and after
-
-
-def test_both_sides_are_asked_for_the_same_words(source: Path) -> None:
-    change(source, "CREATE VIRTUAL TABLE memory_fts USING fts5 (text, content='memory_nodes', content_rowid='id')")
-    change(source, "INSERT INTO memory_fts (memory_fts) VALUES ('rebuild')")
-    compared = compare(source, source.with_name("graph.ladybug"))
-    before, after = compared.before, compared.after
-    assert (before.way, after.way) == ("FTS5", "CONTAINS")
-    assert [word["hits"] for word in before.words] == [word["hits"] for word in after.words] == [10, 10]
-    assert before.median_s is not None
-    assert after.median_s is not None
-    assert 0 < before.median_s < 10
-    assert "telescope" not in json.dumps(compared.to_json())
-
-
-def test_a_memory_without_an_index_is_asked_by_like(tmp_path: Path) -> None:
-    source = memory(tmp_path, nodes=12)
-    migrated = migrate(source).target
-    unindexed = make_memory(tmp_path / "other.sqlite", "1.0", nodes=[node(1, text="a telescope")])
-    compared = compare(unindexed, migrated)
-    assert (compared.before.way, compared.before.words[0]["hits"]) == ("LIKE", 1)
-
-
-def test_asking_ends_when_its_time_is_over(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert timed(len, ["one", "three"], 60.0)[1].hits == 5
-    assert [each.rounds for each in timed(len, ["one", "three"], 60.0)] == [ROUNDS, ROUNDS]
-    assert timed(len, ["one"], -1.0) == []
-    monkeypatch.setattr(search, "words_of", lambda connection: connection.execute(ENDLESS).fetchall())
-    compared = compare(source, source.with_name("graph.ladybug"), limit_s=0.1)
-    assert "took longer than 0 s" in compared.before.why_not
-
-
-def test_a_side_that_cannot_be_asked_says_why(source: Path, tmp_path: Path) -> None:
-    compared = compare(source, tmp_path / "nowhere")
-    assert compared.before.median_s is not None
-    assert (compared.after.median_s, compared.after.words) == (None, ())
-    assert "nowhere" in compared.after.why_not
-    compared = compare(tmp_path / "nothing.sqlite", source)
-    assert "nothing.sqlite" in compared.before.why_not
-    assert compared.after.why_not == compared.before.why_not

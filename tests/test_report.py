@@ -107,7 +107,7 @@ def target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def told(target: Path, **changes: Any) -> RunReport:
     (migration,) = read_history(Files(target).runs)
-    return replace(account(target, migration, latest=True, compared=None), made=0.0, **changes)
+    return replace(account(target, migration, latest=True), made=0.0, **changes)
 
 
 def test_golden_text(target: Path, tmp_path: Path) -> None:
@@ -217,7 +217,7 @@ def test_a_record_that_somebody_wrote_in_still_makes_a_page(target: Path) -> Non
                 changed = {key: each if key in kept else wrong for key, each in line.items()}
                 runs.write_text(lines_of(*lines[:place], changed, *lines[place + 1 :]))
                 for migration in read_history(runs):
-                    said = account(target, migration, latest=True, compared=None)
+                    said = account(target, migration, latest=True)
                     text(said)
                     assert "<script" not in page(said)
 
@@ -228,7 +228,7 @@ def test_an_earlier_migration_is_told_without_what_is_another_ones(target: Path)
         runs.read_text().replace('"edges": 40, "turns": 0, "ph', '"quarantined": 3, "edges": 40, "turns": 0, "ph')
     )
     (migration,) = read_history(runs)
-    said = account(target, migration, latest=False, compared=None)
+    said = account(target, migration, latest=False)
     assert (said.aside_in_all, said.exit_code, said.later, said.sizes["target_then"]) == (3, 1, {}, 51 * MB)
     assert "target_now" not in said.sizes
     assert "They stand beside the backup of that target." in page(said)
@@ -243,14 +243,14 @@ def test_a_pipe_in_the_place_of_the_record_is_not_waited_for(target: Path) -> No
 
 def test_without_a_record_the_state_file_tells(target: Path) -> None:
     Files(target).runs.unlink()
-    said = account(target, None, latest=True, compared=None)
+    said = account(target, None, latest=True)
     assert (said.outcome, [each.target for each in said.moved]) == ("complete", [9_771, 40])
     assert "No record tells of its batches" in page(said)
     Files(target).state.unlink()
     with pytest.raises(UsageError, match="nothing tells how"):
-        account(target, None, latest=True, compared=None)
+        account(target, None, latest=True)
     with pytest.raises(UsageError, match="there is no file"):
-        account(target.with_name("other"), None, latest=True, compared=None)
+        account(target.with_name("other"), None, latest=True)
 
 
 # The command
@@ -277,9 +277,9 @@ def test_the_command_of_a_real_run(tmp_path: Path) -> None:
     assert "telescopes" not in written
     assert "Search, median of 2 words" in written
     run = read_history(Files(target).runs)[0].run
-    facts = json.loads(nimad(tmp_path, "--target", str(target), "--json", "--no-search", "--run", run[:6]).stdout)
-    assert (facts["run"], facts["compared"], facts["moved"][0]["target"]) == (run, None, 19)
-    printed = nimad(tmp_path, "--target", str(target), "--text", "--output", "r.txt", "--no-search")
+    facts = json.loads(nimad(tmp_path, "--target", str(target), "--json", "--run", run[:6]).stdout)
+    assert (facts["run"], facts["moved"][0]["target"]) == (run, 19)
+    printed = nimad(tmp_path, "--target", str(target), "--text", "--output", "r.txt")
     assert printed.returncode == 0
     assert (tmp_path / "r.txt").read_text().startswith(sentence)
     for words, code, said in (
@@ -287,7 +287,7 @@ def test_the_command_of_a_real_run(tmp_path: Path) -> None:
         (("--text", "--json"), 2, "run it twice"),
         (("--output", "nowhere/x.html"), 73, "nowhere/x.html cannot be written (No such file or directory); name"),
     ):
-        wrong = nimad(tmp_path, "--target", str(target), "--no-search", *words)
+        wrong = nimad(tmp_path, "--target", str(target), *words)
         assert said in wrong.stderr, wrong.stderr
         assert "Traceback" not in wrong.stderr
         assert wrong.returncode == code

@@ -113,7 +113,7 @@ def test_every_command_takes_it_for_the_target_and_says_so_once(memory: Path, tm
             ("clean",),
             ("rollback",),
             ("search", "text"),
-            ("report", "--text", "--no-search"),
+            ("report", "--text"),
         ),
     ]
     for words in commands:

@@ -13,12 +13,10 @@ from nimad.errors import UsageError
 from nimad.report.console.screen import say_line, show_file, show_json
 from nimad.report.console.streams import Matter, matters
 from nimad.state.paths import Files
-from nimad.state.provenance import source_of
 from nimad.state.run_history_reader import choose_migration, read_history
 
 if TYPE_CHECKING:
     from nimad.report.run.model import RunReport
-    from nimad.report.run.search_timing import Compared
 
 _STDOUT = "-"
 
@@ -29,7 +27,6 @@ _STDOUT = "-"
 @click.option("--json", "as_json", is_flag=True, help="As JSON, on stdout unless --output is given.")
 @file_option("--target", "The LadybugDB file.  [default: ~/.nima/memory/ladybug.lbug]")
 @click.option("--run", metavar="ID", help="An earlier run, by the beginning of its name.  [default: the last one]")
-@click.option("--no-search", is_flag=True, help="Do not measure how long searching takes before and after.")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
 def report(
     *,
@@ -38,7 +35,6 @@ def report(
     as_json: bool,
     target: Path | None,
     run: str | None,
-    no_search: bool,
     config: Path | None,
 ) -> None:
     """Tell what a run did, on one page for a browser: without network, without scripts, to be printed or mailed.
@@ -54,7 +50,7 @@ def report(
     from nimad.report.run.text import text
 
     target = load(begin({"target": target}, config, by="target"), os.environ, config).target
-    told = _told(target, run, search=not no_search)
+    told = _told(target, run)
     in_file = not (as_text or as_json)
     place = output or (target.with_name(target.name + SUFFIX) if in_file else Path(_STDOUT))
     if str(place) == _STDOUT and as_json:
@@ -71,15 +67,10 @@ def report(
     say_line(f"Report: {place.absolute()}")
 
 
-def _told(target: Path, run: str | None, *, search: bool) -> "RunReport":
+def _told(target: Path, run: str | None) -> "RunReport":
     from nimad.report.run.build import account
-    from nimad.report.run.search_timing import compare
 
     found = read_history(Files(target).runs)
     migration = choose_migration(found, run, Files(target).runs)
     latest = migration is None or migration is found[-1]
-    source = source_of(target) if latest and target.exists() else None
-    compared: Compared | None = None
-    if search and source is not None:
-        compared = compare(source, target)
-    return account(target, migration, latest=latest, compared=compared)
+    return account(target, migration, latest=latest)

@@ -9,7 +9,7 @@ from nimad.target.database import EngineLimits
 from nimad.worker.protocol import Job, Task
 
 #: Jobs that only read a file which another program may have made, or written to.
-_OF_OTHERS: Final = frozenset({Task.SEARCH, Task.STATS, Task.TIME, Task.COMPARE, Task.EXPORT_ROLLBACK})
+_OF_OTHERS: Final = frozenset({Task.SEARCH, Task.STATS, Task.COMPARE, Task.EXPORT_ROLLBACK})
 #: Of a process: the pages of its address space come first.
 _TAKEN: Final = Path("/proc/self/statm")
 #: What such a job takes besides what is there and what the engine reserves for the file: as many times the pool and the

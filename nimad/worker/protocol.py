@@ -29,7 +29,6 @@ class Task(StrEnum):
     SEARCH = "search"  # ask the target a question
     STATS = "vitals"  # how much of what is in the target, for a health check
     HAS_ROWS = "holds"  # whether any table of the target holds a row
-    TIME = "time"  # ask it for several words, and say how long each took
     SYNC = "catch up"  # bring late arrivals into the published target
     CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
     COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
@@ -141,8 +140,6 @@ class Job:
     own_ids: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # by table: ids that IMPORT gave, by the old
     extension: str = ""  # the VECTOR extension for INDEX; empty: the installed one
     text: str = ""  # the question of SEARCH
-    words: Sequence[str] = ()  # those of TIME
-    limit_s: float = 0.0  # seconds after which TIME asks for no more
     like: int | None = None  # or the node whose neighbours are wanted
     limit: int = 0
     counts_only: bool = False  # COMPARE counts tables, and reads no row

@@ -165,19 +165,6 @@ def _holds(job: Job, module: ModuleType) -> Facts:
         return {"rows": sum(compare_rows.count(database, name) for name in catalog.tables(database))}
 
 
-def _time(job: Job, module: ModuleType) -> Facts:
-    from nimad.host import stopwatch
-    from nimad.target import search_target
-
-    began = time.perf_counter()
-    with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        opened = time.perf_counter() - began
-        times = stopwatch.timed(
-            lambda word: len(search_target.text(database, word, job.limit)["hits"]), job.words, job.limit_s
-        )
-    return {"open_s": round(opened, 6), "words": [each.to_json() for each in times]}
-
-
 def _catch_up(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.sync import apply
 
@@ -252,7 +239,6 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.SEARCH: _search,
     Task.STATS: _stats,
     Task.HAS_ROWS: _holds,
-    Task.TIME: _time,
     Task.SYNC: _catch_up,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,

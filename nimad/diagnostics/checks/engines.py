@@ -26,8 +26,8 @@ from nimad.engines.packages import (
 )
 from nimad.engines.probe_script import NAMESAKE
 from nimad.errors import NimadError
+from nimad.host.deadline import within
 from nimad.host.disk import FileKind, kind_of, storage_version
-from nimad.host.stopwatch import within
 from nimad.migration import large_pages
 from nimad.state import made_with
 

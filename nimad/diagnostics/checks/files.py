@@ -15,7 +15,7 @@ from nimad.diagnostics.checks.finding import READING_S, Examined, Finding, ok, p
 from nimad.diagnostics.migration_status import MigrationStatus
 from nimad.diagnostics.status import status
 from nimad.host import rights
-from nimad.host.stopwatch import within
+from nimad.host.deadline import within
 from nimad.plural import number_of
 from nimad.source import quick_check
 from nimad.source.sqlite_file import SourceFile

@@ -8,7 +8,7 @@ from pathlib import Path
 from nimad.config import Settings
 from nimad.errors import NimadError
 from nimad.host import rights
-from nimad.host.stopwatch import within
+from nimad.host.deadline import within
 from nimad.source.header import check_source
 from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import Survey, survey

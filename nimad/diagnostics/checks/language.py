@@ -21,7 +21,7 @@ from nimad.engines import selection
 from nimad.engines.interpreter import LOCALE, Interpreter
 from nimad.engines.packages import MODULE
 from nimad.host import systemctl
-from nimad.host.stopwatch import within
+from nimad.host.deadline import within
 from nimad.state import made_with
 
 _CHECK: Final = "language"

@@ -8,7 +8,6 @@ from typing import Any
 from nimad.errors import ExitCode, UsageError
 from nimad.report.run import parse
 from nimad.report.run.model import COMPLETE, LISTED, MovedValue, RunReport
-from nimad.report.run.search_timing import Compared
 from nimad.source.schema import TARGET_TABLES
 from nimad.source.sqlite_file import SourceFile
 from nimad.state import target_state
@@ -18,7 +17,7 @@ from nimad.state.quarantine_entries import quarantined
 from nimad.state.run_history_reader import Migration
 
 
-def account(target: Path, migration: Migration | None, *, latest: bool, compared: Compared | None) -> RunReport:
+def account(target: Path, migration: Migration | None, *, latest: bool) -> RunReport:
     """Gather what there is to telling. `latest`: whether the files that are there now are this migration's.
 
     Raises `UsageError` where there is neither a record nor a target.
@@ -49,7 +48,6 @@ def account(target: Path, migration: Migration | None, *, latest: bool, compared
             "later": parse.later(now) if told["outcome"] == COMPLETE else {},
             "sizes": {**told.get("sizes", {}), **(_sizes_now(Path(source), files) if latest else {})},
             "exit_code": told["exit_code"] if told["exit_code"] is not None or not entries else ExitCode.QUARANTINED,
-            "compared": compared,
         }
     )
 

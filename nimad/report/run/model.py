@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from nimad.plural import number_of
-from nimad.report.run.search_timing import Compared
 from nimad.source.schema import EDGES, NODES, TURNS
 from nimad.state.quarantine_summary import SetAsideCounts
 from nimad.state.run_history_reader import RecordedBatch
@@ -96,7 +95,6 @@ class RunReport:
     sizes: Mapping[str, int | None] = field(default_factory=dict)  # source_then, source_now, target_then, target_now
     later: Mapping[str, Any] = field(default_factory=dict)  # since it was published
     versions: Mapping[str, str] = field(default_factory=dict)
-    compared: Compared | None = None
     made: float = field(default_factory=time.time)
 
     @property
@@ -108,8 +106,7 @@ class RunReport:
         return next((each for each in self.moved if each.table == table), None)
 
     def to_json(self) -> dict[str, Any]:
-        facts = {**asdict(self), "compared": self.compared.to_json() if self.compared else None}
-        return {"format": FORMAT, **facts, "peak_rss": self.peak_rss}
+        return {"format": FORMAT, **asdict(self), "peak_rss": self.peak_rss}
 
 
 def headline(told: RunReport) -> str:

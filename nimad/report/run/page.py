@@ -61,7 +61,7 @@ def _sections(told: RunReport) -> Sequence[Html | None]:
         _loading(told),
         _memory(told),
         _section(tables.verification(told)),
-        _section(tables.before_and_after(told), _table(tables.words(told), level="h3")),
+        _section(tables.before_and_after(told)),
         _section(tables.facts(told)),
     ]
 

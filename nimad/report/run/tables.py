@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 
 from nimad.report import formatting
 from nimad.report.run.model import COMPLETE, RunReport, Span
-from nimad.report.run.search_timing import Side
 from nimad.source.schema import EDGES, NODES, TURNS
 
 NOUNS = {NODES: "Memories", EDGES: "Edges", TURNS: "Turns"}
@@ -178,7 +177,7 @@ def quarantine(told: RunReport) -> ReportTable:
     notes = [f"And {more} more." if more else "", told.lacking]
     notes += [f"Each stands whole in {told.quarantine_file}." if rows else ""]
     note = " ".join(each for each in notes if each)
-    return ReportTable("Quarantine", ["ReportTable", "Id\t", "Part", "Reason"], rows, note)
+    return ReportTable("Quarantine", ["Table", "Id\t", "Part", "Reason"], rows, note)
 
 
 def before_and_after(told: RunReport) -> ReportTable:
@@ -186,46 +185,7 @@ def before_and_after(told: RunReport) -> ReportTable:
     source, target = (sizes.get(f"{side}_now") or sizes.get(f"{side}_then") for side in ("source", "target"))
     if source or target:
         rows.append(["File", formatting.size(source), formatting.size(target)])
-    note = ""
-    if compared := told.compared:
-        before, after = compared.before, compared.after
-        if before.median_s is not None or after.median_s is not None:
-            rows.append([f"Search, median of {len(before.words)} words", *map(_median, (before, after))])
-            rows.append(["Opening the file", *(formatting.duration(side.open_s or None) for side in (before, after))])
-        note = _how(before, after)
-    return ReportTable("Before and after", ["", "SQLite\t", "LadybugDB\t"], rows, note)
-
-
-def _median(side: Side) -> str:
-    return formatting.duration(side.median_s)
-
-
-def _how(before: Side, after: Side) -> str:
-    whys = [f"{side.why_not}." for side in (before, after) if side.why_not]
-    if before.median_s is None:
-        return f"Search was not measured: {whys[0]}" if whys else ""
-    ways = {"FTS5": "SQLite looks words up in its index (FTS5)", "LIKE": "SQLite reads every text (LIKE)"}
-    return " ".join(
-        [
-            "Measured now, each word three times, for its ten newest memories.",
-            f"{ways.get(before.way, before.way)}; LadybugDB reads every text for the exact signs (CONTAINS).",
-            *whys,
-        ]
-    )
-
-
-def words(told: RunReport) -> ReportTable:
-    """Each word's times; the words themselves are a memory's, and are not told."""
-    if told.compared is None:
-        return ReportTable("Search, word by word", [], [])
-    before, after = told.compared.before.words, told.compared.after.words
-    rows = []
-    for number in range(max(len(before), len(after))):
-        sides = [side[number] if number < len(side) else None for side in (before, after)]
-        times = [formatting.duration(side["seconds"] if side else None) for side in sides]
-        hits = [formatting.count(side["hits"] if side else None) for side in sides]
-        rows.append([f"Word {number + 1}", times[0], hits[0], times[1], hits[1]])
-    return ReportTable("Search, word by word", ["", "SQLite\t", "Found\t", "LadybugDB\t", "Found\t"], rows)
+    return ReportTable("Before and after", ["", "SQLite\t", "LadybugDB\t"], rows)
 
 
 def facts(told: RunReport) -> ReportTable:

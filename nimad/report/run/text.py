@@ -25,7 +25,6 @@ def text(told: RunReport) -> str:
         tables.phases(told),
         tables.memory(told),
         tables.before_and_after(told),
-        tables.words(told),
         tables.facts(told),
     ):
         lines += _table(table)
