@@ -1,3 +1,3 @@
-"""The one home of the version."""
+"""The version, defined once."""
 
 VERSION = "0.1.0"

@@ -1,4 +1,4 @@
-"""Everything that can go wrong for a reason a user can act on.
+"""Errors that a user can act on.
 
 Each error carries the exit code that a program calling ``nimad`` sees, and a message of one line: what
 happened, to which file or row, and what to do next.

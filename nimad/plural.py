@@ -1,4 +1,4 @@
-"""Numbers in sentences."""
+"""Numbers and nouns in sentences."""
 
 
 def number_of(count: int, one: str, many: str = "") -> str:

@@ -1,4 +1,4 @@
-"""Text that others wrote, where a terminal, a log or a unit reads it: what would be obeyed is shown instead."""
+"""Text of unknown origin, made safe for terminals, logs and units."""
 
 import json
 import re

@@ -28,7 +28,7 @@ FIRST = (
 )
 LAST = (
     *("test_auto.py", "test_pausing.py", "test_salvage.py", "test_values.py", "test_log.py", "test_stacks.py"),
-    *("test_sample.py", "test_journal.py", "test_config.py", "test_setup.py", "test_packaging.py", "test_rooms.py"),
+    *("test_sample.py", "test_journal.py", "test_config.py", "test_setup.py", "test_packaging.py"),
 )
 RANK = {name: rank for rank, name in enumerate([*FIRST, "", *LAST])}
 

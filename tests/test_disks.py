@@ -240,7 +240,7 @@ def test_the_service_holds_no_file_while_there_is_nothing_to_do(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("facts", "text", "mend"),
+    ("facts", "text", "remedy"),
     [
         ({"ActiveState": "inactive", "BindsTo": "nowhere-usb.mount"}, "does not run: no disk", "nowhere-usb.mount"),
         ({"ActiveState": "failed"}, "no disk is mounted at /nowhere/usb", ""),

@@ -265,7 +265,7 @@ def test_a_mount_is_told_by_the_longest_name_and_a_disk_by_what_it_is(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("unit", "verdict", "mend"),
+    ("unit", "verdict", "remedy"),
     [
         ({"LoadState": "not-found"}, Verdict.OK, ""),
         ({"LoadState": "loaded", "ActiveState": "active", "StatusText": "Complete"}, Verdict.OK, ""),

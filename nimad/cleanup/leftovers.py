@@ -1,4 +1,4 @@
-"""Leftovers: what runs, indexes and rollbacks left beside a target and its source, and whether each of it may go.
+"""Leftovers of runs, indexes and rollbacks beside a target and its source, and whether each may be removed.
 
 Nothing is ever to go that may be the last copy of a memory. So what is kept here is kept without asking the engine:
 `cleanup/removal.py` also holds a backup against SQLite before it removes one.

@@ -1,4 +1,4 @@
-"""Cleaning: leftovers of a certain age are removed, and never the last copy of a memory.
+"""Removal of leftovers older than a given age, but never of the last copy of a memory.
 
 A backup of a target goes only after its rows were held against SQLite: the agent may have written to it before another
 took its place, and then it may hold what is nowhere else.

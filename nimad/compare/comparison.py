@@ -1,4 +1,4 @@
-"""Comparing a finished target with an SQLite memory at any time: only reading, on both sides, and believing neither."""
+"""Comparison of a finished target with a memory in SQLite. Both sides are only read, and neither is trusted."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""Whether SQLite is the memory that a target was made from: by its rows, wherever the file lies now.
+"""Whether SQLite is the memory that a target was made from, judged by its rows and not by its place.
 
 Cards are cloned, folders copied, homes renamed, backups put back. Path, inode and device only tell when there is no
 need to look. Where they differ, a worker holds SQLite's rows against the ledger (`worker/identity/recognize.py`).

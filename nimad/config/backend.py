@@ -1,4 +1,4 @@
-"""Which side the agent's Python programs use: NIMA's variables, of the environment and of the file ``.env``.
+"""Which side the agent's Python programs use, by NIMA's variables in the environment and in ``.env``.
 
 The plugin of the gateway does not ask them: it uses LadybugDB as soon as there is a file of that name.
 """

@@ -1,4 +1,4 @@
-"""How this program is called, for the commands that it tells people to type next: each works when it is pasted."""
+"""Command lines that messages suggest; each works when it is pasted."""
 
 import os
 import shlex

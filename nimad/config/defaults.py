@@ -1,4 +1,4 @@
-"""Where things are when nobody says otherwise, and which environment variables say otherwise."""
+"""Default paths, and the environment variables that change them."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""NIMA's file ``.env``: the variables that its installer notes, by lines ``NAME=value``, as a shell has them."""
+"""NIMA's ``.env`` file: lines ``NAME=value`` in shell syntax."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A JSON5 document: its values by their keys, and the line and column of one that cannot be."""
+"""A JSON5 document: values by their keys, and the line and column of an invalid one."""
 
 import json
 import re

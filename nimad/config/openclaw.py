@@ -1,4 +1,4 @@
-"""OpenClaw's own file: what it says about NIMA's memory, and which of its lines are to change. It is only ever read.
+"""OpenClaw's settings file: what it says about NIMA's memory, and which lines have to change. It is only read.
 
 A key that OpenClaw does not know stops its gateway, so nothing of ours belongs in there, and what we tell people to
 write has the form that OpenClaw 2026.9.6 takes.

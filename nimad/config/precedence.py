@@ -1,4 +1,4 @@
-"""The layers of configuration, laid over each other: the later one wins, and each value keeps its origin."""
+"""Layers of configuration: later layers win, and each value keeps its origin."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -1,4 +1,4 @@
-"""Everything one run was asked to do, checked, with the place where each value comes from."""
+"""The settings of one run, validated, each with its origin."""
 
 import os
 import re

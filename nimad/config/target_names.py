@@ -1,4 +1,4 @@
-"""The two names of a target: the one that the agent opens, and the guide's. One is the file, the other a link to it.
+"""The two names of a target: the agent's and the guide's. One is the file, the other a link to it.
 
 The engine keeps its log beside the name by which a file was opened, so the file has the name that most writers open:
 the agent's wherever nima-core shows, and otherwise the guide's. A target that is there already stays where it is.

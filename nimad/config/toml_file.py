@@ -1,4 +1,4 @@
-"""The file ``nimad.toml``: which tables and keys it has, and on which line a wrong one stands."""
+"""The file ``nimad.toml``: its tables and keys, and the line of an invalid one."""
 
 import difflib
 import errno

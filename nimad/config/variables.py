@@ -1,4 +1,4 @@
-"""Variables that name files: what ``NIMA_DB_PATH`` means, and which of them an error stems from."""
+"""Environment variables that name files: what ``NIMA_DB_PATH`` means, and which variable an error stems from."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Final

@@ -1,1 +1,1 @@
-"""The operator's desk: what can be asked about a migration and its files at any time. Nothing here changes anything."""
+"""Diagnostics: status, health, doctor and search. They look at a migration and its files and change nothing."""

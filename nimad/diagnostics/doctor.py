@@ -1,4 +1,4 @@
-"""The doctor: whether machine, engines, files and service are fit for a migration. Looks, and changes nothing."""
+"""The doctor: whether machine, engines, files and service are fit for a migration. It changes nothing."""
 
 import subprocess
 from collections.abc import Callable, Iterator, Sequence

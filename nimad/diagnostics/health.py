@@ -1,4 +1,4 @@
-"""Health: whether a memory can be read whole, how much of what it holds, and whether two files of it hold the same."""
+"""Health: whether a memory can be read whole, its figures, and whether two files hold the same."""
 
 import threading
 import time

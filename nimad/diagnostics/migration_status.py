@@ -1,4 +1,4 @@
-"""How a migration stands: what the lock, the processes and the state file tell, and what that comes to."""
+"""The status of a migration, derived from lock, processes and state file."""
 
 import os
 from collections.abc import Mapping

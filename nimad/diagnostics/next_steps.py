@@ -1,4 +1,4 @@
-"""The next step: what to type, as a migration stands."""
+"""The command to type next, by the status of a migration."""
 
 from nimad.config import Settings, command
 from nimad.diagnostics.migration_status import FINISHED, UNFINISHED, Evidence, MigrationStatus

@@ -1,4 +1,4 @@
-"""Processes as the kernel shows them in /proc: who holds a lock, which workers there are, which services run."""
+"""Processes in /proc: who holds a lock, which workers exist, which services run."""
 
 import os
 import pwd

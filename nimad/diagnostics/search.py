@@ -1,4 +1,4 @@
-"""Asking a finished target a question, in a worker like everything else that touches the engine."""
+"""Search in a finished target, in a worker process."""
 
 import threading
 from collections.abc import Mapping, Sequence

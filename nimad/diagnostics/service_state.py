@@ -1,4 +1,4 @@
-"""What systemd says of the service, and what keeps it from its work."""
+"""What systemd reports about the service, and what keeps it from working."""
 
 import os
 import pwd

@@ -1,4 +1,4 @@
-"""Comparing the figures of a source with those of its target: what differs, and what of that is as it should be."""
+"""Differences between the stats of a source and of its target, and which of them are expected."""
 
 import sys
 from collections import Counter

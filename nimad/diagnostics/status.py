@@ -1,4 +1,4 @@
-"""The status of a migration: how far it is, who is at it, and what to do next, without asking the target.
+"""The status report: progress, who works on it, and what to do next, without opening the target.
 
 Whether anybody is at work is told by the lock and by the kernel's list of processes, never by the state file: what that
 says last, a process may have said that was killed a moment later.

@@ -1,4 +1,4 @@
-"""An interpreter that is not ours: started with surroundings of its own, and heard within bounds."""
+"""Another Python interpreter: started with a clean environment, its output read within limits."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The engine as a package: its import names, and what pip calls what lies behind them. Nothing here imports it."""
+"""The engine as a Python package: import names and the names that pip uses. Nothing here imports it."""
 
 import shlex
 import sys

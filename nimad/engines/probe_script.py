@@ -1,9 +1,9 @@
-"""What runs in somebody else's interpreter too: which engine is there, and whether it opens a file.
+"""The script that runs in another interpreter: which engine is there, and whether it opens a file.
 
-    python guest.py engines MODULE...
-    python guest.py count MODULE FILE POOL_BYTES ADDRESS_SPACE_BYTES
-    python guest.py extension MODULE [FILE]
-    python guest.py casing MODULE
+    python probe_script.py engines MODULE...
+    python probe_script.py count MODULE FILE POOL_BYTES ADDRESS_SPACE_BYTES
+    python probe_script.py extension MODULE [FILE]
+    python probe_script.py casing MODULE
 
 An answer is one JSON line on stdout, for each module one. Standard library only and the syntax of Python 3.8, because
 the agent's interpreter need not be able to run the rest of this program.

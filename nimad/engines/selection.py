@@ -1,4 +1,4 @@
-"""Which engine writes: the newest one whose files every reader that is found can open.
+"""Which engine writes: the newest one whose files every known reader can open.
 
 A file of LadybugDB opens only in an engine whose storage version is at least the file's. The agent reads with the
 engine of its own interpreter, so that one is asked, and the workers run with another engine, or in another

@@ -1,4 +1,4 @@
-"""What a migration came to."""
+"""The result of a migration."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What happens in a run, as facts. :mod:`nimad.report` gives them words; nothing here depends on who listens."""
+"""Events of a run, as facts. :mod:`nimad.report` words them; nothing here depends on a listener."""
 
 import uuid
 from collections.abc import Callable, Mapping, Sequence

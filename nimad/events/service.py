@@ -1,4 +1,4 @@
-"""What happens in the service between runs, as facts."""
+"""Events of the service between runs, as facts."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""What happens to a published target that is kept up to date, as facts."""
+"""Events of a published target that is kept in sync, as facts."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Work in a process that has become another user, for root, who keeps its identity to write into its own folders."""
+"""Work in a child process that has become another user, while root keeps its identity."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Files of others, read within bounds: plain ones, of an owner who is known, and of no more bytes than they can need.
+"""Reading files of others within limits: regular files of a known owner, up to a given size.
 
 Nothing waits: not for the writer of a pipe, and not for a device.
 """

@@ -1,4 +1,4 @@
-"""Memory cgroups of either version: the limits above us, and how many processes the kernel ended for want of memory.
+"""Memory cgroups, version 1 and 2: the limits above this process, and the kernel's OOM kills.
 
 Files and their meaning: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/memory.rst of the kernel.
 """

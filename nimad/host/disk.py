@@ -1,4 +1,4 @@
-"""Files on the disk: what belongs together, and how it is made to last."""
+"""Files on disk: which belong together, and how they are made durable."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""What kind of file system a path is on, and what that kind cannot do: known before anything is tried.
+"""The type of file system that a path is on, and what that type cannot do.
 
 The kind is the number that statfs(2) gives (linux/magic.h, and each file system's own source).
 """

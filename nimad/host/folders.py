@@ -1,4 +1,4 @@
-"""Folders as root may trust them: opened component by component, with what each of them is read from its descriptor."""
+"""Folders that root can trust: opened component by component, and judged by their descriptors."""
 
 import errno
 import os

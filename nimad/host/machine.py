@@ -1,4 +1,4 @@
-"""The machine: how much memory, disk, address space and processors there are for us, and how large its pages are."""
+"""The resources of this machine: memory, disk, address space, processors and page size."""
 
 import os
 import resource

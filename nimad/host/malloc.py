@@ -1,4 +1,4 @@
-"""The heap of a worker: what it no longer uses goes back to the system before the engine needs as much again.
+"""malloc of a worker: freed memory goes back to the system before the engine needs as much again.
 
 glibc keeps what was freed for the next call, in an arena for each thread, and takes ever larger pieces from there, and
 not from the system. Under an engine whose columns grow by doubling that adds up: a run of 9,770 nodes had 566 MB at its

@@ -1,4 +1,4 @@
-"""Rights: as whom this program works. It works for one user, and root lends nothing.
+"""Rights: the user as whom this program works. Root lends nothing.
 
 - As a user: the system itself keeps us from the files of others.
 - As root with `--user`: `become` that user for good, before anything is opened; then as above.

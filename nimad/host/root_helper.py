@@ -1,4 +1,4 @@
-"""The root helper: opens log and metrics in root's own folders for a process that gave root's rights up.
+"""The root helper: opens log and metrics in root's folders for a process that gave up root's rights.
 
 It is started before that. It holds each folder by a descriptor, knows the names it was given then and no others,
 touches nothing of the user's, and ends with the process that started it.

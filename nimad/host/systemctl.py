@@ -1,4 +1,4 @@
-"""What systemctl says."""
+"""Queries to systemctl."""
 
 import os
 import subprocess

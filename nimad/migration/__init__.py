@@ -1,1 +1,1 @@
-"""The supervisor: plans, spawns, waits, retries, counts, verifies, publishes. It never imports the engine."""
+"""The migration: prepare, load, verify, publish, finish. It never imports the engine."""

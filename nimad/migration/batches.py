@@ -1,4 +1,4 @@
-"""Loading: table by table, batch by batch, each batch counted by the process after it."""
+"""Loading in batches, table by table; each batch is counted by the next process."""
 
 import itertools
 import time

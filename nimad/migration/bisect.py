@@ -1,4 +1,4 @@
-"""Isolation: which rows take a worker down, and by which of their values.
+"""Bisection: which rows take a worker down, and by which of their values.
 
 Rows are tried in a target of their own that is thrown away each time, in halves of halves, until those that fail
 stand alone; and so are the values of such a row, because a memory arrives without one value sooner than not at all.

@@ -1,4 +1,4 @@
-"""Bringing along: what the target that is there alone holds goes into the one that takes its place.
+"""Carry-over: what only the old target holds is restored into the new one before it is published.
 
 The old target is kept from being written to until the new one has its name: what the agent wrote in between would be in
 the backup alone.

@@ -1,4 +1,4 @@
-"""Compaction: a staging file with many holes is copied without them, when that wins something."""
+"""Compaction of a staging file with many holes, where that pays off."""
 
 import shutil
 

@@ -1,4 +1,4 @@
-"""What every step of one run shares."""
+"""The context of one run, shared by its steps."""
 
 import time
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The dry run: every row read and converted, nothing written anywhere."""
+"""The dry run: every row is read and converted, and nothing is written."""
 
 import os
 import time

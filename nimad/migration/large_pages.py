@@ -1,4 +1,4 @@
-"""Pages of memory that are larger than 4 KiB, as on a Raspberry Pi 5, and the engines that fail on them.
+"""Memory pages larger than 4 KiB, as on a Raspberry Pi 5, and the engines that fail on them.
 
 Engines before 0.18 give memory back in frames of 4 KiB, which a kernel with pages of 16 KiB refuses: «Releasing
 physical memory associated with a frame failed». So does any later one that takes the pages for smaller than they are.

@@ -1,4 +1,4 @@
-"""The vector index of a finished target, made later: in a copy, which takes the target's place in one rename."""
+"""The vector index of a finished target, built later in a copy that replaces the target in one rename."""
 
 import json
 import os

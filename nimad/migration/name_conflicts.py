@@ -1,4 +1,4 @@
-"""What is put right at the names of a target before anything is done with it.
+"""Conflicts at the names of a target, resolved before anything else is done with it.
 
 What gives way, because nothing is lost with it, becomes a dated backup: an empty target, as a recall by hand makes one
 where there is none, which would hide the memory; and a copy of the target at another of its names, as programs make one

@@ -1,4 +1,4 @@
-"""Publishing: the final name appears by one rename of a verified, synced, closed file."""
+"""Publishing: a verified, synced and closed file gets the final name in one rename."""
 
 import ctypes
 import errno

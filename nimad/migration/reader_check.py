@@ -1,4 +1,4 @@
-"""The agent's own interpreter: whether it opens what is about to be published, and counts the same in it."""
+"""The reader check: each of the agent's interpreters opens and counts the file before it is published."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Repair: an unfinished target that does not open is made to open, or set aside and begun anew.
+"""Repair of a staging file that does not open: made to open, or set aside and started over.
 
 One that opens, but holds what nobody wrote, is begun anew too. Nothing is deleted: whatever is of no use any more gets
 a name with the date and stays for whoever wants to look.

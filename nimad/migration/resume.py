@@ -1,4 +1,4 @@
-"""What is there already: a finished target, another file in its place, or an interrupted run to go on with."""
+"""What is there already: a finished target, a foreign file, or an interrupted run to resume."""
 
 import os
 from collections.abc import Mapping

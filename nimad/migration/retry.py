@@ -1,4 +1,4 @@
-"""Retrying: the same work again in a fresh process, at growing distances."""
+"""Retries of a job in fresh processes, with growing delays."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""A migration from beginning to end: the story that the other modules of this room tell the parts of."""
+"""A migration from beginning to end: prepare, load, verify, publish, finish."""
 
 import threading
 import time

@@ -1,4 +1,4 @@
-"""A source some of whose pages are damaged: what can be read of it goes through, what cannot is listed.
+"""A damaged source: readable rows are copied to a clean file that the run reads, unreadable ones are listed.
 
 The readable rows are copied into a clean SQLite file beside the target, and the run reads that one. It is made anew
 by each run and thrown away at its end; the source itself is never written to. A dry run writes nothing there: its copy

@@ -1,4 +1,4 @@
-"""The memory that a run would read: whether it is there, whole, and one at all."""
+"""Whether the source is there, and is a memory."""
 
 import threading
 from pathlib import Path

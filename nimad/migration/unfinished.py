@@ -1,4 +1,4 @@
-"""An unfinished target, as its state file tells of it: how much of the disk going on with it takes.
+"""The plan for an unfinished target: how much disk the rest of it needs.
 
 For the plan, which is made before anything is opened. What a run goes on from is counted.
 """

@@ -1,4 +1,4 @@
-"""The vector index: made in a copy of a verified target, which takes its place only when the index answers.
+"""The vector index, built in a copy of the verified target that replaces it once the index answers.
 
 Never fatal: without it, exact search works. A table with such an index can be written to only by a program that loads
 the extension, so every reader has to be able to.

@@ -1,4 +1,4 @@
-"""Verification: the target against the source, and rows that changed meanwhile brought up to date."""
+"""Verification of the target against the source; rows that changed meanwhile are written again."""
 
 import time
 from collections import Counter

@@ -1,1 +1,1 @@
-"""What people read: lines of the console and the log, the progress bar, events as JSON."""
+"""The report: console, log, journal, metrics, and the wording of every message."""

@@ -1,4 +1,4 @@
-"""Figures as people read them: sizes, durations, rates, moments."""
+"""Formats of sizes, durations, rates and times."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""How much a line matters."""
+"""The level of a log line."""
 
 from collections.abc import Iterator
 from enum import StrEnum

@@ -1,4 +1,4 @@
-"""Listeners: what turns a run's events into lines, or into JSON."""
+"""Listeners that turn events into lines or JSON."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Metrics: figures of the runs in a file for node_exporter's textfile collector, where the settings name one.
+"""Metrics of the runs in a file for node_exporter's textfile collector.
 
 Written anew, whole and by one rename, at each event that changes a figure. Names and units are Prometheus's own.
 """

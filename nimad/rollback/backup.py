@@ -1,4 +1,4 @@
-"""The backup of a memory before anything is written to it: one closed file, whole, on the disk, for its owner alone."""
+"""The backup of an SQLite memory before a rollback: one closed file, for its owner alone."""
 
 import os
 import sqlite3

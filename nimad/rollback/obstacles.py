@@ -1,4 +1,4 @@
-"""What keeps rows from being written to SQLite: triggers and indexes that need an extension of the agent's.
+"""Obstacles of a rollback: triggers and indexes that need an extension of the agent's.
 
 SQLite compiles what a trigger does with the statement that fires it. So `EXPLAIN` of a statement, which writes nothing,
 fails as the statement itself would.

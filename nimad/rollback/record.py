@@ -1,4 +1,4 @@
-"""The record of a rollback: a JSON object a line for each row, or part of one, that a target has and SQLite lacks."""
+"""The record of a rollback: one JSON object per line for each row or value that SQLite lacks."""
 
 import base64
 import json

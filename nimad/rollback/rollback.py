@@ -1,4 +1,4 @@
-"""Rolling back: going back to SQLite, once it holds everything that the target got since it was made.
+"""The rollback to SQLite, once SQLite holds everything that the target got.
 
 Looking changes nothing. Applying writes to SQLite, in one transaction and after a backup (`nimad/writeback/`), has
 another comparison find nothing more, and sets the target aside. Killed anywhere, it is done again from the beginning:

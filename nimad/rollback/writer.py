@@ -1,4 +1,4 @@
-"""The writer: what a record tells of goes into SQLite in one transaction, or not at all.
+"""The writer: applies a rollback record to SQLite in one transaction.
 
 No memory of SQLite gives way: a row whose id is another one's there gets a new one, and what hangs on it follows. A row
 that SQLite refuses (a CHECK, a UNIQUE) is passed over and told of; the record has it.

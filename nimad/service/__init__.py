@@ -1,1 +1,1 @@
-"""The daemon: when to work, what to tell systemd, what to listen to."""
+"""The daemon: when to work, what to tell systemd, which files to watch."""

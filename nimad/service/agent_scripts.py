@@ -1,4 +1,4 @@
-"""The scripts of nima-core's guide, in the folder of the agent's plugin, where its start-up hook calls them.
+"""The scripts of nima-core's guide, installed in the folder of the agent's plugin.
 
 They take the place of nima-core's own, which are kept with a date and put back by `take_back`. Everything in the home
 is done by a process that has become its owner (`as_user`), so that no link there leads root to another user's file.

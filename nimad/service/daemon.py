@@ -1,4 +1,4 @@
-"""The daemon: waits until it is asked, migrates, and brings what reaches SQLite afterwards."""
+"""The daemon: waits for its trigger, migrates, and then keeps the target in sync."""
 
 import os
 from collections.abc import Callable, Sequence

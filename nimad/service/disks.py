@@ -1,4 +1,4 @@
-"""The disks that the service works on, besides the system's own: what systemd is told of them, and which is away.
+"""Disks besides the system's own: the mounts that systemd is told of, and which disk is missing.
 
 A disk is what is mounted at a place: a stick, an SSD, a share of a network. It may come after boot, and go in mid-run.
 """

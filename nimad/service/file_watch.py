@@ -1,4 +1,4 @@
-"""Watching files by way of their folders: a file may be replaced, be missing, or come later with its folder."""
+"""Watching files through their folders: a file may be replaced, be missing, or appear later."""
 
 import os
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Following: what reaches SQLite after publishing is brought to the target, for as long as the service runs."""
+"""Following: sync for as long as the service runs, after each change of the source."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""OpenClaw's file as the service sees it: looked at often, read when it is another one, maybe just being written."""
+"""OpenClaw's file as the service watches it: read when it changed, also while it is being written."""
 
 import os
 from dataclasses import replace

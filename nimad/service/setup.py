@@ -1,4 +1,4 @@
-"""Setting the service up for a user: whose memory the unit `nima-migrate` migrates, written down for systemd.
+"""Set-up of the service for a user: the units of systemd and whose memory they migrate.
 
 The unit by itself may touch nothing. A drop-in beside it names the user and opens her home, read-only, and the folder
 of her memory. Where no package has brought the units, they come from ours, changed to start this very program.

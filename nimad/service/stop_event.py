@@ -1,4 +1,4 @@
-"""The heart: the stop flag of everything that runs in the service, and its sign of life.
+"""The stop event of the service, which is also its watchdog ping.
 
 Every loop that works, or waits for a worker within its time, asks whether to stop. That it asks is the sign that it
 goes on: one that hangs does not ask, and systemd, missing the sign, ends the process and starts it again.

@@ -1,4 +1,4 @@
-"""The service manager, which is systemd: what it is told, by the protocol of sd_notify(3)."""
+"""Notification of systemd by the protocol of sd_notify(3)."""
 
 import os
 import time

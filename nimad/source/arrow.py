@@ -1,4 +1,4 @@
-"""Batches as Arrow tables: the form in which the engine copies them fastest."""
+"""Batches as Arrow tables, the form that the engine copies fastest."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Judged rows as columns on their way to the engine, by Arrow or by parameters."""
+"""Converted rows as columns on their way to the engine, through Arrow or parameters."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Blank pages of a damaged file: all zeros, or all ones, as disks and flash leave what was never written or is erased.
+"""Blank pages of a damaged file: all zeros or all ones, as disks leave what was never written or is erased.
 
 They tell how much of a file is gone where no row is left to be counted.
 """

@@ -1,4 +1,4 @@
-"""What one SQLite file may take, whoever made it: memory, the length of a value, and steps, by its size."""
+"""Limits for reading an SQLite file of unknown origin: memory, length of a value, steps."""
 
 import functools
 import os

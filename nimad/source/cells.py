@@ -1,4 +1,4 @@
-"""Cells: texts that are none, and values that do not compute, each read by itself so that it alone is lost.
+"""Cells that fail: invalid text and failing expressions, read one at a time so that only they are lost.
 
 Where the expression of a generated column, or of a view, fails in one row, SQLite ends the whole statement. Such a
 column is read by a function of ours, which asks for one row at a time. What it cannot give it marks, and the mark

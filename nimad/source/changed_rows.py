@@ -1,4 +1,4 @@
-"""Late arrivals: which rows SQLite holds that are not as they were when they were noted."""
+"""Rows of SQLite that differ from what the ledger noted."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The pages of a damaged file, as far as SQLite still reads them."""
+"""The pages of a damaged file, as far as SQLite reads them."""
 
 import sqlite3
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Losses: how much a source may lose of what was copied before somebody has to ask whether it is meant."""
+"""How many rows a source may lose before somebody has to confirm it."""
 
 #: Rows, and the share of the copied ones, that an agent deletes in passing.
 _ROWS, _SHARE = 10, 0.1

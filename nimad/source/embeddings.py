@@ -1,4 +1,4 @@
-"""Embeddings: how their numbers are stored, proven by a sample, and what they are as floats of 32 bits.
+"""Embeddings: how the numbers are stored, proven by a sample, and their conversion to 32-bit floats.
 
 NIMA packs floats of 32 bits. Other programs leave floats of 64 or 16 bits, or lists in JSON, in the same column. A BLOB
 does not say which: its numbers do, where they are of ordinary size one way and nonsense the other.

@@ -1,4 +1,4 @@
-"""A write-ahead log that belongs to another state of its file: as where a backup was put back, and the log left there.
+"""A write-ahead log that belongs to another state of its file, as after a backup was restored beside it.
 
 SQLite cannot tell: it lays the log's pages over the file, and rows of two files are read as one. Nothing in the log
 names its file. What shows it is that the two together are damaged, and the file alone is whole; or that the log goes on

@@ -1,4 +1,4 @@
-"""The header of the file: whether it is one of SQLite, whole, and in a format that SQLite reads.
+"""The header of an SQLite file: whether the file is complete and in a format that SQLite reads.
 
 Its bytes are read without a connection, and with care: closing any descriptor of a file drops all locks that this
 process has on it, those of SQLite among them (fcntl(2), sqlite.org/howtocorrupt.html, 2.2). Without its lock, a reader

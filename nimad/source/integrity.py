@@ -1,4 +1,4 @@
-"""What SQLite's own checks say of a file, and which of it is damage."""
+"""The findings of SQLite's own checks, and which of them mean damage."""
 
 import re
 import sqlite3

@@ -1,4 +1,4 @@
-"""The quick check: what SQLite finds wrong with a file, and what that says of the rows."""
+"""SQLite's quick check of a file, and what it means for the rows."""
 
 import re
 import sqlite3

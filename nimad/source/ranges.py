@@ -1,4 +1,4 @@
-"""Id ranges: how a table is cut into batches without ever counting rows off from the start."""
+"""Ranges of ids: how a table is cut into batches without counting rows from the start."""
 
 import re
 import sqlite3

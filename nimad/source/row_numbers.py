@@ -1,4 +1,4 @@
-"""Numbering: an integer of its own for each row that has none: whose `id` is no integer, or is missing like a rowid.
+"""Integer keys for rows that have none: their `id` is no integer, or there is no rowid.
 
 Such a table gets a temporary view of the same name on our connection, with one column more, called like a rowid; so
 every query reads it as any other table. The number is made from the row's identity alone: the primary key, or, in a

@@ -1,4 +1,4 @@
-"""Rows: read by id range, judged value by value, and told apart by a digest."""
+"""Rows: read by range, converted value by value, and identified by a digest."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Salvage: the rows that a damaged memory still yields, copied into a clean file, and the ids of the others.
+"""Salvage of a damaged memory: readable rows are copied to a clean file, the ids of others are listed.
 
 The pages of a table are a tree ordered by row id (sqlite.org/fileformat.html, 1.6), so SQLite comes to a row in two
 ways: in the order of the pages, and by its id. Damage may break either. Here tables are read in the order of their

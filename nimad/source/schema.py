@@ -1,4 +1,4 @@
-"""What the source's columns become: names and types in the target, decided once a run."""
+"""The source's columns: their names and types in the target, decided once per run."""
 
 import sqlite3
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""SQL: how names and texts are written in it, and what SQLite's errors are about."""
+"""SQL identifiers and literals, and SQLite's error messages."""
 
 import sqlite3
 

@@ -1,4 +1,4 @@
-"""The SQLite file: opened so that not one byte in its folder changes."""
+"""The SQLite file, opened so that nothing in its folder changes."""
 
 import fcntl
 import os

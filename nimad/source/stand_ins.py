@@ -1,4 +1,4 @@
-"""Stand-ins: what SQLite asks of a connection that only the agent's own connections have.
+"""Stand-ins for collations and functions that only the agent's own connections define.
 
 A collation, a function, or a definition in the syntax of a newer SQLite keeps whole tables from being read, although
 no memory needs it. A stand-in lets SQLite read past it. Nothing that a stand-in computes is ever taken for a value:

@@ -1,4 +1,4 @@
-"""Vital figures of a memory: how much of what it holds, whatever kind of file it lies in. Here those of SQLite."""
+"""Stats of a memory, whatever file it lies in; here those of SQLite."""
 
 import math
 import sqlite3

@@ -1,4 +1,4 @@
-"""The survey: what a memory holds, in one look at one moment."""
+"""The survey of a memory: tables, counts and sizes, taken in one snapshot."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping

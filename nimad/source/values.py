@@ -1,4 +1,4 @@
-"""What becomes of a cell: the one place that decides it, for loading, verification, comparison and merging alike.
+"""The conversion of a cell: the single rule for loading, verification, comparison and sync.
 
 SQLite's column types are advice: any column may hold any value. `docs/VALUES.md` says these rules in prose. A value
 that has no place is set aside alone, and its row migrates with the column's default, or NULL, in its place.

@@ -1,4 +1,4 @@
-"""The write-ahead log of SQLite: whether it holds anything that was committed (sqlite.org/fileformat.html, 4)."""
+"""The write-ahead log of SQLite: whether it holds committed data (sqlite.org/fileformat.html, 4)."""
 
 import struct
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What the run that made a target was told: it holds for the next one, unless that is told otherwise.
+"""The settings that a target was made with; they hold for the next run unless it is told otherwise.
 
 Or the commands that we print, which name the target, would make one that the agent cannot open, or cannot find.
 """

@@ -1,4 +1,4 @@
-"""The names of a target, and what a program left beside each: the engine keeps a log by the name that was opened.
+"""The names of a target, and the logs beside each: the engine keeps a log by the name that was opened.
 
 Two names are two logs, and the engine reads that of the name which it is given. So whoever looks at a target looks
 beside all its names, or would not see what an agent wrote by one of them and did not close.

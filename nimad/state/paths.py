@@ -1,4 +1,4 @@
-"""The files beside the target: their names, and how one is replaced, moved aside or locked."""
+"""The files beside the target: their names, and how they are replaced, moved aside and locked."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""A pause: a file beside the target. While it stands, a run holds before its next worker; it outlasts a restart."""
+"""The pause file beside the target: while it is there, a run starts no further worker."""
 
 import os
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Where a target comes from: the source that its state file names, and who may put another memory in its place."""
+"""Provenance: the source that a target was made from, and who may replace it by another memory."""
 
 import os
 from pathlib import Path

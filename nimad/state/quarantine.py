@@ -1,4 +1,4 @@
-"""The quarantine file: one JSON object a line for every row, or part of one, that has no place in the target."""
+"""The quarantine file: one JSON object per line for each row or value without a place in the target."""
 
 import hashlib
 import json

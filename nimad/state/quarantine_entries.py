@@ -1,4 +1,4 @@
-"""What is in quarantine beside a target, finished or not."""
+"""The entries of a target's quarantine, finished or not."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The tally of a quarantine file: how much of what is in it, and which ids."""
+"""Summary of a quarantine file: counts, ids and examples."""
 
 import re
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The record: what each run for a target did, line by line, for `nimad report`. Never believed over the target.
+"""The run history: what each run did, line by line, for `nimad report`. The target has precedence over it.
 
 One JSON object a line, in the order in which things happened. A line with `begins` opens the section of one process;
 those after it say what it heard, `t` seconds later. A process that is killed leaves a section without an end, and the

@@ -1,4 +1,4 @@
-"""What the record of a target's runs says: migrations, each of one or more sections, with their batches and failures.
+"""Reading the run history: migrations of one or more sections, with batches and failures.
 
 Whatever somebody, or a failing disk, wrote into the file: what cannot be read is passed over.
 """

@@ -1,4 +1,4 @@
-"""The state file: what a run is doing, for people and other programs. Never believed over the target."""
+"""The state file: what a run does and made, for people and programs. The target has precedence over it."""
 
 import contextlib
 import json

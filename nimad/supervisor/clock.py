@@ -1,4 +1,4 @@
-"""The clock: what waits between two tries. A test passes one that does not wait."""
+"""The clock that waits between two tries; tests pass one that does not wait."""
 
 import threading
 

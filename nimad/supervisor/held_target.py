@@ -1,4 +1,4 @@
-"""A published target that is closed, and kept so, while a copy of it is made that takes its place."""
+"""A published target that is kept closed while its replacement is made."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Hooks: commands of the memory's owner that are run when something has come to its end, and are told what.
+"""Hooks: the owner's commands that run at the end of a run.
 
 None of them changes how a run ended, and none is waited for without end. They run as the memory's owner, who this
 process is. Of the environment they get what says who and where they are, and the facts as `NIMA_…`.

@@ -1,4 +1,4 @@
-"""Ends: every way in which a worker can end, and what the supervisor does about it.
+"""Outcomes: how a worker can end, and which action follows.
 
 `RULES` is the one table of this: a kind of end, the action, and why. A kind is told by the exit status, by the
 kernel's word on memory, by what the worker itself says, and by the engine's messages (ladybug 0.22, where not said

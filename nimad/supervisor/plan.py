@@ -1,4 +1,4 @@
-"""The plan: every limit of a run, made from the machine and the data, and shown before it starts.
+"""The plan: every limit of a run, derived from machine and data, and printed before the run starts.
 
 docs/PLAN.md says where the factors come from.
 """

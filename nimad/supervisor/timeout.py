@@ -1,4 +1,4 @@
-"""Patience: how long a worker may take, from how fast the ones before it were."""
+"""The timeout of a worker, from the speed of earlier ones."""
 
 #: Seconds that any worker may take: a Pi that swaps needs long to start one.
 FLOOR_S = 120.0

@@ -1,4 +1,4 @@
-"""A worker as the supervisor sees it: started early, given one job, watched until it ends."""
+"""A worker process: started early, given one job, watched until it ends."""
 
 import os
 import selectors

@@ -1,4 +1,4 @@
-"""Following: what reaches SQLite after publishing is brought to the target, which is the agent's by then."""
+"""The follower: brings what reaches SQLite after publishing to the target."""
 
 import sqlite3
 import threading

@@ -1,4 +1,4 @@
-"""Live compaction: a published target that the agent's own writes have filled with holes is copied without them.
+"""Live compaction: a published target with many holes is copied without them, and swapped in.
 
 Each turn that nima-core stores rewrites whole columns: a target of 22 MB grew by 10.5 MB a turn (0.22.0), and never
 less. The copy takes the target's place in one rename, once another process found every table, row and value of it the

@@ -1,4 +1,4 @@
-"""Catching up, as the supervisor sees it: one worker brings late arrivals, and one looks for them afterwards."""
+"""One sync round: a worker applies later rows, and another one confirms them."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Catalog: which tables a file of the engine has, and what each is made of, whoever made them.
+"""The catalog of an engine's file: its tables and their columns, whoever made them.
 
 Names may be anybody's, and are quoted here.
 """

@@ -1,4 +1,4 @@
-"""Compacting: the same rows in a new file without the holes that many checkpoints leave."""
+"""Compaction: the same rows in a new file without the holes of earlier checkpoints."""
 
 import os
 import shutil

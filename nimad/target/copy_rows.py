@@ -1,4 +1,4 @@
-"""Loading: judged rows into the target, each only once.
+"""COPY of converted rows into the target, each only once.
 
 The protocol rests on measured facts. COPY is fifteen times faster than anything the write-ahead log covers and
 arrives whole or not at all, but «arrived» is known only to a process that opens the file afterwards. So every

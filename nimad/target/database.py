@@ -1,4 +1,4 @@
-"""The LadybugDB file: opened with explicit limits, closed in the right order, synced to disk."""
+"""The LadybugDB file: opened with explicit limits, closed in order, synced to disk."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress

@@ -1,4 +1,4 @@
-"""The target's tables: what the readers expect, and every further column of the source."""
+"""The tables of the target: what readers expect, and every further column of the source."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Where a batch goes: a table, its properties, and for a relationship the tables at its ends."""
+"""The destination of a batch: a table, its properties, and the tables at both ends of a relationship."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

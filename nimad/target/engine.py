@@ -1,4 +1,4 @@
-"""The engine: which package answers to its import name, and whether it is the right one."""
+"""The engine: which package provides the import name, and whether it is the right one."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

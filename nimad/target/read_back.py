@@ -1,4 +1,4 @@
-"""Reading back: what the target really holds, in the order of the source's keys."""
+"""Rows of the target, read in the order of the source's keys."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Counting: the only word on how far a migration is."""
+"""Row counts of the target: the only measure of progress."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass

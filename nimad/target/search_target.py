@@ -1,4 +1,4 @@
-"""Asking a target: by text, and by the nearness of embeddings."""
+"""Search in a target, by text and by embedding."""
 
 from typing import Any
 

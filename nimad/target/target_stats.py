@@ -1,4 +1,4 @@
-"""Vital figures of a target, as those of its source."""
+"""Stats of a target, in the form of those of its source."""
 
 from nimad.source.stats import CONTRIBUTORS, MemoryStats, finite, named
 from nimad.target import ddl as t

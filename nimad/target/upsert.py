@@ -1,4 +1,4 @@
-"""Merging: rows into a target that readers have open by turns, and that the agent may have written to itself.
+"""Upserts into a target that readers open in between and that the agent may have written to.
 
 Every statement here is one that the write-ahead log covers, so a transaction of them is there whole or not at all, and
 costs what it holds. A COPY, or a checkpoint, would rewrite the node group: 38 MB for three rows.

@@ -1,4 +1,4 @@
-"""The vector index of the embeddings, made by the engine's VECTOR extension.
+"""The vector index of embeddings, built by the engine's VECTOR extension.
 
 The extension is a library of its own that is not part of the engine's package; one of another release can end the
 process that loads it. The statements are those of the engine's documentation (docs.ladybugdb.com/extensions/vector).

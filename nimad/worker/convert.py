@@ -1,4 +1,4 @@
-"""The rows that a job is about, read from SQLite and judged."""
+"""The rows of a job, read from SQLite and converted."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What a job lets the engine take, and what its process gets where the file may be of any program's making."""
+"""The limits of engine and process for a job."""
 
 import os
 import resource

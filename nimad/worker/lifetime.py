@@ -1,4 +1,4 @@
-"""The worker as a process: dies with its parent, goes first when memory ends, keeps stdout for its answer."""
+"""The worker's process attributes: it dies with its parent, is killed first when memory runs out, and keeps stdout."""
 
 import ctypes
 import os

@@ -1,4 +1,4 @@
-"""The loading of a job's rows into the target, and the mending of those that are there."""
+"""Loading of a job's rows into the target, and refreshing rows that are there."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""The words between supervisor and worker: a job, one JSON line there; an answer, one JSON line back.
+"""The protocol between supervisor and worker: a job as one JSON line, a result as one JSON line.
 
 Standard library only: both sides read this, and neither may need the other's packages.
 """
@@ -17,28 +17,28 @@ from nimad.state.left_out import Failed, Isolated, Refused
 
 class Task(StrEnum):
     PROBE = "probe"  # which engine is there
-    CONVERT = "convert"  # read and judge a range, touch no target: the dry run
+    CONVERT = "convert"  # read and convert a range, touch no target: the dry run
     COUNT = "count"  # open the target and count it
     LOAD = "load"  # put a range of one table into the target
     VERIFY = "verify"  # compare target and source
-    REFRESH = "mend"  # bring rows that changed in the source up to date
-    TRIAL_LOAD = "try"  # load rows into a target that is thrown away: do they, and nothing else, take a worker down?
-    QUARANTINE = "set aside"  # write isolated rows to the quarantine
+    REFRESH = "refresh"  # write rows that changed in the source once more
+    TRIAL_LOAD = "trial load"  # load rows into a target that is discarded: do they alone take a worker down?
+    QUARANTINE = "quarantine"  # write isolated rows to the quarantine
     COMPACT = "compact"  # copy the target into a new file without holes
-    INDEX = "index"  # make the vector index in a file, and ask it once
-    SEARCH = "search"  # ask the target a question
-    STATS = "vitals"  # how much of what is in the target, for a health check
-    HAS_ROWS = "holds"  # whether any table of the target holds a row
-    SYNC = "catch up"  # bring late arrivals into the published target
-    CONFIRM = "confirm"  # look for what a CATCH_UP says it did, and note what is found
-    COMPARE = "compare"  # hold a finished target against SQLite, and change nothing
-    COUNT_UNMATCHED = "unpaired"  # how many rows one side alone has, by the same pairs
-    EXPORT_ROLLBACK = "carry"  # the same, and write what SQLite lacks of it into a file
-    EXPORT_TARGET_ONLY = "export"  # the same, and write what the agent wrote to it into a file, for another target
-    RESTORE_TARGET_ONLY = "import"  # take what such a file holds into a target
-    CONFIRM_RESTORED = "find"  # look for what an IMPORT says it did
-    COMPARE_TARGETS = "same"  # hold two files of the engine against each other
-    RECOGNIZE = "known"  # whether SQLite's rows are those that a ledger tells of
+    INDEX = "index"  # build the vector index in a file, and query it once
+    SEARCH = "search"  # answer a question from the target
+    STATS = "stats"  # figures of the target, for a health check
+    HAS_ROWS = "has rows"  # whether any table of the target holds a row
+    SYNC = "sync"  # bring later rows into the published target
+    CONFIRM = "confirm"  # find what a SYNC says it did, and note what is found
+    COMPARE = "compare"  # compare a finished target with SQLite, and change nothing
+    COUNT_UNMATCHED = "count unmatched"  # how many rows one side alone has, by the same matches
+    EXPORT_ROLLBACK = "export rollback"  # COMPARE, and write what SQLite lacks of the target into a file
+    EXPORT_TARGET_ONLY = "export target-only"  # COMPARE, and write what only the target holds into a file
+    RESTORE_TARGET_ONLY = "restore target-only"  # write what such a file holds into another target
+    CONFIRM_RESTORED = "confirm restored"  # find what RESTORE_TARGET_ONLY says it did
+    COMPARE_TARGETS = "compare targets"  # compare two files of the engine
+    RECOGNIZE = "recognize"  # whether SQLite's rows are those of a ledger
 
 
 class Failure(StrEnum):
@@ -71,7 +71,7 @@ Quarantined = Mapping[str, Mapping[int, str]]
 
 @dataclass(frozen=True, kw_only=True)
 class Late:
-    """What a CATCH_UP looks for."""
+    """What a SYNC looks for."""
 
     thorough: bool = False  # compare every row with what is noted of it, and not just what is new or was recalled
     distrust: bool = False  # and with the target itself: it lost some of what is noted
@@ -84,7 +84,7 @@ class Late:
 
 @dataclass(frozen=True, kw_only=True)
 class Applied:
-    """What a CATCH_UP did, by source table and id."""
+    """What a SYNC did, by source table and id."""
 
     digests: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # rows that are there, as they were read
     aliases: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # the target's id, where it is another
@@ -119,9 +119,9 @@ class Job:
     previous: Sequence[Range] = ()  # the batch before, which LOAD and COUNT look for
     spool: bool = False  # rows of a large LOAD may wait on the disk beside the target, instead of in memory
     strays: bool = False  # also rows whose key is no integer
-    ids: Sequence[int] = ()  # rows of MEND that changed or are missing, or of TRY and SET_ASIDE
-    removed: Sequence[int] = ()  # rows of MEND that the source no longer has; nodes that CONVERT is to do without
-    table: str = ""  # table of MEND, and of VERIFY by ids
+    ids: Sequence[int] = ()  # rows of REFRESH that changed or are missing, or of TRIAL_LOAD and QUARANTINE
+    removed: Sequence[int] = ()  # rows of REFRESH that the source no longer has; nodes that CONVERT is to do without
+    table: str = ""  # table of REFRESH, and of VERIFY by ids
     bounds: Mapping[str, int] = field(default_factory=dict)  # highest key of each table that was migrated
     isolated: Isolated = field(default_factory=dict)  # rows that took workers down, which go to quarantine
     refused: Refused = field(default_factory=dict)  # values that did, or that the engine did not give back
@@ -130,12 +130,12 @@ class Job:
     chunk_bytes: int = 0
     ledger: str = ""
     quarantine: str = ""
-    conflicts: str = ""  # where CATCH_UP records values that gave way to the other side's
+    conflicts: str = ""  # where SYNC records values that gave way to the other side's
     strict: bool = False
     rebuilds: int = 0  # how often the unfinished target was begun anew, for LOAD
     unfinished: bool = False  # COUNT is of a target that is to be published, or gone on with
     writable: bool = False  # COUNT takes in what a write-ahead log still holds
-    copy_to: str = ""  # the new file of COMPACT (the other one of SAME), EXPORT, and of CARRY: empty, it only counts
+    copy_to: str = ""  # the new file of COMPACT (the other of COMPARE_TARGETS) and of both exports; empty: count only
     own: str = ""  # the file of an EXPORT, for IMPORT and FIND
     own_ids: Mapping[str, Mapping[int, int]] = field(default_factory=dict)  # by table: ids that IMPORT gave, by the old
     extension: str = ""  # the VECTOR extension for INDEX; empty: the installed one
@@ -145,7 +145,7 @@ class Job:
     counts_only: bool = False  # COMPARE counts tables, and reads no row
     strange: bool = False  # the target of COMPARE may be another than the one that the ledger tells of
     quarantined: Quarantined = field(default_factory=dict)  # rows that COMPARE does not expect in the target
-    since_ms: int = 0  # from when on a memory is a recent one, for VITALS
+    since_ms: int = 0  # from when on a memory is a recent one, for STATS
     late: Late | None = None
     applied: Applied | None = None  # what CONFIRM looks for
 

@@ -1,4 +1,4 @@
-"""Carrying back: what a target has and SQLite lacks, and what was changed there last, as lines of one file.
+"""The rollback export: what a target has and SQLite lacks, as lines of one file.
 
 Only reading, on both sides: whoever goes back to SQLite writes it (`nimad/writeback/`). What SQLite has no place for is
 in the file too, marked as kept there. A value is never carried over one of SQLite's unless it is known to be newer: of

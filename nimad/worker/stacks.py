@@ -1,4 +1,4 @@
-"""What a worker that crashes leaves on stderr: the Python stacks of all its threads, then the native stack.
+"""Stack traces of a crashing worker on stderr: all Python threads, then the native stack.
 
 From Python 3.14 on, `faulthandler` writes both. Before, it writes the Python stacks, puts back the handler that it
 found, and raises the signal again; that handler is ours here, and has glibc write the native stack.

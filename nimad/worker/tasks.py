@@ -1,4 +1,4 @@
-"""What a worker can be asked to do, task by task."""
+"""The tasks of a worker."""
 
 import re
 import resource

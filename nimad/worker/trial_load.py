@@ -1,4 +1,4 @@
-"""A trial: rows loaded into a target that nobody keeps, to see whether they take their worker down."""
+"""The trial load: rows are loaded into a target that is discarded, to see whether they take the worker down."""
 
 from nimad.source.rows import ConvertedRows
 from nimad.source.schema import EDGES, NODES, Schema

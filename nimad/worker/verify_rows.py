@@ -1,4 +1,4 @@
-"""Verification: every row and every column of the target against what SQLite holds now.
+"""Verification of every row and column of the target against SQLite.
 
 Both sides are read anew, range by range, and compared value for value (floats of embeddings bit for bit), which
 says more than a checksum would at the same cost: both sides have to be read for either. What SQLite gave is

@@ -1,1 +1,1 @@
-"""The doctor's checks: each looks at one thing, and says what it found and which command mends it."""
+"""The checks of `nimad doctor`. Each looks at one thing and returns findings with the command that remedies them."""

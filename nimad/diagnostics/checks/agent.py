@@ -1,4 +1,4 @@
-"""The agent: what OpenClaw's file and NIMA's variables have it read, and which lines of them are to change."""
+"""The agent: which side OpenClaw's file and NIMA's variables make it read, and which lines have to change."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Python and LadybugDB: which package answers to the import name, what it writes, and whether the agent can read it."""
+"""Python and LadybugDB: which package is installed, what it writes, and whether the agent can read it."""
 
 import platform
 import shlex

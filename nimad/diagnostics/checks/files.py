@@ -1,4 +1,4 @@
-"""The files: settings, the memory itself, what may be written, who holds what, and what was left."""
+"""The files: settings, source, target, permissions, locks and leftovers."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""What a check found, and what the checks share."""
+"""A finding of a check, and what the checks share."""
 
 from dataclasses import dataclass
 from enum import IntEnum

@@ -1,4 +1,4 @@
-"""The machine: processor, pages, memory and what limits it, the disk and its kind."""
+"""The machine: processor, pages, memory limits, disk."""
 
 import os
 import shlex

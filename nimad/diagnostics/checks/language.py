@@ -1,4 +1,4 @@
-"""The system's language: in some of them an engine does not find its functions that have an i in their names.
+"""The system's locale: in some, an engine does not find its functions that have an i in their names.
 
 LadybugDB upper-cases names as the locale has it, and in a Turkish one the upper case of i is no I. Our workers have a
 locale of their own; the agent's programs have that of whoever starts them.

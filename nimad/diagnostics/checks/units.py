@@ -1,4 +1,4 @@
-"""The service: what systemd says of it, the system's own and that of the user."""
+"""The systemd units of the service, the system's and the user's."""
 
 import os
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""The connection that a command was typed over: a run that works in its terminal ends with it."""
+"""The connection of the terminal: a run over ssh ends with it."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""The console: plain lines when piped, a progress bar under them on a terminal."""
+"""The console: plain lines in a pipe, a progress bar on a terminal."""
 
 import sys
 from types import TracebackType

@@ -1,4 +1,4 @@
-"""A page on the screen: coloured lines on a terminal that has colours, plain ones in a pipe."""
+"""A page on the screen: coloured on a terminal, plain in a pipe."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Stdout and stderr of a command: a sign that they lack has a stand-in, and what they do not take stops nothing."""
+"""stdout and stderr: characters that they lack are replaced, and a failing stream stops nothing."""
 
 import codecs
 import errno

@@ -1,4 +1,4 @@
-"""Signs for the screen: those of UTF-8, or plain ones where the terminal or the pipe has none."""
+"""Symbols of the screen: UTF-8, or ASCII where the terminal lacks it."""
 
 import sys
 from dataclasses import dataclass

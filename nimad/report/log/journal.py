@@ -1,4 +1,4 @@
-"""The journal: entries with priority and fields, in its native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
+"""The journal: entries with priority and fields, in the native protocol (systemd.io/JOURNAL_NATIVE_PROTOCOL)."""
 
 import array
 import errno

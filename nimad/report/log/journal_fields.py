@@ -1,4 +1,4 @@
-"""The position: where a run is, as the journal's entries can be found by it."""
+"""Journal fields that tell where in a run an entry was written."""
 
 from dataclasses import dataclass, replace
 

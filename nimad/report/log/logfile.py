@@ -1,4 +1,4 @@
-"""The log file: loguru writes it; here is how it is opened, and that it is made anew when it was moved away."""
+"""The log file, reopened when it was moved away."""
 
 import os
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""The words for what a new target takes over from the one before."""
+"""Messages about what a new target takes over from the old one."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any

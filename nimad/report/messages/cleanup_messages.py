@@ -1,4 +1,4 @@
-"""The words for leftovers and what becomes of them."""
+"""Messages about leftovers and their removal."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict

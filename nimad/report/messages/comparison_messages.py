@@ -1,4 +1,4 @@
-"""The words for a comparison of SQLite and a target, for people and for programs."""
+"""Messages of a comparison, for people and programs."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict

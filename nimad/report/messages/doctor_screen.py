@@ -1,4 +1,4 @@
-"""The doctor's page: one line for each finding, and under it the command, or the lines, that mend it."""
+"""The screen of `nimad doctor`: one line per finding, and the remedy under it."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -61,7 +61,7 @@ def to_json(report: Report) -> dict[str, Any]:
                 "check": finding.check,
                 "verdict": finding.verdict.name.lower(),
                 "text": finding.text,
-                "mend": finding.remedy or None,
+                "remedy": finding.remedy or None,
             }
             for finding in report.findings
         ],

@@ -1,4 +1,4 @@
-"""The words of a health check: one file, or a source and its target side by side."""
+"""The screen of `nimad health`: one file, or source and target side by side."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""The words for a rollback, for people and for programs."""
+"""Messages of a rollback, for people and programs."""
 
 from collections.abc import Iterator
 from pathlib import Path

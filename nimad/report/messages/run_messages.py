@@ -1,4 +1,4 @@
-"""The words for each event: the lines of the guide, and those that come between."""
+"""Messages of a run: the lines of the guide, and those between them."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The words for each event of the service."""
+"""Messages of the service."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The status line of the service: what goes on now, in the words of `systemctl status`."""
+"""The status line of the service, as `systemctl status` shows it."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The screen of `nimad status`: how a migration stands, in 80 columns and 24 rows."""
+"""The screen of `nimad status`, in 80 columns and 24 rows."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The words for what happens to a target that is kept up to date."""
+"""Messages of sync."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The gathering of an account from a migration's record, the state file, the quarantine and both files as they are."""
+"""Building a run report from run history, state file, quarantine and files."""
 
 from collections.abc import Mapping
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""HTML that cannot be broken out of: whatever is not made here is escaped when it goes in."""
+"""HTML that cannot be broken out of: everything that is not built here is escaped."""
 
 import html
 import unicodedata

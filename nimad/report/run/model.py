@@ -1,4 +1,4 @@
-"""The account of one migration: what `nimad report` tells, in whatever form.
+"""The model of a run report.
 
 It holds ids, counts, names and reasons, and no text of a memory.
 """

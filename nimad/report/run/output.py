@@ -1,4 +1,4 @@
-"""Where a report is put: whole, and never in a memory's own place."""
+"""Where a report is written: whole, and never over a memory."""
 
 import os
 import stat

@@ -1,4 +1,4 @@
-"""The account as one page of HTML: no script, nothing fetched, readable on a telephone and on paper."""
+"""The run report as one HTML page: no script, nothing fetched."""
 
 from collections.abc import Sequence
 from typing import Final

@@ -1,4 +1,4 @@
-"""What a migration's record tells, or else its state file. Somebody may have written in either: no value is trusted."""
+"""Parsing of run history and state file for a report; no value is trusted."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

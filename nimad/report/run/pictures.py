@@ -1,4 +1,4 @@
-"""Pictures of a run, as SVG that is part of the page: each figure is in a table beside it, too.
+"""The pictures of a run report, as inline SVG.
 
 Across, everything is in percent and up and down in pixels, so that a picture fits any width and its letters stay
 readable.

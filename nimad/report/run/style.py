@@ -1,4 +1,4 @@
-"""How the page looks: on a telephone, a wide screen, in the dark, and on paper."""
+"""The style sheet of the run report."""
 
 from typing import Final
 

@@ -1,4 +1,4 @@
-"""The tables of an account, for the page and for plain text alike."""
+"""The tables of a run report, for HTML and text."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace

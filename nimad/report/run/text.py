@@ -1,4 +1,4 @@
-"""The account as plain text, for a terminal or a mail."""
+"""The run report as plain text."""
 
 import unicodedata
 from collections.abc import Iterator

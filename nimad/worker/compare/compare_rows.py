@@ -1,4 +1,4 @@
-"""Comparing: a target that is there, or whatever LadybugDB file, against SQLite; every row, and nothing is changed.
+"""Comparison of a LadybugDB file with SQLite, row by row; nothing is changed.
 
 Unlike a verification before publishing (`worker/verify_rows.py`), neither side is believed: the agent may have gone on
 writing to both, and to the target under ids of its own. So rows are paired first (`worker/identity/match.py`), and what

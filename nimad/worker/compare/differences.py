@@ -1,4 +1,4 @@
-"""Differences: what a comparison found of one table, row by row."""
+"""Differences that a comparison found in one table, row by row."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field

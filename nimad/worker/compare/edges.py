@@ -1,4 +1,4 @@
-"""Edges of a target, told by their keys where they have them, and otherwise by what they say."""
+"""Edges of a target, identified by their keys, or else by their content."""
 
 from collections import Counter
 from typing import Any

@@ -1,4 +1,4 @@
-"""Same: whether two files of the engine hold the same tables, rows and values, whoever wrote them."""
+"""Whether two files of the engine hold the same tables, rows and values."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a comparison of SQLite and a target says, as facts that both sides of a worker's pipe know.
+"""The facts of a comparison, as they go from worker to supervisor.
 
 Standard library only, as `worker/protocol.py`.
 """

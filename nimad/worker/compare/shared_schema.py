@@ -1,4 +1,4 @@
-"""Fitting: of the columns that SQLite has, those that a target has too, whoever made it, and in which types."""
+"""The shared schema: columns that SQLite and a target both have, with their types."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Copied: which rows of the target are exactly as they were copied, in every column and in what hangs on them."""
+"""Rows of the target that are exactly as they were copied."""
 
 from collections.abc import Collection, Mapping
 

@@ -1,4 +1,4 @@
-"""Unpaired: how many rows one side alone has, for a health check: paired as a comparison pairs them, without values."""
+"""Counts of rows that only one side has, for a health check."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict

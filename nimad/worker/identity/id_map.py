@@ -1,4 +1,4 @@
-"""Naming: by which id the target knows a row of the source, when the agent writes to both of them itself.
+"""The id map: the target's id for a row of the source, when the agent writes to both.
 
 nima-core takes the highest id and one for its own rows in the target, so an id there need not mean the memory that has
 it in SQLite; and it takes an id again once its newest memory is gone. So the ledger is asked which id a row had, and

@@ -1,4 +1,4 @@
-"""Identity: which memory, or which turn, a row is, whatever its id.
+"""Natural keys: which memory or turn a row is, whatever its id.
 
 An id says it for a while only. nima-core gives the id of a memory that it deleted to its next one, and a backup that is
 put back has SQLite give out ids a second time. Turn, layer and moment tell memories apart; name and moment, turns.

@@ -1,4 +1,4 @@
-"""Knowing a memory again: whether SQLite's rows are those that a ledger tells of, wherever the file lies now.
+"""Recognizing a memory: whether SQLite's rows are those of a ledger, wherever the file lies.
 
 A row is the same one where its digest is. It is too where the agent went on with it: turn, layer, moment and text are
 what tells a memory from another, and a recall changes none of them.

@@ -1,4 +1,4 @@
-"""Catching up: late arrivals of the source, into a target that is published.
+"""Applying later rows of the source to a published target.
 
 The nodes, edges and turns of one moment go in together, in one transaction that the write-ahead log covers: a reader
 sees all of a turn or nothing. What is equal already is not written again, so doing it twice is harmless.

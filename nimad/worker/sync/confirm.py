@@ -1,4 +1,4 @@
-"""Confirming: what a catching-up says it did, looked for by a process that opened the target afterwards.
+"""Confirming what a sync did, in a process that opened the target afterwards.
 
 Only what is found, every value of it, is noted in the ledger. What is not is a late arrival still.
 """

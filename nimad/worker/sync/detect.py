@@ -1,4 +1,4 @@
-"""Candidates: the rows that a catching-up may have to bring to the target, found in SQLite and the ledger alone."""
+"""Detecting rows that a sync may have to bring, from SQLite and the ledger alone."""
 
 import sqlite3
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Edges of one merge: told by the source's key, and otherwise by their ends and relation."""
+"""Edges of one merge, identified by the source's key, or else by ends and relation."""
 
 import itertools
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Columns that came to SQLite after the target was made: those that fit are taken, the others are named."""
+"""Columns that SQLite got after the target was made: fitting ones are added, others are named."""
 
 from dataclasses import dataclass, replace
 

@@ -1,4 +1,4 @@
-"""Three-way: whose value a column of the target gets, once SQLite and the agent may both have changed it.
+"""The three-way rule: which value a column gets when SQLite and the agent may both have changed it.
 
 The base is what SQLite held when the row was last reconciled (`state/ledger.py`). Only SQLite changed: SQLite's value.
 Only the target changed: the target's. Both: recall figures, all of them together, by the later `last_accessed`, marks

@@ -1,4 +1,4 @@
-"""Carrying over: a value of one target's column in another target's column of the same name."""
+"""Conversion of a value from a column of one target to the same column of another."""
 
 from array import array
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Renumbering: rows of a new target under the ids that they had in the target before.
+"""Renumbering: rows of a new target get the ids that they had in the old one.
 
 The agent keeps ids of memories in files of its own; there a memory may have another id than in SQLite. The engine
 changes no key, so a row goes out and comes in again, with its edges and links. The file is not published yet: what ends

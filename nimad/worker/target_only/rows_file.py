@@ -1,4 +1,4 @@
-"""Own: what a target alone holds, as lines of one file that a new target takes in.
+"""The file of target-only rows: one JSON object per line.
 
 A line says what it is, and of which table of the target. Rows are named by SQLite's key where SQLite has them, and
 otherwise by their id in the old target. The new one has both of them under the ids that they have there.
