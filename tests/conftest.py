@@ -13,10 +13,13 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import locales
 import pytest
-from environments import Index, MakeEnvironment
-from users import BOB, REACH, as_alice, folder_of, words_that_open
+from support import locales
+from support.environments import Index, MakeEnvironment
+from support.following import follow, made, source
+from support.users import BOB, REACH, as_alice, folder_of, words_that_open
+
+__all__ = ["follow", "made", "source"]  # fixtures
 
 #: Files whose tests run one after the other in one process.
 TOGETHER = {"test_ends.py", "test_memory.py", "test_poison.py"}

@@ -31,7 +31,7 @@ _ENCODING = ("PYTHONIOENCODING", "PYTHONUTF8")
 #: becomes `FSM_İNFO`, which no function is called.
 LOCALE = "C.UTF-8"
 
-#: Seconds between looks at the stop flag while a guest works.
+#: Seconds between looks at the stop flag while the probe works.
 _POLL_S = 0.1
 #: Bytes of an answer: one line for each of a few engines.
 ANSWER_BYTES = 64 * 1024
@@ -80,7 +80,7 @@ class Interpreter:
         return {**ours, **places}
 
     def ask(self, stop: threading.Event, limit_s: float, *words: str) -> tuple[list[dict[str, Any]], str]:
-        """What `guest.py` answers in this interpreter, and how it ended where that was not well."""
+        """What `probe_script.py` answers in this interpreter, and how it ended where that was not well."""
         with Path(probe_script.__file__).open("rb") as program:  # which its user need not be able to read
             return self._ask(program, stop, limit_s, words)
 

@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support import make_memory, node
-from test_console import TIMEOUT_S, nimad
-from torture import Life, beside, target_of
-from users import ALICE, BOB, ROOT, folder_of, given
+from support.commands import TIMEOUT_S, nimad
+from support.memories import make_memory, node
+from support.torture import Life, beside, target_of
+from support.users import ALICE, BOB, ROOT, folder_of, given
 
 from nimad.engines.selection import MOST_READERS
 from nimad.errors import ExitCode

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import change, make_memory, migrate, node
-from test_console import environment, nimad
-from test_following import agent
+from support.commands import environment, nimad
+from support.following import agent
+from support.memories import change, make_memory, migrate, node
 
 from nimad.config import Settings, read_openclaw
 from nimad.engines import interpreter

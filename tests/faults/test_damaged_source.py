@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from arrival import as_text, in_json
-from documented import Became, becomes, dimension, integer
-from support import (
+from support.arrival import as_text, in_json
+from support.documented import Became, becomes, dimension, integer
+from support.memories import (
     DEFAULTS,
     LINKS,
     TABLES,
@@ -40,8 +40,8 @@ from support import (
     turn,
     vector,
 )
-from torture import assert_nothing_left, beside, interrupted, left_behind
-from torture import opened as target_opened
+from support.torture import assert_nothing_left, beside, interrupted, left_behind
+from support.torture import opened as target_opened
 
 import nimad
 from nimad.errors import DifferenceError, ExitCode, NimadError, SourceDamagedError, StoppedError

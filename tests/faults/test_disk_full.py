@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Hurried, Run, assert_same, make_memory, migrate, node
-from test_console import nimad
-from torture import Life, assert_nothing_left, interrupted, run_to_the_end, small_memory, state_of
+from support.commands import nimad
+from support.memories import Hurried, Run, assert_same, make_memory, migrate, node
+from support.torture import Life, assert_nothing_left, interrupted, run_to_the_end, small_memory, state_of
 
 import nimad as package
 from nimad.errors import CannotWriteError, DiskError, ExitCode

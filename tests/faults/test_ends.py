@@ -20,14 +20,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import bad_worker
 import ladybug
 import pytest
 from click.testing import CliRunner
-from support import Hurried, change, make_memory, migrate, node, turn, vector
+from support import bad_worker
+from support.memories import Hurried, change, make_memory, migrate, node, turn, vector
+from support.torture import Life, assert_all_there, beside, interrupted, small_memory, staging_of, target_of
 from test_memory import HURRY, NO_ROOM_TO_WAIT, memory_group, rows_loaded
 from test_stacks import FRAME, HAS_NATIVE
-from torture import Life, assert_all_there, beside, interrupted, small_memory, staging_of, target_of
 
 import nimad
 from nimad.cli.main import cli

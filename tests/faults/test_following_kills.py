@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from support import assert_same, edge, insert, make_memory, migrate, node, turn, vector
-from torture import beside, target_of
+from support.memories import assert_same, edge, insert, make_memory, migrate, node, turn, vector
+from support.torture import beside, target_of
 
 import nimad
 from nimad.events.run import Event, SetAside

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-import forgetful_worker
 import pytest
-from arrival import parts
-from support import assert_same, edge, make_memory, migrate, node, read_target, turn
-from test_console import nimad
-from torture import target_of
+from support import forgetful_worker
+from support.arrival import parts
+from support.commands import nimad
+from support.memories import assert_same, edge, make_memory, migrate, node, read_target, turn
+from support.torture import target_of
 
 from nimad.errors import ExitCode, RefusedError
 from nimad.events.run import Refused, WrittenAgain

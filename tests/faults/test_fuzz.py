@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import edge, make_memory, migrate, node, turn, vector
-from test_console import command, environment
+from support.commands import command, environment
+from support.memories import edge, make_memory, migrate, node, turn, vector
 from test_kills import write_figures
 
 from nimad.errors import ExitCode

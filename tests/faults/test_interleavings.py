@@ -18,16 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent.lives import Life, Rest, doubled, incomplete, told
-from agent.reading import Side
-from agent.steps import LAYERS
-from agent.three_way import differing, expected, with_defaults
-from services import service
-from support import edge, make_memory, node, turn, vector
+from support.agent.lives import Life, Rest, doubled, incomplete, told
+from support.agent.reading import Side
+from support.agent.steps import LAYERS
+from support.agent.three_way import differing, expected, with_defaults
+from support.memories import edge, make_memory, node, turn, vector
+from support.services import service
+from support.torture import Life as Run
+from support.torture import target_of
 from test_following_kills import killer
 from test_kills import write_figures
-from torture import Life as Run
-from torture import target_of
 
 import nimad
 from nimad.sync.follower import Follower, SyncResult

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Memory, assert_same, change, edge, make_memory, node, turn, vector
-from torture import (
+from support.memories import Memory, assert_same, change, edge, make_memory, node, turn, vector
+from support.torture import (
     LISTEN_S,
     LOOK_S,
     Life,

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent.lives import FIRST_MOMENT, PACE_MS, Life, Rest
-from agent.reading import read_ladybug
-from agent.steps import BOTH, LAYERS, SQLITE, Prune, Recall, Store
-from environments import OURS, opened
-from services import Service, service
+from support.agent.lives import FIRST_MOMENT, PACE_MS, Life, Rest
+from support.agent.reading import read_ladybug
+from support.agent.steps import BOTH, LAYERS, SQLITE, Prune, Recall, Store
+from support.environments import OURS, opened
+from support.services import Service, service
+from support.torture import last_ids, run_to_the_end, small_memory, state_of, target_of
 from test_kills import write_figures
-from torture import last_ids, run_to_the_end, small_memory, state_of, target_of
 
 from nimad.sync import live_compaction
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import Hurried, make_memory, migrate, migrate_smoothly, node
-from torture import Life, assert_all_there, run_to_the_end, small_memory, staging_of, state_of, target_of
+from support.memories import Hurried, make_memory, migrate, migrate_smoothly, node
+from support.torture import Life, assert_all_there, run_to_the_end, small_memory, staging_of, state_of, target_of
 
 import nimad
 from nimad.cli.main import main

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import support
-from environments import OLDEST, Environment, MakeEnvironment, read_with
-from support import (
+from support.commands import nimad as run_command
+from support.environments import OLDEST, Environment, MakeEnvironment, read_with
+from support.memories import (
+    ENGINE_LIMITS,
     Hurried,
     Run,
     assert_same,
@@ -29,8 +30,7 @@ from support import (
     turn,
     vector,
 )
-from test_console import nimad as run_command
-from torture import assert_nothing_left, interrupted, target_of
+from support.torture import assert_nothing_left, interrupted, target_of
 
 import nimad
 from nimad.config import Settings
@@ -276,5 +276,5 @@ def test_a_file_larger_than_the_pool_ends_complete(
     assert all("buffer pool is full" in event.message for event in ran.all(BatchFailed))
     assert ran.all(EngineComplained) == [], "this engine has no trouble with giving memory back"
     assert not [event for event in ran.all(Compacted) if event.after > event.before]
-    monkeypatch.setitem(support.ENGINE_LIMITS, "buffer_pool_size", 1024 * MIB)
+    monkeypatch.setitem(ENGINE_LIMITS, "buffer_pool_size", 1024 * MIB)
     assert_same(large_memory, ran.target)

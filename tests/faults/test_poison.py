@@ -8,10 +8,10 @@ import threading
 import time
 from pathlib import Path
 
-import bad_worker
 import pytest
 from click.testing import CliRunner
-from support import Hurried, Memory, change, edge, make_memory, migrate, node, read_source, read_target, turn
+from support import bad_worker
+from support.memories import Hurried, Memory, change, edge, make_memory, migrate, node, read_source, read_target, turn
 
 import nimad
 from nimad.cli.main import cli

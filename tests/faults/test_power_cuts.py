@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import assert_same
+from support.memories import assert_same
+from support.torture import LISTEN_S, Life, beside, left_behind, small_memory, state_of, target_of
 from test_kills import heard, reached, rows_of, write_figures
-from torture import LISTEN_S, Life, beside, left_behind, small_memory, state_of, target_of
 
 from nimad.errors import ExitCode
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import ladybug
 import pytest
-from support import (
+from support.memories import (
     ENGINE_LIMITS,
     Hurried,
     Run,
@@ -27,8 +27,7 @@ from support import (
     turn,
     vector,
 )
-from test_kills import LEAVES_A_LOG
-from torture import (
+from support.torture import (
     Life,
     assert_nothing_left,
     beside,
@@ -39,6 +38,7 @@ from torture import (
     staging_of,
     target_of,
 )
+from test_kills import LEAVES_A_LOG
 
 import nimad
 from nimad.errors import BatchFailedError, ExitCode, NimadError, RefusedError

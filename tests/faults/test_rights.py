@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Self
 
 import pytest
-from environments import OLDEST, Environment, MakeEnvironment
-from support import make_memory, migrate, node
-from test_console import TIMEOUT_S, Ran, environment, nimad
-from torture import LOOK_S, Life, beside, staging_of, target_of
-from users import ALICE, BOB, ROOT, folder_of, given
+from support.commands import TIMEOUT_S, Ran, environment, nimad
+from support.environments import OLDEST, Environment, MakeEnvironment
+from support.memories import make_memory, migrate, node
+from support.torture import LOOK_S, Life, beside, staging_of, target_of
+from support.users import ALICE, BOB, ROOT, folder_of, given
 
 from nimad.errors import ExitCode, NotAllowedError, UsageError
 from nimad.state.paths import Files, check_names, replace_text

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from support import (
+from support.memories import (
     Run,
     assert_same,
     change,
@@ -22,7 +22,7 @@ from support import (
     migrate,
     node,
 )
-from torture import assert_nothing_left, staging_of, target_of
+from support.torture import assert_nothing_left, staging_of, target_of
 
 import nimad
 from nimad.errors import ExitCode, NimadError, RefusedError, SourceError

@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import index_worker
 import ladybug
 import pytest
-from support import ENGINE_LIMITS, Run, assert_same, edge, make_memory, migrate, node, read_target, vector
-from torture import assert_nothing_left, state_of
+from support import index_worker
+from support.memories import ENGINE_LIMITS, Run, assert_same, edge, make_memory, migrate, node, read_target, vector
+from support.torture import assert_nothing_left, state_of
 
 import nimad
 from nimad.config import Settings

@@ -1,0 +1,1 @@
+"""What the tests share: memories, runs, services, agents and workers that misbehave."""
