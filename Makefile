@@ -8,7 +8,7 @@ SHARED := -n $$(($$(nproc) + 1)) --dist loadgroup --no-loadscope-reorder
 # Workers are started by the thousand: none is to compile the program anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo docs test test-locales test-system faults faults-arm64 faults-memory lint format bench bench-quick deb deb-wheels test-deb deb-arm64 clean
+.PHONY: demo docs test test-fast test-locales test-system faults faults-arm64 faults-memory lint format bench bench-quick deb deb-wheels test-deb deb-arm64 clean
 
 demo: $(READY)  ## a sample memory migrated, verified and asked
 	rm -rf demo
@@ -24,6 +24,9 @@ demo: $(READY)  ## a sample memory migrated, verified and asked
 
 docs: $(READY)  ## docs/reference, made from the program itself
 	$(BIN)/python packaging/reference.py
+
+test-fast: $(READY)  ## tests/unit: no process, no engine
+	$(BIN)/python -m pytest tests/unit
 
 test: $(READY)  ## the test suite, at the length that CI runs
 	$(BIN)/python -m pytest -m "not long" $(SHARED)

@@ -1,6 +1,6 @@
 """The rollback to SQLite, once SQLite holds everything that the target got.
 
-Looking changes nothing. Applying writes to SQLite, in one transaction and after a backup (`nimad/writeback/`), has
+Looking changes nothing. Applying writes to SQLite, in one transaction and after a backup (`rollback/writer.py`), has
 another comparison find nothing more, and sets the target aside. Killed anywhere, it is done again from the beginning:
 what SQLite has by then is not carried again.
 """

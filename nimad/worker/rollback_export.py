@@ -1,6 +1,6 @@
 """The rollback export: what a target has and SQLite lacks, as lines of one file.
 
-Only reading, on both sides: whoever goes back to SQLite writes it (`nimad/writeback/`). What SQLite has no place for is
+Only reading, on both sides: whoever goes back to SQLite writes it (`rollback/writer.py`). What SQLite has no place for is
 in the file too, marked as kept there. A value is never carried over one of SQLite's unless it is known to be newer: of
 a recall by `last_accessed`, of anything else by the ledger, when SQLite still is as it was copied.
 """
