@@ -33,13 +33,14 @@ from nimad.state.quarantine import entries, key_of
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.plan import MIB, POOL_FLOOR, limits_for
+from nimad.supervisor.retry import TARGET_DELAYS_S, FailedTry, retry
 from nimad.supervisor.timeout import Timeout
 from nimad.supervisor.worker_process import Launch, WorkerPool
 from nimad.worker.compare.facts import Listed, TableCompared
 from nimad.worker.protocol import Job, Quarantined, Task
 
 #: Seconds before each try: whoever has the target open may be the service, which needs it for a moment.
-DELAYS_S = (0.0, 1.0, 5.0)
+DELAYS_S = TARGET_DELAYS_S
 
 #: Rows, and bytes of them, that are held against each other at the same time. With 9,770 memories the worker takes
 #: 216 MB so, where 8,192 rows made it 490 MB: the engine takes much for a long list of edges.
@@ -239,19 +240,25 @@ def ask(job: Job, workers: WorkerPool, launch: Launch) -> WorkerResult:
 
 def _try(job: Job, workers: WorkerPool) -> WorkerResult:
     target, pool_factor = job.target_path(), 1
-    for following in (*DELAYS_S[1:], None):
+
+    def work() -> WorkerResult:
         size = machine.space_taken(target) + size_taken(job.source_path())
         # What is only read need not stay in the pool.
         limits = replace(limits_for(size), pool_bytes=POOL_FLOOR * pool_factor)
-        answer = workers.do(job.within(limits), limit_s=Timeout().limit_s(size), last=True)
-        if answer.ok or following is None or answer.rule.action in (Action.STOP, Action.REPAIR):
-            break
-        if answer.rule.action is Action.LARGER_POOL:
+        return workers.do(job.within(limits), limit_s=Timeout().limit_s(size), last=True)
+
+    def next_delay_s(failed: FailedTry) -> float | None:
+        nonlocal job, pool_factor
+        action = failed.result.rule.action
+        if action in (Action.STOP, Action.REPAIR):
+            return None
+        if action is Action.LARGER_POOL:
             pool_factor *= 2
-        if answer.rule.action is Action.SMALLER_BATCH:
+        if action is Action.SMALLER_BATCH:
             job = replace(job, chunk_rows=max(1, job.chunk_rows // 4), chunk_bytes=max(1, job.chunk_bytes // 4))
-        workers.pause(following)
-    return answer
+        return failed.delay_s
+
+    return retry(work, next_delay_s, workers.pause, DELAYS_S)
 
 
 def _busy(target: Path, why: str) -> RefusedError:

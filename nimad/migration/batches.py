@@ -9,7 +9,7 @@ from types import MappingProxyType
 from nimad.errors import StoppedError
 from nimad.events.run import BatchLoaded, BatchLost, EngineComplained, TableLoaded
 from nimad.host import machine
-from nimad.migration import bisect, compact, retry
+from nimad.migration import batch_retry, bisect, compact
 from nimad.migration.context import Context
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, TARGET_TABLES, TURNS, Table
@@ -61,7 +61,7 @@ class Loader:
         while True:
             parts, self._unconfirmed = self._unconfirmed, ()
             count = context.job(Task.COUNT, previous=[part.range for part in parts], unfinished=True)
-            answer = retry.attempt_reading(context, retry.same(count))
+            answer = batch_retry.attempt_reading(context, batch_retry.same(count))
             context.note_counts(answer.facts["counts"])
             context.state.free_bytes = answer.facts["free_bytes"]
             if self._confirmed(parts, answer.facts["previous"]):
@@ -223,7 +223,7 @@ class Loader:
             return context.job(Task.LOAD, range=did, then=then, previous=before, strays=strays, spool=spool)
 
         retries = context.state.retries
-        answer = retry.attempt(context, job, offset=self._offset)
+        answer = batch_retry.attempt(context, job, offset=self._offset)
         return self._settle(answer, ranges, healthy=context.state.retries == retries)
 
     def _see_to_room(self, ranges: Along) -> None:

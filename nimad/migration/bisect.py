@@ -12,7 +12,7 @@ from dataclasses import replace
 from nimad.errors import RefusedError, StoppedError
 from nimad.events.run import Isolated, Isolating
 from nimad.host.disk import discard
-from nimad.migration import retry
+from nimad.migration import batch_retry
 from nimad.migration.context import Context
 from nimad.source import rows as source_rows
 from nimad.source.ranges import Range
@@ -25,8 +25,8 @@ from nimad.worker.protocol import Job, Task
 SAMPLE_ROWS = 8
 SAMPLED_BATCH = 16
 #: Seconds before each further try of a single row, when its failure may be the machine's, and when it hardly is.
-CONFIRM_S = retry.DELAYS_S[1:]
-CONFIRM_CRASH_S = retry.DELAYS_S[1:2]
+CONFIRM_S = batch_retry.DELAYS_S[1:]
+CONFIRM_CRASH_S = batch_retry.DELAYS_S[1:2]
 #: Columns by which a row is known again, without which it is no row.
 _TELLING_APART = frozenset({"turn_id", *EDGE_ENDS})
 #: What a value is left out for while its row is tried.
@@ -87,7 +87,7 @@ def _set_aside(context: Context, table: str, key: int, columns: Sequence[str], r
         context.isolated.setdefault(table, {})[key] = failed
     # By a worker, because such a row may be larger than the supervisor is to become. One that fails is no loss: the
     # next that loads this range writes the same line.
-    answer = retry.quietly(context, context.job(Task.QUARANTINE, table=table, ids=[key]))
+    answer = batch_retry.quietly(context, context.job(Task.QUARANTINE, table=table, ids=[key]))
     if answer.ok:
         context.confirmed.update(answer.facts["rejected"])
     for part in columns or ("row",):

@@ -13,7 +13,7 @@ from nimad.compare import comparison
 from nimad.errors import DifferenceError, NimadError, RefusedError
 from nimad.events.run import BroughtAlong, NotBroughtAlong
 from nimad.host.disk import has_log, sync
-from nimad.migration import retry
+from nimad.migration import batch_retry
 from nimad.migration.context import Context
 from nimad.source.schema import NODES
 from nimad.state import target_state
@@ -148,14 +148,14 @@ def _import(context: Context) -> Mapping[str, Any]:
             raise worker_failure.error_of(done)
         if done.rule.action is Action.LARGER_POOL:
             context.raise_pool()
-        raise retry.UnreadableError(done)
+        raise batch_retry.UnreadableError(done)
     context.state.free_bytes = done.facts["free_bytes"]
     applied = Applied(**done.facts["applied"])
     job = context.job(Task.CONFIRM_RESTORED, own=own, own_ids=done.facts["ids"], applied=applied)
-    found = retry.attempt(context, retry.same(job))
+    found = batch_retry.attempt(context, batch_retry.same(job))
     missing = found.facts["missing"]
     if applied.digests:  # of what was verified, and written again since
-        again = retry.attempt(context, retry.same(context.job(Task.CONFIRM, applied=applied)))
+        again = batch_retry.attempt(context, batch_retry.same(context.job(Task.CONFIRM, applied=applied)))
         missing += sum(map(len, again.facts["missing"].values()))
     if missing:
         raise DifferenceError(

@@ -6,7 +6,7 @@ from nimad.config import command
 from nimad.events.run import Compacted, NotCompacted
 from nimad.host import machine
 from nimad.host.disk import discard, export_folder, is_closed, sync
-from nimad.migration import retry
+from nimad.migration import batch_retry
 from nimad.migration.context import Context
 from nimad.supervisor.plan import compaction_disk, compaction_needs
 from nimad.worker.protocol import Task
@@ -75,10 +75,10 @@ def _compact(context: Context, size: int) -> bool:
     copy = context.files.compacted
     before = context.pool_bytes
     context.pool_bytes = max(before, compaction_needs(context.survey.row_bytes)[1])
-    answer = retry.quietly(context, context.job(Task.COMPACT, copy_to=str(copy)))
+    answer = batch_retry.quietly(context, context.job(Task.COMPACT, copy_to=str(copy)))
     context.pool_bytes = before
     if answer.ok:
-        recount = retry.quietly(context, context.job(Task.COUNT, target=str(copy)))
+        recount = batch_retry.quietly(context, context.job(Task.COUNT, target=str(copy)))
         if recount.ok and recount.facts["counts"] == answer.facts["counts"]:
             copy.replace(context.files.staging)
             sync(copy.parent)

@@ -7,7 +7,7 @@ from typing import Any
 
 from nimad.errors import CannotWriteError, RefusedError, StoppedError
 from nimad.events.run import DryRun
-from nimad.migration import large_pages, name_conflicts, publish, resume, retry
+from nimad.migration import batch_retry, large_pages, name_conflicts, publish, resume
 from nimad.migration.context import Context
 from nimad.source.ranges import Range, next_range
 from nimad.source.schema import NODES, Table
@@ -115,7 +115,7 @@ def _convert_table(context: Context, table: Table, lost: list[int]) -> tuple[lis
                 break
             wanted = Range(table.name, last, last, 0, 0)
         job = context.job(Task.CONVERT, range=wanted, strays=strays, removed=lost)
-        answer = retry.quietly(context, job)
+        answer = batch_retry.quietly(context, job)
         if not answer.ok:
             raise (
                 worker_failure.error_of(answer) if answer.rule.action is Action.STOP else StoppedError(answer.message)

@@ -16,7 +16,7 @@ from typing import Any
 from nimad.errors import RefusedError
 from nimad.events.run import GaveWay, PutBack
 from nimad.host.disk import FileKind, is_closed, is_hollow, kind_of, leads_to, sync
-from nimad.migration import retry
+from nimad.migration import batch_retry
 from nimad.migration.context import Context
 from nimad.state import target_state
 from nimad.state.names import names_of, other_logs
@@ -109,5 +109,5 @@ def _is_ours(files: Files) -> bool:
 
 def _is_empty(context: Context, path: Path) -> bool:
     """Whether a worker that read all its tables found no row in any of them."""
-    answer = retry.quietly(context, context.job(Task.HAS_ROWS, target=str(path), schema=None))
+    answer = batch_retry.quietly(context, context.job(Task.HAS_ROWS, target=str(path), schema=None))
     return answer.ok and answer.facts["rows"] == 0

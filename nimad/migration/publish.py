@@ -12,7 +12,7 @@ from nimad.config import command
 from nimad.errors import CannotWriteError
 from nimad.events.run import NotNamed, Published
 from nimad.host.disk import is_closed, pieces, relative, sync
-from nimad.migration import name_conflicts, retry
+from nimad.migration import batch_retry, name_conflicts
 from nimad.migration.context import Context
 from nimad.state.paths import Files, free_name, move_aside
 from nimad.state.target_state import names_of, note, of_target
@@ -27,7 +27,7 @@ _RENAME_NOREPLACE = 1
 def close(context: Context) -> None:
     """See that nothing is left beside the staging file: engines before 0.18 leave a log on pages of 16 KiB."""
     if not is_closed(context.files.staging):
-        retry.attempt(context, retry.same(context.job(Task.COUNT, writable=True)))
+        batch_retry.attempt(context, batch_retry.same(context.job(Task.COUNT, writable=True)))
 
 
 def publish(context: Context) -> None:

@@ -10,7 +10,7 @@ import time
 from nimad.errors import RefusedError
 from nimad.events.run import SetAside
 from nimad.host.disk import READ_SUFFIXES, pieces, sync
-from nimad.migration import large_pages, retry
+from nimad.migration import batch_retry, large_pages
 from nimad.migration.context import Context
 from nimad.state.paths import free_name, move_aside
 from nimad.supervisor import worker_failure
@@ -69,8 +69,8 @@ def _count(context: Context) -> WorkerResult | None:
         return None
     count = context.job(Task.COUNT, writable=True)
     try:
-        answer = retry.attempt(context, retry.same(count))
-    except retry.UnreadableError as unreadable:
+        answer = batch_retry.attempt(context, batch_retry.same(count))
+    except batch_retry.UnreadableError as unreadable:
         return unreadable.answer
     except worker_failure.ExhaustedError as exhausted:
         if exhausted.answer.kind in _UNREADABLE:

@@ -13,7 +13,7 @@ from nimad.events.run import Named, NothingToDo
 from nimad.events.sync import Moved
 from nimad.host import machine
 from nimad.host.disk import discard
-from nimad.migration import name_conflicts, publish, repair, retry
+from nimad.migration import batch_retry, name_conflicts, publish, repair
 from nimad.migration.context import Context
 from nimad.migration.publish import in_the_way
 from nimad.plural import number_of, set_aside
@@ -73,9 +73,9 @@ def finished(context: Context) -> NothingToDo | Complete | InUse | None:
     made: Mapping[str, Any] = target_state.of_target(context.files)
     made, maker = _known(context, made), target_state.identity_of(made)
     count = context.job(Task.COUNT, target=str(target), schema=None)
-    answer = retry.quietly(context, count)
+    answer = batch_retry.quietly(context, count)
     if not answer.ok and _TO_RECOVER in answer.message.lower() and machine.holder_of(target) is None:
-        answer = retry.quietly(context, replace(count, writable=True))
+        answer = batch_retry.quietly(context, replace(count, writable=True))
     if answer.kind is FailureKind.ENGINE_MISSING:
         raise worker_failure.error_of(answer)
     if answer.kind is FailureKind.STORAGE_VERSION:
@@ -143,7 +143,7 @@ def _check_found(context: Context, found: source_identity.IdentityCheck) -> None
 
 def _look(context: Context, made: Mapping[str, Any], ledger: Path) -> source_identity.IdentityCheck | None:
     def ask(job: Job) -> WorkerResult:
-        return retry.quietly(context, replace(job, source=str(context.source.path), schema=context.survey.schema))
+        return batch_retry.quietly(context, replace(job, source=str(context.source.path), schema=context.survey.schema))
 
     source = SourceFile(context.settings.source, context.workers.stop)
     return source_identity.check_identity(made, source, ledger, ask)
@@ -216,7 +216,7 @@ def _check_readers(context: Context, made: Mapping[str, Any]) -> None:
 def _equal(context: Context) -> bool:
     """Whether a target of which no run tells holds what the source holds, every row and column."""
     job = context.job(Task.VERIFY, target=str(context.files.target), bounds=context.bounds(), quarantine="", ledger="")
-    answer = retry.quietly(context, job)
+    answer = batch_retry.quietly(context, job)
     found = answer.facts
     return answer.ok and not any(found[name] for name in ("changed", "missing", "removed", "damages", "wrong"))
 

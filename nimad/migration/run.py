@@ -27,6 +27,7 @@ from nimad.events.run import Listener
 from nimad.host import rights
 from nimad.host.disk import DISK_ERRORS, discard
 from nimad.migration import (
+    batch_retry,
     carry_over,
     compact,
     dry_run,
@@ -35,7 +36,6 @@ from nimad.migration import (
     reader_check,
     repair,
     resume,
-    retry,
     salvage,
     unfinished,
     vector_index,
@@ -275,7 +275,7 @@ def _nothing_done(context: Context) -> Result:
 
 def _probe(context: Context) -> Mapping[str, Any]:
     """Which engine is there. One that takes its worker down twice, before any file is opened, cannot be used."""
-    answer = retry.quietly(context, Job(task=Task.PROBE))
+    answer = batch_retry.quietly(context, Job(task=Task.PROBE))
     if answer.kind in (FailureKind.KILLED, FailureKind.OUT_OF_MEMORY):
         raise StoppedError(f"{answer.message} before it did anything; free some memory")
     if answer.kind in (FailureKind.CRASHED, FailureKind.NO_ANSWER, FailureKind.HALF_ANSWER, FailureKind.UNEXPECTED):
@@ -347,7 +347,7 @@ def _load_verify_publish(context: Context) -> Result:
             _load_and_verify(context)
             _publish(context)
             return _finish(context)
-        except retry.UnreadableError as unreadable:
+        except batch_retry.UnreadableError as unreadable:
             repair.repair(context, unreadable.answer)
 
 

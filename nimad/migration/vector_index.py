@@ -17,7 +17,7 @@ from nimad.errors import EngineError
 from nimad.events.run import Indexed, NotIndexed
 from nimad.host import machine, rights
 from nimad.host.disk import discard, is_closed, sync
-from nimad.migration import reader_check, retry
+from nimad.migration import batch_retry, reader_check
 from nimad.migration.context import Context
 from nimad.supervisor.outcome import WorkerResult
 from nimad.worker.protocol import Task
@@ -97,7 +97,7 @@ def _build(context: Context) -> str:
     try:
         copy_private(staging, copy)
         extension = str(context.settings.vector_extension or "")
-        answer = retry.quietly(context, context.job(Task.INDEX, target=str(copy), extension=extension))
+        answer = batch_retry.quietly(context, context.job(Task.INDEX, target=str(copy), extension=extension))
         if why_not := _why_not(context, answer):
             return why_not
         sync(copy)
@@ -129,7 +129,7 @@ def _why_not(context: Context, answer: WorkerResult) -> str:
     if context.state.brought:  # then it holds more than SQLite's rows, and their number has to do
         return ""
     job = context.job(Task.VERIFY, target=str(copy), bounds=context.bounds(), quarantine="")
-    compared = retry.quietly(context, job)
+    compared = batch_retry.quietly(context, job)
     if not compared.ok:
         return compared.message
     differs = any(compared.facts[name] for name in ("damages", "wrong", "missing"))

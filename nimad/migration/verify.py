@@ -8,7 +8,7 @@ from typing import Any
 from nimad.config import Verify
 from nimad.errors import DifferenceError, RefusedError
 from nimad.events.run import Refused, Verified, Verifying, WrittenAgain
-from nimad.migration import bisect, retry
+from nimad.migration import batch_retry, bisect
 from nimad.migration.context import Context
 from nimad.source.schema import EDGE_ENDS, EDGES, NODES, TARGET_TABLES
 from nimad.source.sql import sql_name
@@ -107,7 +107,7 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
         bounds = context.bounds()
         return context.job(Task.VERIFY, bounds=bounds, chunk_rows=rows, chunk_bytes=size, **facts)
 
-    answer = retry.attempt_reading(context, job)
+    answer = batch_retry.attempt_reading(context, job)
     context.note_counts(answer.facts["counts"])
     context.state.free_bytes = answer.facts["free_bytes"]
     if facts:
@@ -136,7 +136,7 @@ def _refresh(context: Context, table: str, ids: list[int], gone: list[int]) -> i
 
     while True:
         try:
-            answer = retry.attempt(context, job)
+            answer = batch_retry.attempt(context, job)
         except worker_failure.ExhaustedError as failure:
             if not bisect.isolate_ids(context, table, ids, failure):
                 raise
@@ -170,7 +170,7 @@ def _difference(context: Context, what: str) -> Exception:
             f"the target {what}; nothing was published. {context.files.staging} may hold rows that the damaged source "
             "has lost: keep a copy of it, then begin again with --restart"
         )
-    return retry.UnreadableError(WorkerResult(FailureKind.DAMAGED, f"left by an earlier run, it {what}"))
+    return batch_retry.UnreadableError(WorkerResult(FailureKind.DAMAGED, f"left by an earlier run, it {what}"))
 
 
 class Doubts:

@@ -22,12 +22,13 @@ from nimad.state.paths import Files, free_name
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
+from nimad.supervisor.retry import TARGET_DELAYS_S, FailedTry, retry
 from nimad.supervisor.timeout import Timeout
 from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.protocol import Applied, Job, Late, Task
 
 #: Seconds before each try.
-DELAYS_S = (0.0, 1.0, 5.0)
+DELAYS_S = TARGET_DELAYS_S
 #: Seconds that the agent is let finish which opened the target before our worker did, and between two looks at that.
 _AGENT_S, _POLL_S = 1.0, 0.05
 #: How often rows that are not found afterwards are brought again.
@@ -48,15 +49,15 @@ _MAYBE_THE_LOG = (
 
 def engine_of(workers: WorkerPool) -> Mapping[str, Any]:
     """The engine that the workers use. Raises the error that belongs to the last failure when none can be used."""
-    for following in (*DELAYS_S[1:], None):
-        answer = workers.do(Job(task=Task.PROBE))
-        if answer.ok:
-            engine: Mapping[str, Any] = answer.facts["engine"]
-            return engine
-        if following is None or answer.rule.action is not Action.RETRY:
-            break
-        workers.pause(following)
-    raise worker_failure.error_of(answer)
+
+    def next_delay_s(failed: FailedTry) -> float | None:
+        return failed.delay_s if failed.result.rule.action is Action.RETRY else None
+
+    answer = retry(lambda: workers.do(Job(task=Task.PROBE)), next_delay_s, workers.pause, DELAYS_S)
+    if not answer.ok:
+        raise worker_failure.error_of(answer)
+    engine: Mapping[str, Any] = answer.facts["engine"]
+    return engine
 
 
 def until_free(target: Path, stop: threading.Event, limit_s: float) -> bool:
@@ -241,25 +242,27 @@ class SyncRound:
 
     def _do(self, job: Job) -> Mapping[str, Any]:
         """Do a job until it is done, or nothing is left to try."""
-        for following in (*DELAYS_S[1:], None):
-            answer = self._try(job)
-            if answer.ok:
-                return answer.facts
-            if answer.kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE) and has_log(self._files.target):
-                raise self._log_error(answer)
-            action = answer.rule.action
-            if answer.kind is FailureKind.LOCKED and until_free(self._files.target, self._workers.stop, _AGENT_S):
-                continue
-            if answer.kind in (FailureKind.LOCKED, FailureKind.SOURCE_BUSY) or action in (Action.STOP, Action.REPAIR):
-                break
-            if following is None:
-                break
+        task = job.task
+
+        def next_delay_s(failed: FailedTry) -> float | None:
+            nonlocal job
+            kind, action = failed.result.kind, failed.result.rule.action
+            if kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE) and has_log(self._files.target):
+                raise self._log_error(failed.result)
+            if kind is FailureKind.LOCKED and until_free(self._files.target, self._workers.stop, _AGENT_S):
+                return 0.0
+            if kind in (FailureKind.LOCKED, FailureKind.SOURCE_BUSY) or action in (Action.STOP, Action.REPAIR):
+                return None
             if action is Action.LARGER_POOL:
                 self._pool_factor *= 2
             if action is Action.SMALLER_BATCH:
                 job = replace(job, chunk_rows=max(1, job.chunk_rows // 2))
-            self._workers.pause(following)
-        if answer.kind in _MAYBE_THE_LOG and job.task is not Task.COUNT and has_log(self._files.target):
+            return failed.delay_s
+
+        answer = retry(lambda: self._try(job), next_delay_s, self._workers.pause, DELAYS_S)
+        if answer.ok:
+            return answer.facts
+        if answer.kind in _MAYBE_THE_LOG and task is not Task.COUNT and has_log(self._files.target):
             self._do_without(answer)
         raise LeftAloneError(self._words(answer))
 

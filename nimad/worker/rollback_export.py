@@ -1,8 +1,8 @@
 """The rollback export: what a target has and SQLite lacks, as lines of one file.
 
-Only reading, on both sides: whoever goes back to SQLite writes it (`rollback/writer.py`). What SQLite has no place for is
-in the file too, marked as kept there. A value is never carried over one of SQLite's unless it is known to be newer: of
-a recall by `last_accessed`, of anything else by the ledger, when SQLite still is as it was copied.
+Both sides are only read; `rollback/writer.py` writes the lines to SQLite. What SQLite has no place for is in the file
+too, marked as kept there. A value replaces one of SQLite's only if it is known to be newer: recall figures by
+`last_accessed`, any other by the ledger, where SQLite is still as it was copied.
 """
 
 import json

@@ -7,10 +7,11 @@ from nimad.events.run import BatchFailed, BatchRecovered, PoolRaised
 from nimad.migration.context import Context
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
+from nimad.supervisor.retry import BATCH_DELAYS_S, FailedTry, retry
 from nimad.worker.protocol import Job
 
 #: Seconds before each try.
-DELAYS_S = (0.0, 1.0, 5.0, 15.0)
+DELAYS_S = BATCH_DELAYS_S
 
 
 #: Ends in every try of a worker that only reads, which tell that the target is not to be read.
@@ -37,24 +38,27 @@ def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0
     Raises the error that belongs to the last failure when no try succeeds, and `UnreadableError` when the staging
     file does not open.
     """
-    halvings = 0
-    for number, following in enumerate((*DELAYS_S[1:], None), start=1):
-        answer = context.do(make_job(halvings))
-        if answer.ok:
-            if number > 1:
-                context.listener(BatchRecovered(number))
-            return answer
-        action = answer.rule.action
+    halvings, failures = 0, 0
+
+    def next_delay_s(failed: FailedTry) -> float | None:
+        nonlocal halvings, failures
+        result, action = failed.result, failed.result.rule.action
+        failures = failed.number
         if action is Action.REPAIR:
-            raise UnreadableError(answer)
-        delay = following if action not in (Action.STOP, Action.ISOLATE) else None
-        context.listener(BatchFailed(number, len(DELAYS_S), answer.message, delay, offset, answer.stack))
-        if delay is None:
-            break
-        context.state.retries += 1
-        halvings += _relieve(context, action)
-        context.workers.pause(delay)
-    raise worker_failure.error_of(answer, number)
+            raise UnreadableError(result)
+        delay_s = failed.delay_s if action not in (Action.STOP, Action.ISOLATE) else None
+        context.listener(BatchFailed(failed.number, len(DELAYS_S), result.message, delay_s, offset, result.stack))
+        if delay_s is not None:
+            context.state.retries += 1
+            halvings += _relieve(context, action)
+        return delay_s
+
+    answer = retry(lambda: context.do(make_job(halvings)), next_delay_s, context.workers.pause, DELAYS_S)
+    if not answer.ok:
+        raise worker_failure.error_of(answer, failures)
+    if failures:
+        context.listener(BatchRecovered(failures + 1))
+    return answer
 
 
 def attempt_reading(context: Context, make_job: Callable[[int], Job]) -> WorkerResult:
