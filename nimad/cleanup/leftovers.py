@@ -21,7 +21,7 @@ from nimad.config import Settings
 from nimad.errors import NimadError
 from nimad.host import machine
 from nimad.host.bounded import STAT_BLOCK
-from nimad.host.disk import ENGINE_SUFFIXES, READ_SUFFIXES, export_folder
+from nimad.host.disk import ENGINE_SUFFIXES, NAME_STAMP, READ_SUFFIXES, export_folder
 from nimad.plural import number_of
 from nimad.source import quick_check
 from nimad.source.header import check_source
@@ -167,7 +167,7 @@ def _leftover(main: Path, kind: LeftoverKind, date: str, paths: list[Path], now:
         for status in _statuses(path):
             modified, size = max(modified, status.st_mtime), size + status.st_blocks * STAT_BLOCK
     with suppress(ValueError):
-        modified = time.mktime(time.strptime(date, "%Y%m%d-%H%M%S")) if date else modified
+        modified = time.mktime(time.strptime(date, NAME_STAMP)) if date else modified
     ordered = sorted(paths, key=lambda path: (path != main, path))
     return Leftover(main, tuple(ordered), kind, size, max(0.0, now - modified), may_go=True, reason="")
 

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from enum import StrEnum
 from pathlib import Path
 from struct import unpack_from
@@ -19,6 +20,9 @@ DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)
 LOG_SUFFIXES = (".wal", ".wal.checkpoint")
 READ_SUFFIXES = (*LOG_SUFFIXES, ".shadow")
 ENGINE_SUFFIXES = (*READ_SUFFIXES, ".checkpoint.intent.lock", ".checkpoint.apply.lock")
+
+#: The date and time in names of backups and of files that were set aside; local time, as in the log.
+NAME_STAMP = "%Y%m%d-%H%M%S"
 
 #: What SQLite may leave beside a file of its own.
 SQLITE_SUFFIXES = ("-journal", "-wal", "-shm")
@@ -168,3 +172,8 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def name_stamp(moment: float | None = None) -> str:
+    """The stamp of a moment, in seconds since the epoch, for a file's name; of now where none is given."""
+    return time.strftime(NAME_STAMP, time.localtime(moment))

@@ -5,11 +5,10 @@ a name with the date and stays for whoever wants to look.
 """
 
 import os
-import time
 
 from nimad.errors import RefusedError
 from nimad.events.run import SetAside
-from nimad.host.disk import READ_SUFFIXES, pieces, sync
+from nimad.host.disk import READ_SUFFIXES, name_stamp, pieces, sync
 from nimad.migration import batch_retry, large_pages
 from nimad.migration.context import Context
 from nimad.state.paths import free_name, move_aside
@@ -86,15 +85,11 @@ def _set_logs_aside(context: Context, answer: WorkerResult) -> bool:
     staging = context.files.staging
     logs = [log for suffix in READ_SUFFIXES if os.path.lexists(log := staging.with_name(staging.name + suffix))]
     if logs:
-        stamp = _stamp()
+        stamp = name_stamp()
         moved = [log.rename(free_name(log.with_name(f"{log.name}.{stamp}"))) for log in logs]
         sync(staging.parent)
         context.listener(SetAside([str(path) for path in moved], answer.message, whole=False))
     return bool(logs)
-
-
-def _stamp() -> str:
-    return time.strftime("%Y%m%d-%H%M%S")
 
 
 def set_whole_aside(context: Context, message: str) -> None:
@@ -106,7 +101,7 @@ def set_whole_aside(context: Context, message: str) -> None:
             f"{_cause(context) or 'check the disk (dmesg), then begin again with --restart'}"
         )
     state.rebuilds += 1
-    aside = free_name(files.staging.with_name(f"{files.staging.name}.{_stamp()}"))
+    aside = free_name(files.staging.with_name(f"{files.staging.name}.{name_stamp()}"))
     moved = [to for piece, to in zip(pieces(files.staging), pieces(aside), strict=True) if os.path.lexists(piece)]
     move_aside(files.staging, aside)
     sync(files.staging.parent)

@@ -30,7 +30,7 @@ from nimad.errors import (
     UsageError,
 )
 from nimad.host import machine, rights
-from nimad.host.disk import DISK_ERRORS, sync
+from nimad.host.disk import DISK_ERRORS, name_stamp, sync
 from nimad.migration import publish
 from nimad.printable import said
 from nimad.rollback.backup import back_up
@@ -278,8 +278,7 @@ def _found(settings: Settings, answer: WorkerResult) -> Rollback:
 
 
 def _backed_up(source: Path, memory: MemoryWriter) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    backup = free_name(source.with_name(f"{source.name}.backup-{stamp}"))
+    backup = free_name(source.with_name(f"{source.name}.backup-{name_stamp()}"))
     back_up(memory.connection, backup)
     return backup
 

@@ -7,7 +7,6 @@ is done by a process that has become its owner (`as_user`), so that no link ther
 import os
 import re
 import stat
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import nimad
 from nimad.errors import CannotWriteError, NotAllowedError
 from nimad.host import rights
 from nimad.host.as_user import as_user
+from nimad.host.disk import name_stamp
 from nimad.host.rights import UserAccount, account_of
 from nimad.state.paths import free_name
 
@@ -215,7 +215,7 @@ def _named_in(text: str, path: Path) -> Path | None:
 
 
 def _backup(path: Path) -> Path:
-    return free_name(path.with_name(f"{path.name}.backup-{time.strftime('%Y%m%d-%H%M%S')}"))
+    return free_name(path.with_name(f"{path.name}.backup-{name_stamp()}"))
 
 
 def _read(path: Path) -> str | None:

@@ -7,7 +7,6 @@ import os
 import re
 import shlex
 import stat
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import IO
 from nimad.config import Settings
 from nimad.errors import CannotWriteError, LockedError, NotAllowedError, RefusedError
 from nimad.host import filesystems, machine, rights
-from nimad.host.disk import export_folder, leads_to, pieces, relative, sqlite_pieces, sync
+from nimad.host.disk import export_folder, leads_to, name_stamp, pieces, relative, sqlite_pieces, sync
 from nimad.host.folders import ROOT
 
 #: Bytes of a lock file that are read: a PID and the end of its line.
@@ -150,12 +149,12 @@ class Files:
 
     def backup(self, moment: float) -> Path:
         """A free name for a file in the way; the time is local, as in the log."""
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment))
+        stamp = name_stamp(moment)
         return free_name(self._beside(f".backup-{stamp}"))
 
     def record(self, moment: float) -> Path:
         """A free name for what a rollback carries back."""
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(moment))
+        stamp = name_stamp(moment)
         return free_name(self._beside(f".rollback-{stamp}.jsonl"))
 
     def move_belongings(self, backup: Path, *more: Path) -> None:

@@ -13,7 +13,7 @@ from nimad.config import Settings, command
 from nimad.errors import DifferenceError, StoppedError
 from nimad.events.run import Listener, SetAside
 from nimad.host import machine
-from nimad.host.disk import READ_SUFFIXES, has_log, logs, sync
+from nimad.host.disk import READ_SUFFIXES, has_log, logs, name_stamp, sync
 from nimad.source.bounds import size_taken
 from nimad.source.schema import Schema
 from nimad.state import target_state
@@ -314,7 +314,7 @@ class SyncRound:
         target = self._files.target
         # The ledger tells of what was in it, and a kill must not let that be believed.
         target_state.note(self._files, target_state.of_target(self._files), {"distrust": True})
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+        stamp = name_stamp()
         moved = []
         for suffix in READ_SUFFIXES:
             log = target.with_name(target.name + suffix)

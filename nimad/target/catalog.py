@@ -64,11 +64,6 @@ class Joined:
     end_key: str
 
 
-def tables(database: Database) -> dict[str, str]:
-    """Every table with its kind, `NODE` or `REL`."""
-    return {str(name): str(kind) for name, kind in database.ask("CALL show_tables() RETURN name, type")}
-
-
 def of_indexes(database: Database) -> set[str]:
     """The tables that hold an index, and nothing that anybody wrote.
 
@@ -78,8 +73,8 @@ def of_indexes(database: Database) -> set[str]:
     try:
         rows = database.ask("CALL show_indexes() RETURN index_name")
     except RuntimeError:  # an engine that lists none
-        return tables_of_indexes(tables(database), None)
-    return tables_of_indexes(tables(database), [str(name) for (name,) in rows])
+        return tables_of_indexes(database.tables(), None)
+    return tables_of_indexes(database.tables(), [str(name) for (name,) in rows])
 
 
 def tables_of_indexes(names: Collection[str], indexes: Iterable[str] | None) -> set[str]:

@@ -69,7 +69,7 @@ def compact(engine: ModuleType, path: Path, copy_to: Path, limits: EngineLimits)
 
 def _tables(database: Database) -> Iterator[_Table]:
     """Every table of a file, nodes first."""
-    kinds = catalog.tables(database)
+    kinds = database.tables()
     for name in sorted(kinds, key=lambda name: kinds[name] == "REL"):
         declared = catalog.columns(database, name)
         parts = [column.declaration for column in declared]

@@ -46,6 +46,10 @@ class Database:
     def run(self, cypher: str, **parameters: Any) -> None:
         self._connection.execute(cypher, parameters or None).close()
 
+    def tables(self) -> dict[str, str]:
+        """Every table of the file with its kind, `NODE` or `REL`."""
+        return {str(name): str(kind) for name, kind in self.ask("CALL show_tables() RETURN name, type")}
+
     def ask(self, cypher: str, **parameters: Any) -> list[list[Any]]:
         result = self._connection.execute(cypher, parameters or None)
         try:

@@ -102,7 +102,7 @@ def agent_tables(engine: str, rebuilds: int) -> Sequence[str]:
 
 def create(database: Database, schema: Schema, agents: Sequence[str] = ()) -> None:
     """Make the tables that are not there yet, and these of the agent's own."""
-    present = {row[0] for row in database.ask("CALL show_tables() RETURN name")}
+    present = database.tables()
     statements = {table.name: table.statement for table in tables(schema)}
     for name, statement in (statements | {name: AGENT_TABLES[name] for name in agents}).items():
         if name not in present:
@@ -111,7 +111,7 @@ def create(database: Database, schema: Schema, agents: Sequence[str] = ()) -> No
 
 def differences(database: Database, schema: Schema) -> list[str]:
     """In which columns the tables that are there differ from what the source's schema asks for."""
-    present = {row[0] for row in database.ask("CALL show_tables() RETURN name")}
+    present = database.tables()
     found: list[str] = []
     for table in tables(schema):
         if table.name not in present:

@@ -27,7 +27,7 @@ _QUERIES: Mapping[str, str] = {
 
 def count(database: Database) -> dict[str, Count]:
     """Count every table of the target that is there."""
-    present = {row[0] for row in database.ask("CALL show_tables() RETURN name")}
+    present = database.tables()
     found = {}
     for name, query in _QUERIES.items():
         if name in present:

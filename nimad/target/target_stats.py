@@ -10,7 +10,7 @@ _KEY_INDEX = "HASH"
 
 def of(database: Database, since_ms: int) -> MemoryStats | None:
     """The figures of an open file, `recent` from `since_ms` on; None where it has no memories' table."""
-    tables = sorted(str(row[0]) for row in database.ask("CALL show_tables() RETURN name"))
+    tables = sorted(database.tables())
     if t.NODE_TABLE not in tables:
         return None
     columns = {str(row[0]) for row in database.ask(f"CALL table_info('{t.NODE_TABLE}') RETURN name")}

@@ -225,7 +225,7 @@ def held_by_others(database: Database, ids: Collection[int], turns: Collection[i
     """Which of these nodes have an edge or a link that is not the source's. `turns`: the source's, by id there."""
     if not ids:
         return set()
-    kinds = [name for name, kind in catalog.tables(database).items() if kind == "REL"]
+    kinds = [name for name, kind in database.tables().items() if kind == "REL"]
     found: set[int] = set()
     for kind in kinds:
         where = read_back.where("n.id", sorted(ids))

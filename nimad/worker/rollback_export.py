@@ -17,8 +17,8 @@ from typing import Any, Self, TextIO
 from nimad.source.rows import json_row
 from nimad.source.schema import EDGES, LINKS, NODES, TARGET_TABLES, TURNS, Table, ValueKind
 from nimad.state.ledger import check_of
-from nimad.target import catalog, read_back
 from nimad.target import ddl as t
+from nimad.target import read_back
 from nimad.target.destination import cypher_name
 from nimad.worker.compare.compare_rows import RowComparison, has_value
 from nimad.worker.compare.differences import RowDifference
@@ -225,7 +225,7 @@ class RollbackExport:
 
     def _keep_others(self) -> None:
         """Rows of tables that are none of ours."""
-        kinds = catalog.tables(self._database)
+        kinds = self._database.tables()
         for table in self._compared.others():
             for number, (row, *ends) in enumerate(self._everything(table, kinds[table]), start=1):
                 self._keep(table, number, {**row, **dict(zip(("from", "to"), ends, strict=False))}, _NO_TABLE)

@@ -16,7 +16,7 @@ from nimad.source.rows import ConvertedRows, Reject
 from nimad.source.schema import EDGES, NODES
 from nimad.source.sqlite_file import SourceFile
 from nimad.state import quarantine
-from nimad.target import catalog, compact_file, copy_rows, row_counts, upsert, vector_extension
+from nimad.target import compact_file, copy_rows, row_counts, upsert, vector_extension
 from nimad.target import ddl as target_schema
 from nimad.target.database import open_database
 from nimad.target.engine import Engine, has_arrow
@@ -162,7 +162,7 @@ def _holds(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.compare import compare_rows
 
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        return {"rows": sum(compare_rows.count(database, name) for name in catalog.tables(database))}
+        return {"rows": sum(compare_rows.count(database, name) for name in database.tables())}
 
 
 def _catch_up(job: Job, module: ModuleType) -> Facts:

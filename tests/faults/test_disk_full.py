@@ -373,9 +373,9 @@ def test_a_neighbour_that_takes_the_last_room_at_any_moment_stops_the_run(source
 #: is the real one.
 FULL_AT = """
 import os, sys
-from nimad.target import compacting
+from nimad.target import compact_file
 from nimad.target.database import Database
-from nimad.worker import ledger
+from nimad.state import ledger
 from nimad.worker import __main__ as worker
 owner, name, leave, folder = {owner}, {name!r}, {leave}, {folder!r}
 def free():
@@ -444,7 +444,7 @@ def test_with_too_little_room_for_a_copy_the_file_keeps_its_holes(holed: Path, d
 @pytest.mark.sampled
 @pytest.mark.parametrize("leave", [100 * KB, 3 * MB], ids=["exporting", "importing"])
 def test_a_disk_that_is_full_while_the_file_is_copied_costs_the_copy_alone(holed: Path, disk: Disk, leave: int) -> None:
-    with full_at(disk, "compacting.os", "chdir", leave=leave):
+    with full_at(disk, "compact_file.os", "chdir", leave=leave):
         run = migrate(holed, target=disk.target, batch_size=BATCH, fixed_batch=True)
     assert run.all(Compacted) == []
     # Of a short write the engine gives whatever error number came before it.

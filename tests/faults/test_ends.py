@@ -826,7 +826,7 @@ HANG_AFTER_WRITING = """
 import sys, time
 from pathlib import Path
 from nimad.worker import __main__ as worker, tasks
-from nimad.worker.job import Task
+from nimad.worker.protocol import Task
 perform = tasks.perform
 def hang_once(job, engine):
     facts = perform(job, engine)

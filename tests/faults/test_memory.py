@@ -30,7 +30,7 @@ from nimad.config import Settings
 from nimad.errors import ExitCode, RefusedError
 from nimad.events.run import BatchFailed, BatchLoaded, Event, Planned, PoolRaised, Started, Verified
 from nimad.host import machine
-from nimad.migration import run
+from nimad.migration import prepare
 from nimad.source.schema import Schema, Table
 from nimad.source.sqlite_file import Identity, SourceFile
 from nimad.source.survey import Survey, TableSurvey, survey
@@ -51,13 +51,13 @@ assert callable(main)  # what HURRY imports in another process
 #: Begins a script that runs nimad as the command does, but for the seconds between two tries.
 HURRY = """
 import sys
-from nimad.migration import isolation, retry
-retry.DELAYS_S = (0.0, 0.1, 0.1, 0.1)
-isolation.CONFIRM_S, isolation.CONFIRM_CRASH_S = (0.1,), (0.1,)
+from nimad.migration import batch_retry, bisect
+batch_retry.DELAYS_S = (0.0, 0.1, 0.1, 0.1)
+bisect.CONFIRM_S, bisect.CONFIRM_CRASH_S = (0.1,), (0.1,)
 from nimad.cli.main import main
 """
 #: Rows that wait in memory, as on a full disk: there a smaller batch takes far less.
-NO_ROOM_TO_WAIT = "from nimad.migration import loading\nloading.SPOOL_FACTOR = 1e9"
+NO_ROOM_TO_WAIT = "from nimad.migration import batches\nbatches.SPOOL_FACTOR = 1e9"
 #: Seconds that the processes of a group may take to be gone.
 GONE_S = 10.0
 
@@ -157,7 +157,7 @@ def _existing(group: MemoryGroup) -> MemoryGroup:
     return group
 
 
-AVAILABLE = "import json\nfrom nimad.migration import machine\nprint(json.dumps(machine.available_memory()))"
+AVAILABLE = "import json\nfrom nimad.host import machine\nprint(json.dumps(machine.available_memory()))"
 
 
 def test_the_limit_of_the_group_around_us_is_the_memory_there_is() -> None:
@@ -306,7 +306,7 @@ def with_pool(monkeypatch: pytest.MonkeyPatch, pool: int, limit: int, **values: 
         plan = make_plan(settings, found)
         return replace(plan, pool_bytes=pool, pool_limit=limit, batch_bytes=64 * MIB, page_bytes=4096, **values)
 
-    monkeypatch.setattr(run, "make_plan", planned)
+    monkeypatch.setattr(prepare, "make_plan", planned)
 
 
 def rows_loaded(events: list[Event], table: str = "memory_nodes") -> list[int]:

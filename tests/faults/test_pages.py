@@ -38,7 +38,7 @@ from nimad.engines.interpreter import Interpreter
 from nimad.errors import ExitCode, RefusedError
 from nimad.events.run import BatchFailed, BatchLoaded, Compacted, EngineComplained, Event, PoolRaised, Published
 from nimad.host import machine
-from nimad.migration import repair, run
+from nimad.migration import prepare, repair
 from nimad.report.listener import JsonListener
 from nimad.report.log.sinks import Log
 from nimad.source.survey import Survey
@@ -268,7 +268,7 @@ def test_a_file_larger_than_the_pool_ends_complete(
     def begin_small(settings: Settings, survey: Survey) -> Plan:
         return replace(make_plan(settings, survey), pool_bytes=SMALL_POOL)
 
-    monkeypatch.setattr(run, "make_plan", begin_small)
+    monkeypatch.setattr(prepare, "make_plan", begin_small)
     ran = migrate(large_memory, clock=Hurried())
     assert ran.result.exit_code == ExitCode.COMPLETE
     assert ran.only(Published).size > SMALL_POOL

@@ -396,7 +396,7 @@ DIES_COUNTING = """
 import os, sys
 from pathlib import Path
 from nimad.worker import __main__ as worker, tasks
-from nimad.worker.job import Task
+from nimad.worker.protocol import Task
 
 def count(job, module, count=tasks._count):
     if str(os.stat(job.target).st_ino) == Path({place!r}).read_text():

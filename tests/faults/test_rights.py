@@ -438,7 +438,7 @@ def test_a_target_that_she_may_not_read_is_left_to_whoever_may(alice: Path, grou
 def test_rights_that_were_given_up_do_not_come_back(reaching: list[str]) -> None:
     program = f"""
 import os
-from nimad.rights import become
+from nimad.host.rights import become
 os.environ["HOME"] = "/root"
 become("{ALICE}")
 become("{ALICE}")  # as whom it runs already

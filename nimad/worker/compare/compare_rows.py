@@ -379,7 +379,7 @@ def has_value(table: str, column: str, kind: str) -> str:
 
 def count(database: Database, table: str, condition: str = "true") -> int:
     """Rows of a table of nodes or of relationships."""
-    kinds = catalog.tables(database)
+    kinds = database.tables()
     pattern = f"()-[n:{cypher_name(table)}]->()" if kinds.get(table) == "REL" else f"(n:{cypher_name(table)})"
     return int(database.ask(f"MATCH {pattern} WHERE {condition} RETURN count(*)")[0][0])
 

@@ -58,7 +58,7 @@ def _differs(one: Database, other: Database) -> str:
 
 
 def _tables(database: Database) -> list[_Table]:
-    kinds = sorted(catalog.tables(database).items())
+    kinds = sorted(database.tables().items())
     return [_Table(name, kind, tuple(catalog.columns(database, name))) for name, kind in kinds]
 
 

@@ -40,7 +40,7 @@ class SharedSchema:
 
 def shared_schema_of(database: Database, schema: Schema) -> SharedSchema:
     """Look which columns are on both sides."""
-    present = frozenset(catalog.tables(database))
+    present = frozenset(database.tables())
     narrow: set[tuple[str, str]] = set()
     remarks: list[str] = []
     beyond: dict[str, dict[str, str]] = {}

@@ -123,7 +123,7 @@ class _Export:
         """The tables of the agent's own that can be carried, and its relationships."""
         database, ours = self.compared.database, {*TARGET_TABLES.values(), *t.LINK_TABLES}
         ours |= catalog.of_indexes(database)
-        others = {name: kind for name, kind in catalog.tables(database).items() if name not in ours}
+        others = {name: kind for name, kind in database.tables().items() if name not in ours}
         nodes = [name for name, kind in others.items() if kind == "NODE"]
         carried = [name for name in nodes if self._has_key(name)]
         for name in nodes:

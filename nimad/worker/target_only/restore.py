@@ -127,7 +127,7 @@ class _Import:
 
     def tables(self) -> None:
         """See that each table is there, with each of its columns."""
-        present = catalog.tables(self.database)
+        present = self.database.tables()
         for line in read_lines(self.path, LineKind.TABLE):
             self._primary[line.table] = line.primary
             if line.table not in present:

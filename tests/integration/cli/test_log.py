@@ -255,7 +255,7 @@ ELSEWHERE = """
 import sys
 from pathlib import Path
 from nimad.cli import main, migrate
-from nimad.report import journal, log
+from nimad.report.log import journal, sinks
 
 path = Path(sys.argv.pop())
 
@@ -264,7 +264,7 @@ class Elsewhere(journal.Journal):
     def of_streams(cls, streams):
         return super().of_streams(streams, path)
 
-migrate.Journal = log.Journal = Elsewhere
+migrate.Journal = sinks.Journal = Elsewhere
 main()
 """
 
@@ -315,7 +315,7 @@ def test_with_json_a_units_stdout_is_events_all_the_same(journald: Journald, sou
 
 def test_the_log_of_a_service_needs_little_memory() -> None:
     code = (
-        "import sys; from nimad.report import journal, listener, log;"
+        "import sys; from nimad.report import listener; from nimad.report.log import journal, sinks;"
         "assert not {'rich', 'pyarrow', 'ladybug', 'logging.handlers'} & set(sys.modules);"
         "print(open('/proc/self/status').read().split('VmRSS:')[1].split()[0])"
     )

@@ -153,10 +153,10 @@ def test_a_compaction_keeps_what_others_put_into_a_file(tmp_path: Path, old: Env
         ask("MATCH (d:DreamNode), (n:MemoryNode) CREATE (d)-[:derived_from]->(n)")
     code = (
         "import sys, importlib.util\nfrom importlib import import_module\nfrom pathlib import Path\n"
-        f"sys.path.insert(0, {str(CHECKOUT)!r})\nfrom nimad.target import compacting, counting\n"
-        "from nimad.target.database import Limits\ncounting._QUERIES = {}\n"
-        "compacting.compact(import_module(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), "
-        "Limits(1 << 28, 1 << 34, 2))"
+        f"sys.path.insert(0, {str(CHECKOUT)!r})\nfrom nimad.target import compact_file, row_counts\n"
+        "from nimad.target.database import EngineLimits\nrow_counts._QUERIES = {}\n"
+        "compact_file.compact(import_module(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), "
+        "EngineLimits(1 << 28, 1 << 34, 2))"
     )
     subprocess.run([its.python, "-c", code, its.module, file, copy], check=True, cwd=tmp_path)
     with opened(its, copy, read_only=False) as ask:

@@ -178,7 +178,7 @@ DAMAGING = f"""
 import sys, ladybug
 from nimad.cli import migrate
 from nimad.cli.main import main
-from nimad.migration.events import Verifying
+from nimad.events.run import Verifying
 
 staging = sys.argv.pop()
 

@@ -508,14 +508,13 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from nimad.config import Settings
-from nimad.migration import rollback
-from nimad.writeback import writer
+from nimad.rollback import rollback, writer
 
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 
-place, name = {"rollback": rollback, "writer": writer._Writer, "memory": writer.Memory}[sys.argv[2]], sys.argv[3]
+place, name = {"rollback": rollback, "writer": writer._Writer, "memory": writer.MemoryWriter}[sys.argv[2]], sys.argv[3]
 setattr(place, name, die)
-rollback.apply(Settings(source=Path(sys.argv[1]), reader_python=Path("none")))
+rollback.apply_rollback(Settings(source=Path(sys.argv[1]), reader_python=Path("none")))
 """
 
 

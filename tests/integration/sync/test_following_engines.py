@@ -110,7 +110,7 @@ def test_a_file_whose_free_pages_are_listed_twice_is_not_written_to(
 ) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
     migrate(source, reader_python=Path("none"))
-    monkeypatch.setattr("nimad.sync.round.Catching._do", lambda *_: {"refused": "free pages", "opened": False})
+    monkeypatch.setattr("nimad.sync.round.SyncRound._do", lambda *_: {"refused": "free pages", "opened": False})
     change(source, "INSERT INTO memory_nodes (id, text) VALUES (7, 'late')")
     follower = Follower(nimad.Settings(source=source, reader_python=Path("none")), threading.Event(), lambda _: None)
     assert "lists free pages twice, as real_ladybug 0.15.3 leaves them" in follower.catch_up().left_alone
