@@ -119,7 +119,7 @@ class Tail:
 
     def show(self) -> None:
         inode, size = self._stamp()
-        if inode != self._inode or size < self._at:  # moved away, and made anew
+        if inode != self._inode or size < self._at:  # moved away, and rebuilt
             self._inode, self._at = inode, 0
         if size <= self._at:
             return

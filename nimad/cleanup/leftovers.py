@@ -202,7 +202,7 @@ def _judged(each: Leftover, standing: _Standing) -> Leftover:
 
 
 _REASONS: Mapping[LeftoverKind, str] = {
-    LeftoverKind.UNFINISHED: "SQLite has all of it; a run would begin anew",
+    LeftoverKind.UNFINISHED: "SQLite has all of it; a run would start over",
     LeftoverKind.FAILED: "SQLite has all of it",
     LeftoverKind.LOG: "SQLite has all of it",
     LeftoverKind.BACKUP: "a verified target took its place",

@@ -50,7 +50,7 @@ from nimad.service.stop_event import StopEvent
     help="Hold the batch size instead of letting it grow; with N, at N nodes.",
 )
 @click.option("--replace", is_flag=True, default=None, help="Keep a file in the target's place as a dated backup.")
-@click.option("--restart", is_flag=True, default=None, help="Throw an unfinished target away and begin anew.")
+@click.option("--restart", is_flag=True, default=None, help="Throw an unfinished target away and start over.")
 @click.option("--nodes-only", is_flag=True, default=None, help="Leave edges and turns out.")
 @click.option("--verify", type=click.Choice(["full", "counts", "none"]), help="What to compare.  [default: full]")
 @click.option("--strict", is_flag=True, default=None, help="Stop at the first row that would be quarantined.")

@@ -27,7 +27,7 @@ _EVERY_S = 1.0
 @file_option("--source", "The SQLite memory.  [default: ~/.nima/memory/graph.sqlite]")
 @file_option("--target", "The LadybugDB file.  [default: ladybug.lbug or graph.ladybug beside the source]")
 @file_option("--config", "Settings file.  [default: /etc/nima/nimad.toml, if there is one]")
-@click.option("--watch", is_flag=True, help="Go on looking, until Ctrl-C. In a pipe: a line whenever it changes.")
+@click.option("--watch", is_flag=True, help="Keep watching until Ctrl-C. In a pipe: a line whenever it changes.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object; with --watch, one in a line at each change.")
 def status(source: Path | None, target: Path | None, config: Path | None, *, watch: bool, as_json: bool) -> None:
     """Show how a migration stands: how far it is, who is at it, and what to do next.

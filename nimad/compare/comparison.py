@@ -284,7 +284,7 @@ def _error_of(job: Job, answer: WorkerResult, workers: WorkerPool, launch: Launc
     if answer.kind in _UNREADABLE:
         anew = command.line("migrate", "--source", job.source, "--target", target, "--replace")
         return NimadError(
-            f"{target} cannot be read as a LadybugDB file ({message}); if it is one that nimad made, make it anew, "
+            f"{target} cannot be read as a LadybugDB file ({message}); if it is one that nimad made, rebuild it, "
             f"which keeps this one as a dated backup, with: {anew}"
         )
     if answer.kind in (

@@ -187,7 +187,7 @@ def _missing(settings: Settings, files: Files, there: Sequence[Path]) -> list[st
 
 def _taken_away(settings: Settings) -> str:
     return (
-        f"{settings.target} is gone: it was published, and somebody took it away; put it back, or make it anew with: "
+        f"{settings.target} is gone: it was published, and somebody took it away; put it back, or rebuild it with: "
         f"{command.migrate(settings, '--replace')}"
     )
 
@@ -205,7 +205,7 @@ def _open_elsewhere(found: Sequence[Checkup]) -> list[str]:
 def _hidden(found: Sequence[Checkup], settings: Settings) -> list[str]:
     """What to say of memories that the agent cannot find: earlier releases of nimad made targets without defaults."""
     counts = [(file.path, file.vitals.hidden) for file in found if file.vitals and file.vitals.hidden]
-    remedy = f"make the target anew, which keeps what it alone holds, with: {command.migrate(settings, '--replace')}"
+    remedy = f"rebuild the target, which keeps what it alone holds, with: {command.migrate(settings, '--replace')}"
     return [
         f"{path} hides {number_of(count, 'memory', 'memories')} from the agent: is_ghost is NULL, and its readers ask "
         f"for false; {remedy}"

@@ -25,7 +25,7 @@ def steps(scene: Evidence, stand: MigrationStatus, tally: QuarantineSummary | No
     if stand is MigrationStatus.RUNNING:
         return [("Hold it with:", command.line("pause", "--target", target))]
     if stand is MigrationStatus.GONE:
-        return [("Put it back, or make it anew with:", f"{migrate} --replace")]
+        return [("Put it back, or rebuild it with:", f"{migrate} --replace")]
     return [] if stand is MigrationStatus.WAITING else [go_on]
 
 

@@ -149,7 +149,7 @@ def _of_another(scene: Evidence, *remarks: str) -> list[str]:
     return [
         *said,
         f"{scene.files.target} is another file than the one that was published: a copy that was put back, or one that "
-        "the agent made anew; what the run counted says nothing of it",
+        "the agent rebuilt; what the run counted says nothing of it",
     ]
 
 

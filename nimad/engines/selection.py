@@ -20,7 +20,7 @@ from nimad.engines.interpreter import Interpreter
 from nimad.engines.packages import MODULE, REQUIREMENTS, VERSION_RANGE, in_range, install, pip
 from nimad.engines.probe_script import NAMESAKE
 from nimad.host import folders, rights
-from nimad.state.made_with import MadeWith
+from nimad.state.provenance import MadeWith
 
 #: What a version looks like, and a number that no storage version comes near.
 _VERSION = re.compile(r"[0-9][0-9A-Za-z.+!-]{0,40}")

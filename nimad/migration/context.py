@@ -13,7 +13,7 @@ from nimad.errors import DiskError, RefusedError, SourceError
 from nimad.events.run import Listener, Resumed
 from nimad.host import machine
 from nimad.migration.salvage import ReadableSource
-from nimad.source.deletion_limit import deleted_in_passing
+from nimad.source.changed_rows import deleted_in_passing
 from nimad.source.schema import NODES, TARGET_TABLES, columns_of, moved_columns
 from nimad.source.sql import sql_name
 from nimad.source.sqlite_file import SourceFile
@@ -146,7 +146,7 @@ class Context:
         if not path.exists() or SourceFile(path).identity() != self.survey.identity:
             raise SourceError(
                 f"{path} was replaced or taken away during the run, so nothing is published; put it back "
-                "and run again, or begin anew with --restart"
+                "and run again, or start over with --restart"
             )
         if not path.stat().st_size:
             raise SourceError(
@@ -181,7 +181,7 @@ class Context:
             raise RefusedError(
                 f"{self.settings.source} has lost {lost} of the {copied} rows of {table} that were copied already. "
                 f"Nothing is published, and they are still in {self.files.staging}. Restore the source and run again; "
-                "if they are meant to be gone, begin anew with --restart"
+                "if they are meant to be gone, start over with --restart"
             )
 
     def check_set_aside(self, nodes: int) -> None:

@@ -16,9 +16,9 @@ from nimad.errors import DiskError, EngineError, UsageError
 from nimad.host import machine, rights
 from nimad.host.disk import discard, is_closed, sync
 from nimad.migration import reader_check, vector_index
-from nimad.state import made_with, target_state
-from nimad.state.made_with import MadeWith
+from nimad.state import provenance, target_state
 from nimad.state.paths import Files, check_names, locked, replace_text
+from nimad.state.provenance import MadeWith
 from nimad.supervisor import held_target, worker_failure
 from nimad.supervisor.outcome import WorkerResult
 from nimad.supervisor.plan import limits_for
@@ -39,7 +39,7 @@ def index(settings: Settings, stop: threading.Event | None = None) -> Path:
         raise UsageError(f"there is no {target}; name a finished target with --target")
     if target.is_symlink():
         raise UsageError(f"{target} is another name of {target.resolve()}; name that one with --target")
-    files, before = Files.of(settings), made_with.of(target)
+    files, before = Files.of(settings), provenance.made_with(target)
     rights.check_own(target)
     check_names(files, target, settings.log_file)
     choice = selection.choose_engine(settings, target, before, stop)

@@ -1,7 +1,7 @@
 """Repair of a staging file that does not open: made to open, or set aside and started over.
 
-One that opens, but holds what nobody wrote, is begun anew too. Nothing is deleted: whatever is of no use any more gets
-a name with the date and stays for whoever wants to look.
+A file that opens but holds values that no run wrote is started over too. Nothing is deleted: what is of no use any more
+gets a name with the date.
 """
 
 import os
@@ -16,7 +16,7 @@ from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.worker.protocol import Task
 
-#: How often an unfinished target is set aside whole and begun anew, and how often one is repaired in one run.
+#: How often an unfinished target is set aside whole and started over, and how often one is repaired in one run.
 REBUILDS = 2
 REPAIRS = 8
 
@@ -40,7 +40,7 @@ def repair(context: Context, found: WorkerResult | None = None) -> None:
     if context.repairs > REPAIRS:
         raise RefusedError(
             f"{context.files.staging} had to be repaired {REPAIRS} times in this run; "
-            f"{_cause(context) or 'check the disk (dmesg), then run again, or begin anew with --restart'}"
+            f"{_cause(context) or 'check the disk (dmesg), then run again, or start over with --restart'}"
         )
     if found is not None and (context.state.brought or found.kind in (FailureKind.DAMAGED, FailureKind.DUPLICATE_KEY)):
         set_whole_aside(context, found.message)  # what holds more than SQLite's rows is not gone on with
@@ -97,7 +97,7 @@ def set_whole_aside(context: Context, message: str) -> None:
     files, state = context.files, context.state
     if state.rebuilds >= REBUILDS:
         raise RefusedError(
-            f"{files.staging} cannot be used ({message}) although it was begun anew {REBUILDS} times; "
+            f"{files.staging} cannot be used ({message}) although it was started over {REBUILDS} times; "
             f"{_cause(context) or 'check the disk (dmesg), then begin again with --restart'}"
         )
     state.rebuilds += 1

@@ -228,7 +228,7 @@ def _late(context: Context, made: Mapping[str, Any]) -> int:
 
 
 def adopt(context: Context) -> None:
-    """Take up what an interrupted run left, or begin anew. Raises when it was begun otherwise."""
+    """Take up what an interrupted run left, or start over. Raises when it was begun otherwise."""
     files = context.files
     found = _check_staging(context) if files.staging.exists() else None
     if context.settings.restart or not files.staging.exists():
@@ -242,7 +242,7 @@ def adopt(context: Context) -> None:
     elif begun.get("brought"):
         repair.set_whole_aside(context, "it holds rows of the target before already")
     _count_staging(context)
-    context.adopted = files.staging.exists()  # else it did not open, and is begun anew
+    context.adopted = files.staging.exists()  # else it did not open, and is started over
     held = [
         table
         for table, target in TARGET_TABLES.items()

@@ -37,14 +37,13 @@ from nimad.migration import (
 from nimad.migration.batches import Loader
 from nimad.migration.context import Context
 from nimad.source.header import check_source
-from nimad.state import made_with
+from nimad.state import provenance
 from nimad.state.paths import Files, check_folder, check_names, check_size, locked
 from nimad.state.quarantine_summary import QuarantineSummary
 from nimad.state.run_history import RunHistory
 from nimad.state.target_state import of_target, stamp_of
-from nimad.supervisor.clock import Clock
 from nimad.supervisor.hooks import Hooks
-from nimad.supervisor.worker_process import Launch, WorkerPool
+from nimad.supervisor.worker_process import Clock, Launch, WorkerPool
 from nimad.sync import live_compaction
 from nimad.sync.follower import Follower
 from nimad.sync.round import LeftAloneError
@@ -99,7 +98,7 @@ def _migrate_own(settings: Settings, listener: Listener, stop: threading.Event, 
     rights.check_own(settings.source, settings.target, settings.log_file)
     with WorkerPool(stop, clock, Launch(priority=settings.priority)) as workers:
         try:
-            before = made_with.of(settings.target)
+            before = provenance.made_with(settings.target)
             choice = selection.choose_engine(settings, settings.source, before, stop)
             workers.start_in(Launch(choice.interpreter, choice.module, settings.priority))
             files = Files.of(settings, before.also)

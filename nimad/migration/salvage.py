@@ -1,6 +1,6 @@
 """A damaged source: readable rows are copied to a clean file that the run reads, unreadable ones are listed.
 
-The readable rows are copied into a clean SQLite file beside the target, and the run reads that one. It is made anew
+The readable rows are copied into a clean SQLite file beside the target, and the run reads that one. It is rebuilt
 by each run and thrown away at its end; the source itself is never written to. A dry run writes nothing there: its copy
 lies in the folder for temporary files.
 """
@@ -21,11 +21,12 @@ from nimad.host import machine
 from nimad.host.disk import sqlite_pieces
 from nimad.source import blank_pages, quick_check, salvage
 from nimad.source.blank_pages import Blank
+from nimad.source.header import check_source
 from nimad.source.ranges import FIRST_KEY, LAST_KEY, shown
 from nimad.source.rows import Reject
 from nimad.source.schema import NODES
 from nimad.source.sqlite_file import SourceFile
-from nimad.source.survey import Survey, left_out_of_damaged, survey
+from nimad.source.survey import Survey, left_out_of_damaged, read_schema, survey
 from nimad.state.paths import Files
 
 #: Words of `quick_check`.
@@ -193,3 +194,10 @@ def discard_copy(files: Files) -> None:
     for piece in sqlite_pieces(files.salvaged):
         with suppress(OSError):  # a folder that became read-only has an error of its own, which is not to be hidden
             piece.unlink(missing_ok=True)
+
+
+def check_readable(path: Path, stop: threading.Event) -> None:
+    """Raise `SourceError` where there is no memory, or one that is just being made."""
+    check_source(path)
+    source = SourceFile(path, stop)
+    source.read(lambda connection: read_schema(connection, source, nodes_only=True))

@@ -35,7 +35,7 @@ def verify(context: Context) -> None:
     """Compare, mend, and compare what was mended.
 
     Raises `DifferenceError` when something is not as it should be, but `UnreadableError` in a file that an earlier run
-    left, so that it is begun anew.
+    left, so that it is started over.
     """
     level = context.settings.verify
     began = time.monotonic()
@@ -255,7 +255,7 @@ def keep_confirmed(context: Context) -> None:
 def _compare_counts(context: Context) -> dict[str, int]:
     """Hold the count of each table against the source's, less what is in quarantine.
 
-    A file of an earlier run is not begun anew for it: a count does not tell damage from rows that left the source.
+    A file of an earlier run is not started over for it: a count does not tell damage from rows that left the source.
     """
     parts = ((entry["table"], entry["part"]) for entry in entries(context.files.quarantining))
     aside = Counter(table for table, part in parts if part == "row" and table in TARGET_TABLES)

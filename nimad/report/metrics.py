@@ -118,7 +118,7 @@ class Metrics:
             self._put(self._settings.metrics_file)
 
     def _read_state(self) -> None:
-        """Begin with what the runs before left: a program that starts anew has not forgotten its last success."""
+        """Begin with what the runs before left: a program that restarts has not forgotten its last success."""
         figures = self._figures
         made = target_state.of_target(Files(self._settings.target)) if self._settings.metrics_file else {}
         with suppress(TypeError, ValueError, AttributeError, OSError):  # somebody wrote in it

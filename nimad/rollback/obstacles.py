@@ -83,7 +83,7 @@ def _explained(connection: sqlite3.Connection, path: Path, table: Table, error: 
         f"the trigger {names} of {table.name} needs an extension that only the agent's program loads ({error}), so "
         f"SQLite takes no row. Stop the agent; keep the trigger's text and drop it with: {keep} && "
         f"{shlex.join([*safe, drop])} ; then roll back, and make it again with: {shlex.join(safe)} < {kept}. "
-        "What the trigger fills lacks the rows that were copied back until the agent makes it anew"
+        "What the trigger fills lacks the rows that were copied back until the agent rebuilds it"
     )
 
 

@@ -41,7 +41,7 @@ from nimad.source.header import check_source
 from nimad.source.schema import NODES
 from nimad.source.sql import error_code
 from nimad.source.sqlite_file import SourceFile
-from nimad.state import made_with, names, pause_file, target_state
+from nimad.state import names, pause_file, provenance, target_state
 from nimad.state.paths import Files, check_folder, check_names, free_name, held, locked, move_aside
 from nimad.supervisor.outcome import WorkerResult
 from nimad.supervisor.worker_process import WorkerPool
@@ -321,7 +321,7 @@ def _look_again(found: Rollback, answer: WorkerResult) -> None:
 
 def _set_aside(files: Files) -> Path:
     """Give the target, and what belongs to it, the name of a dated backup; take its further names away."""
-    made, also = target_state.of_target(files), made_with.of(files.target).also
+    made, also = target_state.of_target(files), provenance.made_with(files.target).also
     moment = time.time()
     backup = files.backup(moment)
     told = {"at": target_state.stamp(moment), "target": str(backup)}

@@ -21,7 +21,7 @@ from nimad.events import service
 from nimad.events.result import Result
 from nimad.events.run import Event, LateArrivals, Listener, NothingToDo, Paused, Started
 from nimad.migration.run import migrate
-from nimad.migration.source_check import check_readable
+from nimad.migration.salvage import check_readable
 from nimad.service import disks
 from nimad.service.file_watch import Watch
 from nimad.service.follow import FollowEnd, Following, mounts_of, wait_for_more
@@ -186,7 +186,7 @@ class Daemon:
     # What comes from outside
 
     def _heard(self, event: Event) -> None:
-        follows = self._running.after == "follow"  # then what comes late is added, and no reason to begin anew
+        follows = self._running.after == "follow"  # then what comes late is added, and no reason to start over
         if follows and isinstance(event, LateArrivals):
             return
         self._listener(replace(event, late=0) if follows and isinstance(event, NothingToDo) else event)

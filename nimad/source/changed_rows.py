@@ -108,3 +108,12 @@ def _digests(
 def _select(connection: sqlite3.Connection, table: Table, rest: str, values: tuple[Any, ...]) -> sqlite3.Cursor:
     names = ", ".join(sql_name(name) for name in column_names(table))
     return connection.execute(f"SELECT {names} FROM {sql_name(table.name)} {rest}", values)
+
+
+#: Rows, and the share of the copied ones, that an agent deletes in passing.
+_ROWS, _SHARE = 10, 0.1
+
+
+def deleted_in_passing(copied: int) -> float:
+    """How many of so many copied rows may be gone without anybody having to ask."""
+    return max(_ROWS, copied * _SHARE)

@@ -84,7 +84,7 @@ def salvage(source: SourceFile, to: Path) -> SalvagedRows:
 
 
 def _salvage(connection: sqlite3.Connection, path: Path, to: Path) -> SalvagedRows:
-    os.truncate(to, 0)  # `SourceFile.read` begins anew when the source changes under it
+    os.truncate(to, 0)  # `SourceFile.read` starts over when the source changes under it
     # Only so does SQLite read a file that is cut, or whose schema has a broken line. Nothing is written.
     connection.execute("PRAGMA writable_schema = ON")
     lift(connection)

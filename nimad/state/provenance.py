@@ -1,6 +1,7 @@
 """Provenance: the source that a target was made from, and who may replace it by another memory."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from nimad.config import Settings, command, defaults
@@ -74,3 +75,27 @@ def check_replaceable(settings: Settings, maker: Identity | None, mine: Identity
             f"{another}, which was not typed but comes from: {settings.origin('source')}; to put one in its place, "
             "name the source to read with --source"
         )
+
+
+@dataclass(frozen=True)
+class MadeWith:
+    """`readers`: interpreters of the agent; `storage_version`: of the file that is there, 0 where nothing tells."""
+
+    also: tuple[str, ...] = ()
+    readers: tuple[Path, ...] = ()
+    storage_version: int = 0
+
+
+def made_with(target: Path) -> MadeWith:
+    """By the state file of the run that is under way or was interrupted, or else of the finished target."""
+    files = Files(target)
+    data = target_state.read(files) if files.staging.exists() else target_state.of_target(files)
+    versions = data.get("versions", {})
+    try:
+        return MadeWith(
+            also=tuple(target_state.names_of(data)),
+            readers=tuple(Path(reader["python"]) for reader in versions.get("readers", ())),
+            storage_version=int(versions.get("engine", {}).get("storage_version", 0)),
+        )
+    except (TypeError, ValueError, KeyError, AttributeError):  # somebody wrote in it
+        return MadeWith()

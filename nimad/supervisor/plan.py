@@ -114,7 +114,7 @@ class Plan:
     compared_bytes: int
     disk_needed: int  # beyond what an unfinished target takes already
     disk_free: int
-    disk_anew: int  # that beginning anew takes
+    disk_anew: int  # that starting over takes
     disk_held: int = 0  # by an unfinished target, holes and all
     compact_first: bool = False  # the unfinished target is copied without its holes before anything is added
     disk_cause: str = ""  # the option without which much less would do
@@ -139,11 +139,11 @@ class Plan:
             )
 
     def restart_hint(self, free: int, held: int) -> str:
-        """That beginning anew would fit, where it does, when an unfinished target takes up `held` bytes."""
+        """That starting over would fit, where it does, when an unfinished target takes up `held` bytes."""
         if not held or self.disk_anew > free + held:
             return ""
         return (
-            f" (beginning anew with --restart needs {self.disk_anew // 10**6} MB, and once the unfinished target is "
+            f" (starting over with --restart needs {self.disk_anew // 10**6} MB, and once the unfinished target is "
             f"thrown away, {(free + held) // 10**6} MB are free)"
         )
 

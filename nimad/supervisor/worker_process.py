@@ -16,7 +16,6 @@ from nimad.engines.interpreter import Interpreter
 from nimad.engines.packages import MODULE
 from nimad.errors import StoppedError
 from nimad.host import cgroup, rights
-from nimad.supervisor.clock import Clock
 from nimad.supervisor.outcome import ExitStatus, WorkerResult, classify
 from nimad.supervisor.timeout import FLOOR_S
 from nimad.worker import boot
@@ -221,6 +220,14 @@ class _Watch:
 def _is_success(output: bytes | bytearray) -> bool:
     """Whether a worker has answered to the end of the line that it did its job."""
     return output.endswith(b"\n") and classify(ExitStatus(0, bytes(output), b"")).ok
+
+
+class Clock:
+    """Time as it passes."""
+
+    def wait(self, stop: threading.Event, seconds: float) -> bool:
+        """Wait so many seconds, or until `stop` is set; whether it is."""
+        return stop.wait(seconds)
 
 
 class WorkerPool:

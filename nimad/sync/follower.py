@@ -34,7 +34,7 @@ from nimad.source.schema import (
 )
 from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import read_schema
-from nimad.state import made_with, names, target_state
+from nimad.state import names, provenance, target_state
 from nimad.state.left_out import left_out as left_out_rows
 from nimad.state.paths import Files, check_names, locked, replace_bytes
 from nimad.state.quarantine import entry_of, line_key, lines
@@ -258,7 +258,7 @@ class Follower:
     def _chosen(self, files: Files) -> Choice:
         if self._choice is None:
             choice = selection.choose_engine(
-                self._settings, self._settings.source, made_with.of(files.target), self._stop
+                self._settings, self._settings.source, provenance.made_with(files.target), self._stop
             )
             if choice.refusal:
                 raise LeftAloneError(choice.refusal)

@@ -195,7 +195,7 @@ class SyncRound:
         named = [f"{table} id {key}" for table, keys in missing.items() for key in keys]
         raise DifferenceError(
             f"{self._files.target} does not keep {len(named)} rows ({', '.join(named[:NAMED])}); check the disk "
-            f"(dmesg), then make it anew with: {command.migrate(self._settings, '--replace')}"
+            f"(dmesg), then rebuild it with: {command.migrate(self._settings, '--replace')}"
         )
 
     def _caught_up(self, job: Job) -> Mapping[str, Any]:
@@ -235,7 +235,7 @@ class SyncRound:
         if facts["refused"] == "free pages":
             return (
                 f"{target} lists free pages twice, as real_ladybug 0.15.3 leaves them, and the next write may destroy "
-                "it; have the agent use LadybugDB 0.18 or later, then make it anew with: "
+                "it; have the agent use LadybugDB 0.18 or later, then rebuild it with: "
                 f"{command.migrate(self._settings, '--replace')}"
             )
         return f"{target} has a vector index, and its extension cannot be loaded ({facts['why']})"

@@ -90,7 +90,7 @@ def tables(schema: Schema) -> list[TargetTable]:
 
 
 def agent_tables(engine: str, rebuilds: int) -> Sequence[str]:
-    """Which of the agent's own tables are made beside ours, the more often a file was begun anew the fewer.
+    """Which of the agent's own tables are made beside ours, the more often a file was started over the fewer.
 
     All but for 0.15.3, which lists free pages twice depending on how many tables there are (`counting.frees_twice`):
     with all of them it always did.

@@ -8,7 +8,7 @@ from nimad.target.database import Database
 _KEY_INDEX = "HASH"
 
 
-def of(database: Database, since_ms: int) -> MemoryStats | None:
+def stats_of(database: Database, since_ms: int) -> MemoryStats | None:
     """The figures of an open file, `recent` from `since_ms` on; None where it has no memories' table."""
     tables = sorted(database.tables())
     if t.NODE_TABLE not in tables:

@@ -201,3 +201,31 @@ _LOADERS: Mapping[str, Callable[[Job, Database, ConvertedRows, Sequence[Reject]]
     EDGES: _load_edges,
     TURNS: _load_turns,
 }
+
+
+#: The id of the one node of a trial without rows, which shows whether anything can be loaded at all.
+CONTROL_ID = 0
+
+
+def load_alone(database: Database, schema: Schema, judged: ConvertedRows | None) -> None:
+    """Load rows, or a node that is nothing but an id. Of nodes at the ends of edges and turns, the id suffices."""
+    target_schema.create(database, schema)
+    if judged is None:
+        copy_rows.load_node_ids(database, [CONTROL_ID])
+    elif judged.rows.table.name == NODES:
+        copy_rows.load_nodes(database, schema, judged)
+    elif judged.rows.table.name == EDGES:
+        nodes = _load_ends(database, judged)
+        copy_rows.load_edges(database, schema, copy_rows.with_both_ends(judged, nodes)[0])
+    else:
+        nodes = _load_ends(database, judged)
+        copy_rows.load_nodes(database, schema, judged)
+        for link, pairs in copy_rows.link_pairs(judged, nodes)[0].items():
+            copy_rows.load_links(database, link, pairs)
+
+
+def _load_ends(database: Database, judged: ConvertedRows) -> set[int]:
+    ends = judged.columns[: len(judged.rows.table.ends)]
+    nodes = {node for column in ends for node in column if node is not None}
+    copy_rows.load_node_ids(database, sorted(nodes))
+    return nodes

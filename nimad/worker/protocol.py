@@ -132,7 +132,7 @@ class Job:
     quarantine: str = ""
     conflicts: str = ""  # where SYNC records values that gave way to the other side's
     strict: bool = False
-    rebuilds: int = 0  # how often the unfinished target was begun anew, for LOAD
+    rebuilds: int = 0  # how often the unfinished target was started over, for LOAD
     unfinished: bool = False  # COUNT is of a target that is to be published, or gone on with
     writable: bool = False  # COUNT takes in what a write-ahead log still holds
     copy_to: str = ""  # the new file of COMPACT (the other of COMPARE_TARGETS) and of both exports; empty: count only

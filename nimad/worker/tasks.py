@@ -20,7 +20,7 @@ from nimad.target import compact_file, copy_rows, row_counts, upsert, vector_ext
 from nimad.target import ddl as target_schema
 from nimad.target.database import open_database
 from nimad.target.engine import Engine, has_arrow
-from nimad.worker import load_batch, trial_load, verify_rows
+from nimad.worker import load_batch, verify_rows
 from nimad.worker.convert import convert_ids, convert_range, convert_strays
 from nimad.worker.engine_limits import bound_address_space, limits_of
 from nimad.worker.identity import recognize
@@ -121,7 +121,7 @@ def _try(job: Job, module: ModuleType) -> Facts:
     if job.range or job.ids:
         judged = convert_range(job) if job.range else convert_ids(job, job.needs())
     with open_database(module, job.target_path(), limits_of(job)) as database:
-        trial_load.load(database, job.needs(), judged)
+        load_batch.load_alone(database, job.needs(), judged)
     return {}
 
 
@@ -153,7 +153,7 @@ def _stats(job: Job, module: ModuleType) -> Facts:
     from nimad.target import target_stats
 
     with open_database(module, job.target_path(), limits_of(job), read_only=True) as database:
-        found = target_stats.of(database, job.since_ms)
+        found = target_stats.stats_of(database, job.since_ms)
     return {"vitals": None if found is None else asdict(found)}
 
 

@@ -598,7 +598,7 @@ def test_rows_that_were_copied_before_their_page_broke_stay(pristine: Path, sour
 def test_rows_that_were_copied_before_their_page_broke_are_not_set_aside_with_a_damaged_target(
     source: Path, target: Path
 ) -> None:
-    """A target begun anew from what is left of the source would be complete by all accounts, and lack them."""
+    """A target started over from what is left of the source would be complete by all accounts, and lack them."""
     log = target.with_name("migration.log")
     interrupted(source, BatchLoaded, nth=2, target=target, log_file=log, batch_size=40, fixed_batch=True)
     overwrite(source, leaves(source)[1].number)

@@ -317,7 +317,7 @@ def test_where_beginning_anew_needs_less_than_going_on_the_run_says_so(
         migrate(modest, target=disk.target)
     assert_says_as_much(str(caught.value), obstacle)
     said = re.search(
-        r"(\d+) MB free, going on needs up to (\d+) MB \(beginning anew with --restart needs (\d+) MB, and once the "
+        r"(\d+) MB free, going on needs up to (\d+) MB \(starting over with --restart needs (\d+) MB, and once the "
         r"unfinished target is thrown away, (\d+) MB are free\); make room",
         obstacle,
     )

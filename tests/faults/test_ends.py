@@ -38,9 +38,8 @@ from nimad.source.ranges import LAST_KEY, Range
 from nimad.source.sqlite_file import SourceFile
 from nimad.source.survey import Survey, survey
 from nimad.supervisor import outcome, timeout, worker_failure, worker_process
-from nimad.supervisor.clock import Clock
 from nimad.supervisor.outcome import Action, ExitStatus, FailureKind, WorkerResult, classify
-from nimad.supervisor.worker_process import Launch, WorkerProcess
+from nimad.supervisor.worker_process import Clock, Launch, WorkerProcess
 from nimad.worker.protocol import Failure, Job, Task
 
 MIB = 1024**2

@@ -270,7 +270,7 @@ def test_the_log_says_what_was_set_aside_and_where_it_is(source: Path) -> None:
     for text in (log, " ".join(said.split())):
         assert "[WARN] The last worker's log cannot be read" in text
         assert "[WARN] The unfinished target cannot be used" in text
-        assert "beginning anew" in text
+        assert "starting over" in text
     for name in files:
         assert str(source.parent / name) in log
 
@@ -313,14 +313,14 @@ def test_a_log_that_comes_to_lie_beside_it_between_two_workers_costs_no_row(sour
 @pytest.mark.long
 def test_a_file_that_is_ruined_each_time_is_begun_anew_twice_and_no_more(source: Path) -> None:
     """Two copies beside it tell enough of a failing disk; a third would only help to fill it."""
-    with pytest.raises(RefusedError, match=f"although it was begun anew {REBUILDS} times") as caught:
+    with pytest.raises(RefusedError, match=f"although it was started over {REBUILDS} times") as caught:
         with_damage(source, truncate, times=100)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     assert "check the disk (dmesg), then begin again with --restart" in str(caught.value)
     assert not target_of(source).exists()
     assert sum(bool(DATED.fullmatch(name)) for name in kept(source)) == REBUILDS
     ruined = staging_of(source).read_bytes()
-    with pytest.raises(RefusedError, match=f"begun anew {REBUILDS} times"):  # the next run counts on
+    with pytest.raises(RefusedError, match=f"started over {REBUILDS} times"):  # the next run counts on
         migrate(source, clock=Hurried())
     assert staging_of(source).read_bytes() == ruined
     assert_made(source, migrate(source, restart=True, clock=Hurried()))

@@ -124,7 +124,7 @@ def test_a_source_that_is_no_longer_the_same_file_stops_the_run(source: Path, ho
     assert isinstance(error, SourceError)
     assert error.exit_code == ExitCode.USAGE
     assert f"{source} was replaced or taken away during the run, so nothing is published" in str(error)
-    assert "put it back and run again, or begin anew with --restart" in str(error)
+    assert "put it back and run again, or start over with --restart" in str(error)
 
 
 # The same file with other content
@@ -165,7 +165,7 @@ def test_a_source_that_loses_most_of_what_was_copied_stops_the_run(source: Path,
     assert f"{source} has lost" in str(error)
     assert "rows of memory_nodes that were copied already" in str(error)
     assert f"they are still in {staging_of(source)}" in str(error)
-    assert "Restore the source and run again; if they are meant to be gone, begin anew with --restart" in str(error)
+    assert "Restore the source and run again; if they are meant to be gone, start over with --restart" in str(error)
     if at is Verifying:
         with pytest.raises(RefusedError, match=f"{source} has lost"):
             migrate(source)

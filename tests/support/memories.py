@@ -28,7 +28,7 @@ import nimad
 from nimad.events.run import BatchFailed, Event
 from nimad.sample import create_schema
 from nimad.source.sqlite_file import SourceFile
-from nimad.supervisor.clock import Clock
+from nimad.supervisor.worker_process import Clock
 
 Row = Mapping[str, Any]
 E = TypeVar("E", bound=Event)

@@ -29,7 +29,7 @@ from nimad.errors import NimadError
 from nimad.host.deadline import within
 from nimad.host.disk import FileKind, kind_of, storage_version
 from nimad.migration import large_pages
-from nimad.state import made_with
+from nimad.state import provenance
 
 _CHECK, _READERS, _STORAGE = "engine", "readers", "storage version"
 #: The oldest pyarrow that workers use.
@@ -94,7 +94,7 @@ def readers(examined: Examined) -> Iterator[Finding]:
     """The agent's interpreters, and whether they open what is there or would be written."""
     settings = examined.settings
     with within(ASKING_S) as stop:
-        choice = selection.choose_engine(settings, examined.owned, made_with.of(settings.target), stop)
+        choice = selection.choose_engine(settings, examined.owned, provenance.made_with(settings.target), stop)
     there = _version_there(settings.target)
     for reader in choice.readers:
         if there is not None and reader.storage_version < there:

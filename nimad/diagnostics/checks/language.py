@@ -22,7 +22,7 @@ from nimad.engines.interpreter import LOCALE, Interpreter
 from nimad.engines.packages import MODULE
 from nimad.host import systemctl
 from nimad.host.deadline import within
-from nimad.state import made_with
+from nimad.state import provenance
 
 _CHECK: Final = "language"
 #: Where a system has its language: Debian's file, and systemd's.
@@ -82,7 +82,7 @@ def _readers(examined: Examined) -> list[tuple[str, Interpreter, str]]:
     """What is told of each reader, and how it is asked; our own engine where no reader is found."""
     settings = examined.settings
     with within(ASKING_S) as stop:
-        choice = selection.choose_engine(settings, examined.owned, made_with.of(settings.target), stop)
+        choice = selection.choose_engine(settings, examined.owned, provenance.made_with(settings.target), stop)
     found = [(str(reader), reader.interpreter, reader.module) for reader in choice.readers]
     return found or [(f"{MODULE} of {Interpreter().python}", Interpreter(), MODULE)]
 

@@ -65,7 +65,7 @@ def done(found: Rollback) -> Iterator[str]:
     if found.kept or found.refused:
         yield f"What SQLite has no place for is in {found.record}: {_values(found)}"
     if found.unindexed:
-        yield f"nima-core's index of texts could not be brought up to date ({found.unindexed}); until it is made anew, "
+        yield f"nima-core's index of texts could not be brought up to date ({found.unindexed}); until it is rebuilt, "
         yield "its search in SQLite does not find what was copied back"
     yield f"Read back: SQLite holds everything {'else ' if found.kept or found.refused else ''}that the target has"
     yield f"Set aside: the target is {found.set_aside} now"

@@ -148,7 +148,7 @@ def _isolated(event: e.Isolated) -> Lines:
 def _set_aside(event: e.SetAside) -> Lines:
     names = ", ".join(event.files)
     if event.whole:
-        yield Level.WARN, f"The unfinished target cannot be used ({event.message}); kept as {names}, beginning anew"
+        yield Level.WARN, f"The unfinished target cannot be used ({event.message}); kept as {names}, starting over"
     else:
         yield (
             Level.WARN,

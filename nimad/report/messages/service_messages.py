@@ -14,7 +14,7 @@ def _waiting(event: s.Waiting) -> Lines:
 
 
 def _disk_came(event: s.DiskCame) -> Lines:
-    yield Level.INFO, f"The disk at {event.place} is there; starting anew, because this process cannot see it"
+    yield Level.INFO, f"The disk at {event.place} is there; restarting, because this process cannot see it"
 
 
 def _target_gone(event: s.TargetGone) -> Lines:

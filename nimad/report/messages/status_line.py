@@ -58,7 +58,7 @@ _WORDS: Mapping[type[e.Event], Callable[[Any], str]] = {
     e.NothingToDo: lambda event: event.why,
     f.LeftAlone: lambda event: f"Complete; late arrivals wait: {event.why}",
     s.Waiting: lambda event: f"Waiting for {event.what}",
-    s.DiskCame: lambda event: f"The disk at {event.place} is there; starting anew",
+    s.DiskCame: lambda event: f"The disk at {event.place} is there; restarting",
     s.TargetGone: lambda event: f"{event.target} is gone",
     s.Watching: _watching,
     s.Postponed: lambda event: f"{event.message}; trying again in {duration_of_run(event.delay_s)}",

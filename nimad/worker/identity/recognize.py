@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from nimad.source import rows as source_rows
-from nimad.source.deletion_limit import deleted_in_passing
+from nimad.source.changed_rows import deleted_in_passing
 from nimad.source.ranges import LAST_KEY
 from nimad.source.rows import Rows
 from nimad.source.schema import TARGET_TABLES, Table

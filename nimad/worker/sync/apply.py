@@ -13,7 +13,7 @@ from typing import Any
 
 from nimad.host.disk import has_log, logs
 from nimad.source import rows as source_rows
-from nimad.source.deletion_limit import deleted_in_passing
+from nimad.source.changed_rows import deleted_in_passing
 from nimad.source.rows import Rows
 from nimad.source.schema import EDGES, NODES, TURNS
 from nimad.source.sqlite_file import SourceFile

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from nimad.source import rows as source_rows
-from nimad.source.deletion_limit import deleted_in_passing
+from nimad.source.changed_rows import deleted_in_passing
 from nimad.source.schema import EDGES, LINKS, NODE_DEFAULTS, NODES, TARGET_TABLES, TURNS, Table, ValueKind
 from nimad.source.sqlite_file import SourceFile
 from nimad.state import ledger

@@ -2,7 +2,7 @@
 
 The agent keeps ids of memories in files of its own; there a memory may have another id than in SQLite. The engine
 changes no key, so a row goes out and comes in again, with its edges and links. The file is not published yet: what ends
-in between is begun anew. The ledger keeps the ids, as it does for late arrivals (`worker/identity/id_map.py`).
+in between is started over. The ledger keeps the ids, as it does for late arrivals (`worker/identity/id_map.py`).
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,6 +1,6 @@
 """Verification sees every kind of damage, names it by table, id and column, and publishes nothing.
 
-What an earlier run left and is damaged now is begun anew, once; what this very run wrote is not.
+What an earlier run left and is damaged now is started over, once; what this very run wrote is not.
 """
 
 import re
@@ -82,7 +82,7 @@ def migrate_spoilt(source: Path, spoil: Callable[[], object], events: list[Event
 
 
 def assert_refused(source: Path, spoil: Callable[[], object], *named: str) -> None:
-    """Verification names these places, each and no other; nothing is published, and nothing begun anew."""
+    """Verification names these places, each and no other; nothing is published, and nothing started over."""
     events: list[Event] = []
     with pytest.raises(DifferenceError) as caught:
         migrate_spoilt(source, spoil, events)
@@ -334,8 +334,8 @@ def test_what_an_earlier_run_left_damaged_is_kept_and_begun_anew(left: Path) -> 
     for text in (log, " ".join(said.split())):
         assert "[WARN] The unfinished target cannot be used (left by an earlier run, it differs from the source" in text
         assert "in 40 places (memory_nodes id 1: text; memory_nodes id 2: text; " in text
-        assert "beginning anew" in text
-    assert f"kept as {aside}, beginning anew" in log
+        assert "starting over" in text
+    assert f"kept as {aside}, starting over" in log
 
 
 @pytest.mark.long
@@ -380,7 +380,7 @@ def test_damage_in_run_after_run_is_begun_anew_twice_and_no_more(left: Path) -> 
         damage(left, DAMAGE_ALL)
         interrupted(left, Verifying, nth=2)  # the first comparison found it; the second is of the new file
     damage(left, DAMAGE_ALL)
-    with pytest.raises(RefusedError, match=f"although it was begun anew {REBUILDS} times") as caught:
+    with pytest.raises(RefusedError, match=f"although it was started over {REBUILDS} times") as caught:
         migrate(left)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     assert "it differs from the source in 40 places" in str(caught.value)
