@@ -123,7 +123,7 @@ class DiskError(NimadError):
     exit_code = ExitCode.IO_ERROR
 
     def __init__(self, what: str) -> None:
-        remedy = limit_reached(what) or "make room or remedy the disk, then run again"
+        remedy = limit_reached(what) or "make room or repair the disk, then run again"
         super().__init__(f"{what}; {remedy}: what was counted is kept")
 
 

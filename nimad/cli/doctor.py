@@ -26,7 +26,7 @@ from nimad.report.messages.doctor_screen import lines, to_json
 def doctor(
     source: Path | None, target: Path | None, config: Path | None, reader_python: Path | None, *, as_json: bool
 ) -> None:
-    """Look whether machine, engines, files and service are fit for a migration, and say what mends what is not.
+    """Look whether machine, engines, files and service are fit for a migration, and say how to fix what is not.
 
     Changes nothing. Exit code 0: all is well. 1: warnings. 2: problems.
     """

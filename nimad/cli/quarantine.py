@@ -67,7 +67,7 @@ def _say_next_steps(found: QuarantineEntries, count: int, key: str) -> None:
     words = ["--", key] if key.startswith("-") else [key]
     say_line(f"{number_of(count, 'entry', 'entries')} in {found.file}")
     say_line(f"Look at one whole: {command.line('quarantine', 'show', '--target', found.target, *words)}")
-    say_line(f"Once their cause is mended: {command.line('quarantine', 'retry', '--target', found.target)}")
+    say_line(f"Once their cause is fixed: {command.line('quarantine', 'retry', '--target', found.target)}")
 
 
 @quarantine.command()

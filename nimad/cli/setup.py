@@ -61,7 +61,7 @@ def _say_done(written: WrittenUnits) -> None:
 
 def _say_away_at_boot(written: WrittenUnits) -> None:
     for place, line in written.away_at_boot.items():
-        waits = f"systemd does not mount {place} when the machine starts: the service then waits until somebody does"
+        waits = f"systemd does not mount {place} when the machine starts: the service then waits until it is mounted"
         say_warning(f"{waits}. Add this line to /etc/fstab, and run setup again:" if line else waits)
         if line:
             say_line(line)

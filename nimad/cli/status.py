@@ -32,8 +32,8 @@ _EVERY_S = 1.0
 def status(source: Path | None, target: Path | None, config: Path | None, *, watch: bool, as_json: bool) -> None:
     """Show how a migration stands: how far it is, who is at it, and what to do next.
 
-    Exit code 0: complete. 1: complete, with rows in quarantine. 3: somebody is at it. 4: nothing is there. 73: another
-    memory is in place of the one that was migrated. 75: it was interrupted or has failed, and nobody is at it.
+    Exit code 0: complete. 1: complete, with rows in quarantine. 3: in progress. 4: nothing is there. 73: another
+    memory is in place of the one that was migrated. 75: it was interrupted or has failed, and no process is running.
     """
     options = begin({"source": source, "target": target}, config)
 

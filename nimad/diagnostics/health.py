@@ -187,7 +187,7 @@ def _missing(settings: Settings, files: Files, there: Sequence[Path]) -> list[st
 
 def _taken_away(settings: Settings) -> str:
     return (
-        f"{settings.target} is gone: it was published, and somebody took it away; put it back, or rebuild it with: "
+        f"{settings.target} is gone: it was published, and has been taken away; put it back, or rebuild it with: "
         f"{command.migrate(settings, '--replace')}"
     )
 

@@ -27,7 +27,7 @@ _WANTED: Final = (
 
 @dataclass(frozen=True)
 class Trouble:
-    """What keeps a service from its work, and the command that mends it, where one does."""
+    """What keeps a service from its work, and the command that fixes it, where one does."""
 
     text: str
     remedy: str = ""

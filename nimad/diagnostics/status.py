@@ -34,7 +34,7 @@ from nimad.supervisor.plan import BATCH_FACTOR, WORKER_BASE
 
 #: Lines of the log that are shown, and the bytes at its end in which they are looked for.
 LOG_LINES, _LOG_BYTES = 5, 64 * 1024
-#: What a script is told, beside the exit codes of a run: somebody is at it, and nothing is there to be told of.
+#: What a script is told, beside the exit codes of a run: in progress, and nothing is there to be told of.
 UNDER_WAY, NOTHING_THERE = 3, 4
 #: What the exit code is while the target is as it should be, and at other times.
 _CODES: Mapping[MigrationStatus, int] = {

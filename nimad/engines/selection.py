@@ -251,7 +251,7 @@ def ways_out(reader: FoundEngine, storage_version: int, *, without_options: bool
     """What to do about a reader that cannot open a file of a storage version."""
     other = "If another interpreter reads this memory, name it with --reader-python"
     if reader.storage_version >= storage_version:  # it should have opened it
-        return f"Mend that interpreter and run again. {other} ('none' asks nobody)"
+        return f"Repair that interpreter and run again. {other} ('none' asks no interpreter)"
     older = f"{pip()} install '{REQUIREMENTS['real_ladybug']}', then run again"
     if without_options:
         older = "run again without --engine and --engine-python"

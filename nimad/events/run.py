@@ -269,10 +269,10 @@ class Refused(Event):
 
 @dataclass(frozen=True)
 class Verified(Event):
-    """The target holds what the source holds. `mended`: rows brought up to date since they were copied."""
+    """The target holds what the source holds. `refreshed`: rows brought up to date since they were copied."""
 
     compared: Mapping[str, int]
-    mended: int
+    refreshed: int
     removed: int
     seconds: float
 

@@ -61,7 +61,7 @@ def _cause(context: Context) -> str:
 def _count(context: Context) -> WorkerResult | None:
     """Count the staging file, with what a log holds taken in; the worker's answer when the file does not open.
 
-    Raises what no repair mends: a full disk, another engine, another program that has it open.
+    Raises what no repair fixes: a full disk, another engine, another program that has it open.
     """
     if not context.files.staging.exists():
         context.note_staging({})

@@ -20,11 +20,11 @@ from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.worker.protocol import Job, Task
 
 #: How often rows that go on changing are brought up to date before they are left as they are.
-MEND_PASSES = 5
+REFRESH_PASSES = 5
 #: How often missing rows are loaded before the run is given up.
 MISSING_PASSES = 20
-#: Rows of one mending batch.
-MEND_ROWS = 500
+#: Rows of one refreshing batch.
+REFRESH_ROWS = 500
 #: How often a value was written before it is set aside.
 TRIES = 2
 #: How many differing values a message names.
@@ -32,7 +32,7 @@ NAMED = 5
 
 
 def verify(context: Context) -> None:
-    """Compare, mend, and compare what was mended.
+    """Compare, refresh, and compare what was refreshed.
 
     Raises `DifferenceError` when something is not as it should be, but `UnreadableError` in a file that an earlier run
     left, so that it is started over.
@@ -46,14 +46,14 @@ def verify(context: Context) -> None:
         compared = _compare_counts(context)
         context.listener(Verified(compared, 0, 0, time.monotonic() - began))
         return
-    compared, mended, removed = _compare_rows(context)
-    context.listener(Verified(compared, mended, removed, time.monotonic() - began))
+    compared, refreshed, removed = _compare_rows(context)
+    context.listener(Verified(compared, refreshed, removed, time.monotonic() - began))
 
 
 def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
     found, doubts = _ask(context, {}), Doubts(context)
     compared: dict[str, int] = dict(found["compared"])
-    mended = removed = passes = 0
+    refreshed = removed = passes = 0
     while True:
         _raise_for_damage(context, found)
         for table, ids in found["removed"].items():
@@ -61,24 +61,24 @@ def _compare_rows(context: Context) -> tuple[dict[str, int], int, int]:
         doubts.hear(found["wrong"])
         passes += 1
         # A row that just goes on changing is right as of a moment ago. A missing one is never left missing.
-        work = list(_mending(found)) if passes <= MEND_PASSES or found["missing"] or found["wrong"] else []
+        work = list(_refreshing(found)) if passes <= REFRESH_PASSES or found["missing"] or found["wrong"] else []
         if not work:
-            return compared, mended, removed
+            return compared, refreshed, removed
         if passes > MISSING_PASSES:
             doubts.give_up(found["missing"])
         nodes_came_or_went = bool(found["missing"].get(NODES))
         for table, ids, gone in work:
             taken_out = _refresh(context, table, ids, gone)
-            mended, removed = mended + len(ids), removed + taken_out
+            refreshed, removed = refreshed + len(ids), removed + taken_out
             nodes_came_or_went |= table == NODES and taken_out > 0
-        # Edges and turns hang on nodes: when one came or went, all is compared, else just the mended rows.
+        # Edges and turns hang on nodes: when one came or went, all is compared, else just the refreshed rows.
         whole = nodes_came_or_went or found["wrongs"] > len(found["wrong"])
         found = _ask(context, {}) if whole else _ask_again(context, found)
         compared.update({name: rows for name, rows in found["compared"].items() if not found["partly"]})
 
 
 def _ask_again(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Compare the rows that were mended."""
+    """Compare the rows that were refreshed."""
     merged: dict[str, Any] = {
         "compared": {},
         "changed": {},
@@ -89,7 +89,7 @@ def _ask_again(context: Context, found: Mapping[str, Any]) -> dict[str, Any]:
         "wrong": [],
         "wrongs": 0,
     }
-    for table, ids, _ in _mending(found):
+    for table, ids, _ in _refreshing(found):
         if not ids:
             continue
         part = _ask(context, {"table": table, "ids": ids})
@@ -118,14 +118,14 @@ def _ask(context: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**answer.facts, "partly": bool(facts)}
 
 
-def _mending(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
+def _refreshing(found: Mapping[str, Any]) -> Iterator[tuple[str, list[int], list[int]]]:
     """What is to be brought up to date: table, ids that changed or are missing, ids that are gone. Nodes first."""
     for name in TARGET_TABLES:
         wrong = (key for table, key, _ in found["wrong"] if table == name)
         ids = sorted({*found["changed"].get(name, ()), *found["missing"].get(name, ()), *wrong})
         gone = found["removed"].get(name, [])
-        for start in range(0, max(len(ids), len(gone)), MEND_ROWS):
-            yield name, ids[start : start + MEND_ROWS], gone[start : start + MEND_ROWS]
+        for start in range(0, max(len(ids), len(gone)), REFRESH_ROWS):
+            yield name, ids[start : start + REFRESH_ROWS], gone[start : start + REFRESH_ROWS]
 
 
 def _refresh(context: Context, table: str, ids: list[int], gone: list[int]) -> int:
@@ -145,7 +145,7 @@ def _refresh(context: Context, table: str, ids: list[int], gone: list[int]) -> i
 
 
 def _raise_for_damage(context: Context, found: Mapping[str, Any]) -> None:
-    """Raise for what no writing again mends: a file that contradicts itself, or any difference an earlier run left."""
+    """Raise for what no refresh fixes: a file that contradicts itself, or any difference an earlier run left."""
     places, count = list(found["damaged"]), found["damages"]
     if context.adopted:
         places, count = places + found["wrong"], count + found["wrongs"]

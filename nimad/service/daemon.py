@@ -75,7 +75,7 @@ class Daemon:
         self._settings = self._running = load()
 
     def run(self) -> ExitCode:
-        """Work until told to stop, or until there is nothing left to do. Raises `NimadError` for what people mend."""
+        """Work until told to stop, or until there is nothing left to do. Raises `NimadError`."""
         with handle_signals(self._stop, self._ask_reload):
             while not self._stop.stopped:
                 self._running, self._begin_again = self._settings, False

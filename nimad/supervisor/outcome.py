@@ -70,7 +70,7 @@ class Rule:
 
 RULES: Mapping[FailureKind, Rule] = {
     FailureKind.CRASHED: Rule(Action.RETRY, "a crash may be chance; a row that causes it does so in every try"),
-    FailureKind.KILLED: Rule(Action.RETRY, "somebody's doing, not the batch's"),
+    FailureKind.KILLED: Rule(Action.RETRY, "another process did that, not the batch"),
     FailureKind.OUT_OF_MEMORY: Rule(
         Action.SMALLER_BATCH, "the kernel ended it for want of memory: fewer rows need less"
     ),
@@ -92,12 +92,12 @@ RULES: Mapping[FailureKind, Rule] = {
     FailureKind.DAMAGED: Rule(Action.REPAIR, "it opens, and what it holds cannot be read, or is wrong"),
     FailureKind.LOCKED: Rule(Action.RETRY, "another process has the file open, and may be about to close it"),
     FailureKind.STORAGE_VERSION: Rule(Action.STOP, "the file belongs to another engine"),
-    FailureKind.DISK: Rule(Action.STOP, "only somebody who makes room mends that"),
-    FailureKind.NOT_ALLOWED: Rule(Action.STOP, "only somebody who changes the permissions mends that"),
+    FailureKind.DISK: Rule(Action.STOP, "only the owner can make room"),
+    FailureKind.NOT_ALLOWED: Rule(Action.STOP, "only the owner can change the permissions"),
     FailureKind.DUPLICATE_KEY: Rule(Action.REPAIR, "its keys were looked up a moment ago: the file contradicts itself"),
     FailureKind.CONVERSION: Rule(Action.ISOLATE, "the same value fails in the same way every time"),
     FailureKind.ENGINE_ERROR: Rule(Action.RETRY, "an error without a rule of its own may be chance"),
-    FailureKind.ENGINE_MISSING: Rule(Action.STOP, "somebody has to install it"),
+    FailureKind.ENGINE_MISSING: Rule(Action.STOP, "it has to be installed"),
     FailureKind.SOURCE_BUSY: Rule(Action.RETRY, "whoever holds the source lets go of it some time"),
     FailureKind.SOURCE: Rule(Action.STOP, "the source cannot be read as it is"),
     FailureKind.SCHEMA: Rule(Action.STOP, "the columns are no longer those that the target was begun with"),

@@ -65,4 +65,4 @@ def _advice(answer: WorkerResult) -> str:
         return "close the program that has the unfinished target open"
     if answer.kind in CIRCUMSTANTIAL:
         return "free some memory, or try a smaller --batch-size"
-    return "the log file has what the worker said last; run again once its cause is mended"
+    return "the log file has what the worker said last; run again once its cause is fixed"

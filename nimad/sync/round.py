@@ -227,8 +227,8 @@ class SyncRound:
             before = f", after {facts['before']} that were removed before" if facts["before"] else ""
             return (
                 f"{source} has lost {facts['lost']} of the {facts['noted']} rows of {facts['table']} that are in "
-                f"{target}{before}; nothing was removed, and nothing is before somebody looks: put the rows back, or "
-                f"make a target without them with: {command.migrate(self._settings, '--replace')}"
+                f"{target}{before}; nothing was removed, and nothing will be until this is resolved: put the "
+                f"rows back, or make a target without them with: {command.migrate(self._settings, '--replace')}"
             )
         if facts["refused"] == "damaged":
             return f"pages of {source} are damaged ({facts['why']}), so {target} may hold the last copy of some rows"
@@ -305,7 +305,7 @@ class SyncRound:
         if answer.kind in (FailureKind.CRASHED, FailureKind.HUNG):
             return (
                 f"{self._files.target} cannot be caught up, because every worker ends ({answer.message}), perhaps on a "
-                f"row that is new, and nothing comes after it until that is mended; see {self._settings.log_file}"
+                f"row that is new, and nothing comes after it until that is fixed; see {self._settings.log_file}"
             )
         return f"{self._files.target} cannot be caught up: {answer.message}"
 

@@ -27,7 +27,7 @@ class Engine:
 
 
 def import_engine(name: str = MODULE) -> tuple[ModuleType, Engine]:
-    """Import the engine. Raises `EngineError` with what was found, where, and the command that mends it."""
+    """Import the engine. Raises `EngineError` with what was found, where, and the command that fixes it."""
     module, facts = probe_script.identify(name)
     if module is None:
         raise EngineError(_why_not(facts))

@@ -88,7 +88,7 @@ def refresh(job: Job, module: ModuleType) -> dict[str, Any]:
         else:
             copy_rows.remove(database, TARGET_TABLES[job.table], [*gone, *judged.rows.keys])
         _LOADERS[job.table](job, database, judged, ())
-    return {"mended": len(judged.rows), "removed": len(gone)}
+    return {"refreshed": len(judged.rows), "removed": len(gone)}
 
 
 def held(database: Database, wanted: Sequence[Range]) -> dict[str, int]:

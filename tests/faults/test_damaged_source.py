@@ -663,8 +663,8 @@ def test_where_nobody_knows_how_much_is_lost_no_rate_is_claimed(source: Path, ta
     overwrite(source, leaves(source)[-1].number)
     result, said = said_of(source, target)
     assert (result.unread_nodes, result.success_rate) == (None, None)
-    assert "Success rate: unknown, for nobody knows how many nodes cannot be read" in said
-    assert any(line.endswith(", and nobody knows how many that cannot be read") for line in said)
+    assert "Success rate: unknown, because the number of unreadable nodes is unknown" in said
+    assert any(line.endswith(", and an unknown number that cannot be read") for line in said)
 
 
 def test_one_row_of_very_many_that_is_lost_is_not_rounded_away() -> None:

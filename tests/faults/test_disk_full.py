@@ -144,7 +144,7 @@ def disturbed(source: Path, disk: Disk, at: type[Event], nth: int, do: Callable[
 def assert_disk_is_to_blame(error: DiskError, disk: Disk) -> None:
     assert error.exit_code == ExitCode.IO_ERROR
     assert str(disk.path) in str(error)
-    assert "make room or mend the disk, then run again: what was counted is kept" in str(error)
+    assert "make room or repair the disk, then run again: what was counted is kept" in str(error)
     assert not os.path.lexists(disk.target)
 
 
@@ -360,7 +360,7 @@ def test_a_neighbour_that_takes_the_last_room_at_any_moment_stops_the_run(source
     end.set()
     neighbour.join()
     assert status == ExitCode.IO_ERROR, life.said
-    (line,) = [line for line in life.said.splitlines() if "[ERROR]" in line and "make room or mend the disk" in line]
+    (line,) = [line for line in life.said.splitlines() if "[ERROR]" in line and "make room or repair the disk" in line]
     assert str(disk.path) in line
     assert not os.path.lexists(disk.target)
     disk.make_room()

@@ -391,7 +391,7 @@ def _(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> WorkerResult:
     worker_of(
         monkeypatch,
         "-c",
-        "import sys\nfrom nimad.source import file\nfile.BUSY_TIMEOUT_S = 0.3\n"
+        "import sys\nfrom nimad.source import sqlite_file\nsqlite_file.BUSY_TIMEOUT_S = 0.3\n"
         "from nimad.worker.__main__ import main\nsys.exit(main())",
     )
     with elsewhere(HOLD_SOURCE, str(bench.source)):

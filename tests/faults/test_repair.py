@@ -329,7 +329,7 @@ def test_a_file_that_is_ruined_each_time_is_begun_anew_twice_and_no_more(source:
 # Damage that shows late, or not at all
 
 
-def mended(folder: Path, loaded: Path, seed: int) -> str:
+def refreshed(folder: Path, loaded: Path, seed: int) -> str:
     """Overwrite one page of a loaded file with chance, or with nothing, and run on. How that ended."""
     folder.mkdir()
     source, choice = copy_of(loaded, folder), random.Random(seed)
@@ -355,7 +355,7 @@ def mended(folder: Path, loaded: Path, seed: int) -> str:
 @pytest.mark.long
 def test_whichever_page_is_damaged_it_is_mended_or_not_published(tmp_path: Path, loaded: Path) -> None:
     with ThreadPoolExecutor(AT_ONCE) as executor:
-        ends = list(executor.map(lambda seed: mended(tmp_path / f"{seed}", loaded, seed), range(SEEDS)))
+        ends = list(executor.map(lambda seed: refreshed(tmp_path / f"{seed}", loaded, seed), range(SEEDS)))
     assert [end for end in ends if "WRONG" in end] == []
     assert any("built anew" in end for end in ends), ends
 

@@ -105,7 +105,7 @@ def test_who_becomes_the_owner_still_ends_with_its_parent(alice: Path, reaching:
     """The kernel forgets that order whenever a process changes its rights."""
     program = f"""
 import ctypes, pathlib
-from nimad import rights
+from nimad.host import rights
 libc, number = ctypes.CDLL(None), ctypes.c_int()
 libc.prctl(1, 9, 0, 0, 0)
 rights.become_owner(pathlib.Path({str(alice)!r}))

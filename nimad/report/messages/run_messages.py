@@ -219,10 +219,10 @@ def _refused(event: e.Refused) -> Lines:
 def _verified(event: e.Verified) -> Lines:
     counts = ", ".join(f"{rows} {_NOUNS[table].lower()}" for table, rows in event.compared.items())
     yield Level.INFO, f"Verified: {counts} ({event.seconds:.1f}s)"
-    if event.mended:
+    if event.refreshed:
         yield (
             Level.INFO,
-            f"Brought up to date: {event.mended} rows that changed in the source since they were copied",
+            f"Brought up to date: {event.refreshed} rows that changed in the source since they were copied",
         )
     if event.removed:
         yield Level.INFO, f"Taken out: {event.removed} rows that were deleted from the source since"
@@ -354,7 +354,7 @@ def _finished(event: e.Finished) -> Lines:
 
 def _unread(nodes: int | None) -> str:
     if nodes is None:
-        return ", and nobody knows how many that cannot be read"
+        return ", and an unknown number that cannot be read"
     return f", and up to {nodes} that cannot be read" if nodes else ""
 
 
@@ -367,7 +367,7 @@ def _aside(what: str, count: int) -> str:
 
 def _rate(result: Result) -> str:
     if result.success_rate is None:
-        return "unknown, for nobody knows how many nodes cannot be read"
+        return "unknown, because the number of unreadable nodes is unknown"
     return f"{'at least ' if result.unread_nodes else ''}{result.success_rate:.1f}%"
 
 

@@ -18,7 +18,7 @@ def _disk_came(event: s.DiskCame) -> Lines:
 
 
 def _target_gone(event: s.TargetGone) -> Lines:
-    yield Level.WARN, f"{event.target} is gone: somebody took it away. Migrate again by starting the service anew"
+    yield Level.WARN, f"{event.target} is gone. To migrate again, restart the service"
 
 
 def _remounted(event: s.Remounted) -> Lines:

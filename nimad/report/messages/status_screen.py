@@ -81,14 +81,14 @@ def _running(status: Status) -> str:
 
 def _paused(status: Status) -> str:
     if status.phase == "rolled back":
-        return f"Rolled back, and paused since{'' if status.at_work else '; nobody is at work'}"
+        return f"Rolled back, and paused since{'' if status.at_work else '; no process is running'}"
     at = f" while {shown_phase(status.phase)}" if status.phase and status.phase != "complete" else ""
-    return f"Paused{at}{'' if status.at_work else ', and nobody is at work'}"
+    return f"Paused{at}{'' if status.at_work else '; no process is running'}"
 
 
 def _interrupted(status: Status) -> str:
     while_ = f" while {shown_phase(status.phase)}" if status.phase else ""
-    return f"Interrupted{while_}; nobody is at work on it, and what was counted is kept"
+    return f"Interrupted{while_}; no process is working on it; what was counted is kept"
 
 
 def _complete(status: Status) -> str:
@@ -99,7 +99,7 @@ def _complete(status: Status) -> str:
 
 
 _HEADLINES: Mapping[MigrationStatus, Callable[[Status], str]] = {
-    MigrationStatus.NOTHING: lambda _: "Nothing has been migrated here, and nobody is at work",
+    MigrationStatus.NOTHING: lambda _: "Nothing has been migrated here; no process is running",
     MigrationStatus.WAITING: lambda _: "Waiting",
     MigrationStatus.RUNNING: _running,
     MigrationStatus.PAUSED: _paused,
@@ -109,7 +109,7 @@ _HEADLINES: Mapping[MigrationStatus, Callable[[Status], str]] = {
     MigrationStatus.FOLLOWING: lambda status: (
         f"{_complete(status)}; what comes late {'waits' if status.another else 'is added'}"
     ),
-    MigrationStatus.GONE: lambda _: "It was complete, and the target is gone: somebody took it away",
+    MigrationStatus.GONE: lambda _: "It was complete, but the target is gone",
     MigrationStatus.UNTOLD: lambda _: "A target is here, and no run tells of it",
 }
 

@@ -28,7 +28,7 @@ def account(target: Path, migration: Migration | None, *, latest: bool) -> RunRe
         raise (
             not_there(target)
             if not target.exists()
-            else UsageError(f"nothing tells how {target} was made; nimad made it with --replace, or somebody else did")
+            else UsageError(f"nothing tells how {target} was made: by --replace, or by another program")
         )
     now = made if latest else {}
     told = parse.of_record(migration) if migration else parse.of_state(made)

@@ -115,7 +115,7 @@ def _verification(migration: Migration) -> dict[str, Any]:
     return {
         "level": str(migration.last("Verifying").get("level", "")),
         "compared": {str(name): _number(rows) for name, rows in _mapping(verified.get("compared")).items()},
-        "mended": _number(verified.get("mended")),
+        "refreshed": _number(verified.get("refreshed")),
         "removed": _number(verified.get("removed")),
         "seconds": float(_number(verified.get("seconds"), fraction=True)),
     }

@@ -164,7 +164,7 @@ def verification(told: RunReport) -> ReportTable:
         return ReportTable("Verification", [], [], "The rows were counted, and not compared.")
     rows = [["Compared", _LEVELS.get(found["level"], found["level"])]]
     rows += [[NOUNS.get(name, name), f"{formatting.count(count)} alike"] for name, count in found["compared"].items()]
-    rows += [["Brought up to date", formatting.count(found["mended"])]] if found["mended"] else []
+    rows += [["Brought up to date", formatting.count(found["refreshed"])]] if found["refreshed"] else []
     rows += [["Taken out, as in SQLite", formatting.count(found["removed"])]] if found["removed"] else []
     rows += [["Differences left", "none"], ["Time", formatting.duration(found["seconds"])]]
     rows += [["Opened and counted by", reader] for reader in told.readers]

@@ -26,7 +26,7 @@ def test_the_reference_is_what_the_program_says(name: str) -> None:
 def test_exit_codes_that_a_command_has_for_itself_are_told_as_well() -> None:
     told = dict(described.exit_codes_of_commands())
     assert {"nimad status", "nimad health", "nimad doctor", "nimad verify"} <= told.keys()
-    assert f"{UNDER_WAY}: somebody is at it. {NOTHING_THERE}: nothing is there." in told["nimad status"]
+    assert f"{UNDER_WAY}: in progress. {NOTHING_THERE}: nothing is there." in told["nimad status"]
 
 
 def test_no_page_of_the_reference_is_left_over() -> None:

@@ -67,7 +67,7 @@ def test_what_the_list_tells_to_type_works(tmp_path: Path, target: Path) -> None
     shown = pasted(tmp_path, told(listed.out, "Look at one whole"))
     assert json.loads(shown.out)["id"] == 2
     change(target.with_name("graph.sqlite"), "UPDATE memory_nodes SET timestamp = 12")
-    again = pasted(tmp_path, told(listed.out, "Once their cause is mended"))
+    again = pasted(tmp_path, told(listed.out, "Once their cause is fixed"))
     assert (again.code, again.err) == (0, "")
     assert nimad(tmp_path, "quarantine", "--help").code == 0
     assert nimad(tmp_path, "quarantine", "list", "--target", target).out == "Nothing is in quarantine.\n"

@@ -79,7 +79,7 @@ def section_two() -> Iterator[dict[str, Any]]:
     yield batch(4.0, "edges", 1, 0, 40, 40)
     yield {"t": 4.5, "event": "Verifying", "level": "full"}
     compared = {"memory_nodes": 9_769, "memory_edges": 40}
-    yield {"t": 6.5, "event": "Verified", "compared": compared, "mended": 2, "removed": 0, "seconds": 2.0}
+    yield {"t": 6.5, "event": "Verified", "compared": compared, "refreshed": 2, "removed": 0, "seconds": 2.0}
     yield {"t": 6.6, "event": "ReaderChecked", "reader": "/home/me/.nima/.venv/bin/python (ladybug 0.22.0)"}
     yield {"t": 7.0, "event": "Published", "size": 51 * MB}
     phases = {"loading memory_nodes": 3.0, "verifying": 2.0, "publishing": 0.011}

@@ -349,7 +349,7 @@ def test_a_target_that_was_taken_away_is_no_health(tmp_path: Path) -> None:
     target.unlink()
     done = nimad(tmp_path, "health", "--source", "graph.sqlite")
     assert done.code == 1
-    assert f"{target} is gone: it was published, and somebody took it away" in done.out
+    assert f"{target} is gone: it was published, and has been taken away" in done.out
     assert done.out.rstrip().endswith("--replace")
     assert "no LadybugDB file yet" not in done.out
 

@@ -134,8 +134,8 @@ def test_the_namesake_over_the_engine_and_the_command_that_mends_it(
     message = assert_refused(engine.nimad(folder, "migrate", "--source", "graph.sqlite"))
     assert_names(message, engine, "LadybugDB not available", "ladybug-core 0.44.62")
     engine.shell(message.partition("Install: ")[2])
-    mended = engine.nimad(folder, "migrate", "--source", "graph.sqlite", "--nodes-only")
-    assert (mended.code, mended.err) == (0, "")
+    refreshed = engine.nimad(folder, "migrate", "--source", "graph.sqlite", "--nodes-only")
+    assert (refreshed.code, refreshed.err) == (0, "")
 
 
 @pytest.mark.long

@@ -440,8 +440,8 @@ def test_nothing_is_published_that_the_reader_cannot_open_and_the_older_engine_i
     older = message.partition("; or write with the older engine: ")[2].partition(", then run again")[0]
     assert older == f"{ours.python} -P -m pip install 'real-ladybug==0.15.3'"
     ours.shell(older)
-    mended = ours.nimad(tmp_path, "migrate", "--source", source)
-    assert (mended.code, mended.err) == (0, "")
+    refreshed = ours.nimad(tmp_path, "migrate", "--source", source)
+    assert (refreshed.code, refreshed.err) == (0, "")
     assert_same(source, target_of(source), there=read_with(reader.engine("real_ladybug"), target_of(source)))
     assert state_of(target_of(source))["versions"]["engine"]["storage_version"] == 40
 
@@ -624,7 +624,7 @@ def test_a_reader_that_does_not_open_the_file_keeps_it_from_being_published(
         f"the reader ladybug 0.22.0 of {reader.python} (storage version 49) cannot open {staging_of(source)} (this "
         "machine's disk is not trusted), so nothing was published; what was written is kept. "
     )
-    assert "Mend that interpreter and run again" in message
+    assert "Repair that interpreter and run again" in message
     assert [event for event in heard if isinstance(event, BatchLoaded)]
     assert not target_of(source).exists()
     assert state_of(target_of(source))["phase"] == "failed"

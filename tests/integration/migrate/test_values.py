@@ -472,9 +472,9 @@ READS_VECTORS = """
 import sys
 import pyarrow as pa
 from nimad.source import arrow
-from nimad.source.schema import Kind
+from nimad.source.schema import ValueKind
 column = pa.chunked_array([pa.array([[1.0, 2.0], None, [3.0, 4.0]], pa.list_(pa.float32(), 2))])
-print(len(arrow.values(column, Kind.VECTOR)), "pyarrow.compute" in sys.modules)
+print(len(arrow.values(column, ValueKind.VECTOR)), "pyarrow.compute" in sys.modules)
 """
 
 

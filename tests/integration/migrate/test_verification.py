@@ -256,7 +256,7 @@ def test_rows_that_are_missing_are_loaded_again(left: Path, statements: Sequence
     run = migrate(left)
     assert run.result.exit_code == ExitCode.COMPLETE
     assert run.only(Verified).compared == {"memory_nodes": 40, "memory_edges": 39, "memory_turns": 30}
-    assert run.only(Verified).mended == run.only(Verified).removed == 0
+    assert run.only(Verified).refreshed == run.only(Verified).removed == 0
     assert_same(left, run.target)
     assert_nothing_left(run.target)
 
@@ -273,7 +273,7 @@ def test_without_a_ledger_damage_is_mended_because_nothing_tells_it_from_a_chang
     damage(left, "MATCH (n:MemoryNode {id: 7}) SET n.text = 'damaged'")
     beside(target_of(left), ".migrating.ledger").unlink()
     run = migrate(left)
-    assert run.only(Verified).mended == 1
+    assert run.only(Verified).refreshed == 1
     assert_same(left, run.target)
     assert_nothing_left(run.target)
 

@@ -157,7 +157,7 @@ def test_one_that_was_rolled_back_is_paused_since(finished: Path) -> None:
     (finished / "graph.ladybug.paused").touch()
     found = status(finished)
     assert found.stand is MigrationStatus.PAUSED
-    assert headline(found) == "Rolled back, and paused since; nobody is at work"
+    assert headline(found) == "Rolled back, and paused since; no process is running"
 
 
 # Nothing
@@ -166,7 +166,7 @@ def test_one_that_was_rolled_back_is_paused_since(finished: Path) -> None:
 def test_with_nothing_there_it_says_how_to_begin(memory: Path) -> None:
     done = nimad(memory.parent, "status", "--source", memory)
     assert (done.code, done.err) == (4, "")
-    assert "Nothing has been migrated here, and nobody is at work" in done.out
+    assert "Nothing has been migrated here; no process is running" in done.out
     assert f"Begin with: {sys.executable} -P -m nimad migrate --source {memory}" in done.out
     nowhere = nimad(memory.parent, "status")
     assert (nowhere.code, nowhere.err) == (4, "")
@@ -215,7 +215,7 @@ def test_it_tells_of_a_run_at_work_and_of_its_worker_and_does_not_believe_a_kill
 
     killed = nimad(folder, "status", "--source", memory)
     assert killed.code == 75
-    assert "Interrupted while loading memories; nobody is at work on it" in killed.out
+    assert "Interrupted while loading memories; no process is working on it" in killed.out
     assert f"Go on with: {sys.executable} -P -m nimad migrate --source {memory} --target {folder}/graph" in killed.out
     assert json.loads((folder / "graph.ladybug.state.json").read_text())["phase"].startswith("loading")
     assert (folder / "graph.ladybug.lock").exists()

@@ -5,6 +5,7 @@ Run as a program, this file is that agent: ``python test_late_writer.py SOURCE S
 """
 
 import json
+import os
 import random
 import shutil
 import sqlite3
@@ -227,7 +228,10 @@ class Writer:
 @contextmanager
 def writing(source: Path, habit: str) -> Iterator[Writer]:
     command = [sys.executable, __file__, str(source), "7", habit]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}  # `support`, which pytest finds by itself
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | path
+    ) as process:
         writer = Writer(process)
         try:
             assert writer._hear() == "writing"
@@ -265,7 +269,7 @@ def test_everything_an_agent_did_before_verification_arrives(source: Path, habit
     run = Run(result, heard)
     assert result.exit_code == ExitCode.COMPLETE, run.quarantine[:3]
     assert sum(done.values()) > 50, "the agent was too lazy to prove anything"
-    assert run.all(Verified)[0].mended > 0
+    assert run.all(Verified)[0].refreshed > 0
     assert run.all(LateArrivals)[0].rows > 0
     assert_all_there(source, run.target, bounds_of(run))
     assert_nothing_left(run.target)
@@ -334,7 +338,7 @@ def test_turns_whose_links_go_on_changing_do_not_hold_a_run_up_for_ever(
         run = migrate(source)
         assert set(writer.end()) == {"relink"}
     verified = run.only(Verified)
-    assert verified.mended > len(turns)
+    assert verified.refreshed > len(turns)
     assert verified.removed > 1
     assert run.result.exit_code == ExitCode.COMPLETE
     there = read_target(run.target)
@@ -403,9 +407,9 @@ def changed_while_running(
     return Run(nimad.migrate(nimad.Settings(source=source, **settings), listen), heard)
 
 
-def mended(run: Run) -> tuple[int, int]:
+def refreshed(run: Run) -> tuple[int, int]:
     verified = run.only(Verified)
-    return verified.mended, verified.removed
+    return verified.refreshed, verified.removed
 
 
 @pytest.mark.long
@@ -414,7 +418,7 @@ def test_a_recall_of_every_memory_is_brought_up_to_date(tmp_path: Path) -> None:
     run = changed_while_running(
         source, Verifying, "UPDATE memory_nodes SET strength = strength * 0.99, last_accessed = 77, is_ghost = 1"
     )
-    assert run.all(Verified)[0].mended == 700
+    assert run.all(Verified)[0].refreshed == 700
     assert_same(source, run.target)
 
 
@@ -430,7 +434,7 @@ def test_rows_that_changed_are_brought_up_to_date(small: Path) -> None:
         "UPDATE memory_turns SET output_node_id = 12, affect_json = '{}' WHERE id = 4",
         values=[vector(9.5, -0.0)],
     )
-    assert mended(run) == (6, 0)
+    assert refreshed(run) == (6, 0)
     assert run.result.exit_code == ExitCode.COMPLETE
     assert_same(small, run.target)
 
@@ -444,7 +448,7 @@ def test_rows_that_were_deleted_are_taken_out(small: Path) -> None:
         "DELETE FROM memory_edges WHERE id = 11 OR id = 1",
         "DELETE FROM memory_turns WHERE id = 4",
     )
-    assert mended(run) == (0, 4)
+    assert refreshed(run) == (0, 4)
     assert run.result.exit_code == ExitCode.COMPLETE
     assert run.result.total_nodes == run.result.migrated == 11
     assert_same(small, run.target)
