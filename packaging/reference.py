@@ -3,7 +3,7 @@
 
     make docs
 
-`tests/integration/cli/test_docs.py` fails when a page there is not what this would make.
+`tests/unit/test_docs.py` fails when a page there is not what this would make.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

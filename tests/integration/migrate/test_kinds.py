@@ -26,7 +26,7 @@ from support.memories import (
     vector,
 )
 from support.torture import staging_of, target_of
-from test_source_structure import read_and_judged
+from test_structure import read_and_judged
 
 from nimad.errors import ExitCode, RefusedError
 from nimad.events.run import Analyzed

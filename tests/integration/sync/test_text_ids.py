@@ -7,7 +7,6 @@ import sqlite3
 import threading
 from collections.abc import Sequence
 from contextlib import closing
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,6 @@ from test_three_way import by_agent
 import nimad
 from nimad.compare.comparison import compare
 from nimad.diagnostics.health import of_memory
-from nimad.source.rows import convert_rows, read_slices, read_strays
-from nimad.source.sqlite_file import SourceFile
-from nimad.source.survey import survey
 from nimad.sync.follower import Follower
 
 COUNT = 12
@@ -92,60 +88,12 @@ def assert_all_there(there: Memory, ids: Sequence[Any]) -> None:
         assert drawn == {repr(pair[0]): numbers[pair[end]] for pair in pairwise(ids)}
 
 
-def read(path: Path) -> Memory:
-    """The memory as it would be loaded, with nothing set aside."""
-    source = SourceFile(path)
-    schema = survey(source).schema
-    found = Memory({}, {}, {}, {"has_input": [], "has_output": []}, {})
-    for table in schema.tables():
-        for _, part in read_slices(source, table, (None, 2**63 - 1), 5, 10**9):
-            judged = convert_rows(part, schema)
-            assert judged.rejects == []
-            names = [*table.ends, *(column.target for column in table.columns)]
-            for position, key in enumerate(judged.rows.keys):
-                row = {name: values[position] for name, values in zip(names, judged.columns, strict=True)}
-                side = {"memory_nodes": found.nodes, "memory_edges": found.edges, "memory_turns": found.turns}
-                side[table.name][key] = row
-        assert not source.read(partial(read_strays, table=table)).keys
-    for key, row in found.turns.items():
-        found.links["has_input"].append((key, row["input_node_id"]))
-        found.links["has_output"].append((key, row["output_node_id"]))
-    return found
-
-
-@pytest.mark.parametrize("kind", IDS)
-def test_a_row_whose_id_is_no_integer_has_a_number_and_what_names_it_too(tmp_path: Path, kind: str) -> None:
-    there = read(made(tmp_path / "graph.sqlite", kind))
-    assert_all_there(there, IDS[kind][1])
-    own = "node_id" if "by another name" in kind else "id_"
-    assert {row["text"]: row[own] for row in there.nodes.values()}.keys() == {f"memory {i!r}" for i in IDS[kind][1]}
-    if kind == "texts":
-        assert {row["text"] for row in there.nodes.values()} == {f"memory {row[own]!r}" for row in there.nodes.values()}
-
-
 @pytest.mark.sampled
 @pytest.mark.parametrize("kind", ["texts", "texts and integers", "texts of a view"])
 def test_the_memories_arrive_and_what_names_them(tmp_path: Path, kind: str) -> None:
     run = migrate_smoothly(made(tmp_path / "graph.sqlite", kind))
     assert (run.result.exit_code, run.quarantine) == (0, [])
     assert_all_there(read_target(run.target), IDS[kind][1])
-
-
-@pytest.mark.parametrize("kind", ["texts", "texts without rowids", "texts and integers"])
-def test_rows_that_come_later_renumber_none(tmp_path: Path, kind: str) -> None:
-    path = made(tmp_path / "graph.sqlite", kind)
-    before = read(path)
-    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("DELETE FROM memory_nodes WHERE text = ?", (f"memory {IDS[kind][1][0]!r}",))
-        connection.execute("DELETE FROM memory_edges")
-        connection.execute("DELETE FROM memory_turns")
-        for own in ("", "0", "zz", uuid(99)):
-            connection.execute("INSERT INTO memory_nodes (id, text) VALUES (?, ?)", (own, f"late {own}"))
-        connection.execute("VACUUM")
-    after = read(path)
-    kept = {key: row for key, row in before.nodes.items() if row["text"] != f"memory {IDS[kind][1][0]!r}"}
-    assert {key: row for key, row in after.nodes.items() if not row["text"].startswith("late")} == kept
-    assert len(after.nodes) == len(kept) + 4
 
 
 def test_a_row_that_comes_later_is_followed_whatever_its_number(tmp_path: Path) -> None:
@@ -195,14 +143,3 @@ def test_what_comes_later_is_late_whatever_its_number(tmp_path: Path) -> None:
     nodes = compare(settings).tables["memory_nodes"]
     assert (nodes.late.count, nodes.lacking.count) == (10, 1), "and what was there and is gone is none of it"
     assert not of_memory(settings).ok
-
-
-def test_a_text_that_names_no_memory_is_set_aside_as_it_is(tmp_path: Path) -> None:
-    path = made(tmp_path / "graph.sqlite", "texts")
-    change(path, "UPDATE memory_edges SET target_id = 'nobody' WHERE id = 3")
-    source = SourceFile(path)
-    schema = survey(source).schema
-    assert schema.edges is not None
-    ((_, rows),) = read_slices(source, schema.edges, (None, 2**63 - 1), 100, 10**9)
-    (entry,) = convert_rows(rows, schema).rejects
-    assert (entry.id, entry.part, entry.row["target_id"]) == (3, "row", "nobody")

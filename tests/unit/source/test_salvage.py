@@ -3,10 +3,8 @@
 The oracle reads the damaged file with sqlite3 alone; which page holds what, the tests read from the bytes.
 """
 
-import shlex
 import sqlite3
 import stat
-import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ from nimad.errors import CannotWriteError, SourceDamagedError, SourceError
 from nimad.sample import SHAPES, Sample, write_sample
 from nimad.source import salvage as module
 from nimad.source import schema as s
-from nimad.source.header import rescue
 from nimad.source.quick_check import damage, unclaimed
 from nimad.source.ranges import FIRST_KEY, LAST_KEY
 from nimad.source.salvage import SalvagedRows, salvage
@@ -751,19 +748,3 @@ def test_rows_that_a_page_denies_are_lost_although_there_is_no_error(
     ((first, last),) = salvaged.lost["memory_nodes"]
     assert first <= min(denied) <= max(denied) <= last
     assert (last == LAST_KEY) == (index == -1)
-
-
-def test_what_is_told_of_a_file_that_cannot_be_saved_works_on_a_copy(tmp_path: Path) -> None:
-    folder = tmp_path / "Ada's agent"
-    folder.mkdir()
-    source = make_memory(folder / "graph.sqlite", nodes=[{"id": 1, "text": "x"}])
-    source.with_name("graph.sqlite-wal").write_bytes(b"what came last")
-    copying, recovering = rescue(source).partition("with: ")[2].rsplit(" && ", 1)
-    before = {path: path.read_bytes() for path in folder.iterdir()}
-    subprocess.run(["sh", "-c", copying], check=True)
-    assert {path: path.read_bytes() for path in before} == before
-    assert source.with_name("graph.sqlite.copy").read_bytes() == before[source]
-    assert source.with_name("graph.sqlite.copy-wal").read_bytes() == b"what came last"
-    reading, writing = recovering.split(" | ")
-    assert shlex.split(reading) == ["sqlite3", f"{source}.copy", ".recover"]
-    assert shlex.split(writing) == ["sqlite3", f"{source}.recovered"]

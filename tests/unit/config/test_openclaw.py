@@ -9,8 +9,6 @@ renewed.
 import json
 import os
 import re
-import shutil
-import subprocess
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,8 +19,6 @@ import json5
 import pytest
 from releases import CHECKOUT
 from support.commands import GOLDEN
-from support.memories import make_memory, node
-from support.services import WAIT_S, service
 
 from nimad.config import Settings, read_openclaw
 from nimad.diagnostics.checks import agent
@@ -30,10 +26,7 @@ from nimad.diagnostics.checks.finding import Examined, Finding, Verdict
 from nimad.report.messages import rollback_messages
 from nimad.rollback.rollback import Rollback
 
-OPENCLAW = os.environ.get("NIMAD_OPENCLAW") or shutil.which("openclaw")
 UPDATE = os.environ.get("NIMAD_UPDATE_GOLDEN") == "1"
-#: Seconds that OpenClaw may take on a busy machine: some five, most of the time.
-SLOW_S = 180
 ASKING = '{"database": {"backend": "ladybugdb", "auto_migrate": true}}'
 MINE = '"slots": {"memory": "nima-memory"}'
 
@@ -217,18 +210,6 @@ def test_a_plugin_that_openclaw_disables_is_not_migrated_by_itself(home: Path, n
         assert found.why_not.startswith("plugins.")
 
 
-def test_the_service_waits_for_as_long_as_openclaw_does_not_run_the_plugin(home: Path) -> None:
-    written(home, FORMS["slot-of-another"])
-    with service(home, "--trigger", "openclaw", "--after", "exit") as running:
-        running.wait_for_status("^Waiting for .+ in openclaw.json$")
-        assert 'plugins.slots.memory is "memory-core", not "nima-memory"' in running.log
-        written(home, FORMS["config"])
-        running.wait_for_status("^Waiting for a memory at ")
-        make_memory(home / "graph.sqlite", nodes=[node(1)])
-        assert running.process.wait(WAIT_S) == 0
-    assert (home / "graph.ladybug").exists()
-
-
 def test_what_we_tell_people_to_write_is_what_openclaw_accepted(home: Path) -> None:
     """Every file that comes of it, as `openclaw config validate` of OpenClaw 2026.9.6 was shown it."""
     for name, document in printed(home):
@@ -265,33 +246,3 @@ def test_nothing_that_we_write_or_print_has_the_refused_form() -> None:
 
 
 # With the real one
-
-
-@pytest.mark.skipif(OPENCLAW is None, reason="openclaw is not on the PATH, and NIMAD_OPENCLAW does not name it")
-def test_the_real_openclaw_says_what_the_golden_files_have(home: Path) -> None:
-    """`openclaw config validate`, OpenClaw 2026.9.6 on Node 24: the forms that people have, and what we print."""
-    forms = {**FORMS, **dict(printed(home))}
-    for name, document in forms.items():
-        said = Said(document, validated(home, document))
-        if UPDATE:
-            text = f"$ cat openclaw.json\n{document}$ openclaw config validate\n{said.answer}"
-            (GOLDEN / f"openclaw-{name}.txt").write_text(text, encoding="utf-8")
-        kept = golden(name)
-        assert (said.accepted, said.disabled, said.fine) == (kept.accepted, kept.disabled, kept.fine), said.answer
-
-
-def validated(home: Path, document: str) -> str:
-    assert OPENCLAW is not None
-    written(home, document)
-    environment = {"HOME": str(home), "PATH": os.environ["PATH"], "NO_COLOR": "1"}
-    done = subprocess.run(
-        [OPENCLAW, "config", "validate"],
-        env=environment,
-        cwd=home,
-        timeout=SLOW_S,
-        check=False,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    )
-    return f"{done.stdout.replace(str(home), '~')}[exit {done.returncode}]\n"
