@@ -84,7 +84,8 @@ deb-arm64: $(READY)  ## as root: what the arm64 package holds, on a 16 KiB-page 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
+# A path, and no finder: workers are started by the thousand, and each would import that one first.
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --config-settings editable_mode=compat --editable '.[dev]'
 	touch $(READY)

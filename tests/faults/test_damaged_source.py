@@ -423,6 +423,7 @@ BLANK: dict[str, tuple[Callable[[list[int]], list[int]], bytes]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", BLANK)
 def test_where_most_pages_are_blank_nothing_is_published_unless_it_is_asked_for(
     source: Path, target: Path, kind: str, capsys: pytest.CaptureFixture[str]

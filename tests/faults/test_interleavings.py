@@ -32,7 +32,7 @@ from test_kills import write_figures
 import nimad
 from nimad.sync.follower import Follower, SyncResult
 
-SHORT = 3
+SHORT = 2
 LONG = int(os.environ.get("NIMAD_INTERLEAVINGS", "2000"))
 #: Interleavings of one memory.
 LIFE = 20

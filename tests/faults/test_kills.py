@@ -38,7 +38,7 @@ from nimad.errors import ExitCode
 #: Kills of one chain of runs: one at the supervisor, the others at its workers.
 KILLS = 4
 #: Kills of a default run, and of a long one.
-SHORT_KILLS = 4
+SHORT_KILLS = 2
 LONG_KILLS = int(os.environ.get("NIMAD_KILLS", "400"))
 #: The chains in turn: which memory, and the options of its runs. Small batches make many workers, growing and large
 #: ones make them live longer.

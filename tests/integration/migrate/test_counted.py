@@ -79,6 +79,7 @@ def last_lost(source: Path, table: str, batch_size: int) -> list[str]:
     return [event.table for event in lost(heard)]
 
 
+@pytest.mark.long
 @pytest.mark.sampled
 @pytest.mark.parametrize("table", ["memory_nodes", "memory_edges", "memory_turns"])
 def test_the_last_batch_of_a_table_is_missed_too(tmp_path: Path, table: str) -> None:
@@ -119,6 +120,7 @@ def test_what_goes_along_is_brought_anew_where_the_nodes_before_were_lost(tmp_pa
     assert result.quarantined == 0
 
 
+@pytest.mark.long
 def test_batches_that_keep_vanishing_end_the_run(tmp_path: Path) -> None:
     """A disk that forgets is not worked around for ever."""
     source = memory(tmp_path)

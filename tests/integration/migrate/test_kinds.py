@@ -151,6 +151,7 @@ LOST: dict[str, tuple[str, list[Any]]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", LOST)
 def test_where_most_have_no_id_of_their_own_nothing_is_published(path: Path, kind: str) -> None:
     declared, ids = LOST[kind]
@@ -174,6 +175,7 @@ EQUAL: dict[str, tuple[str, list[Any], list[str]]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", EQUAL)
 def test_rows_that_are_equal_are_counted_one_by_one(path: Path, kind: str) -> None:
     declared, ids, texts = EQUAL[kind]

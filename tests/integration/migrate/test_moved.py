@@ -92,6 +92,7 @@ def remember(source: Path, key: int) -> None:
     change(source, "INSERT INTO memory_nodes (id, text, timestamp) VALUES (?, ?, ?)", key, f"late {key}", key)
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("how", MOVES)
 def test_a_memory_at_another_place_is_followed_on(home: Path, how: Move) -> None:
     source = how(home) / "graph.sqlite"

@@ -82,6 +82,7 @@ def test_a_log_of_another_state_of_the_file_stops_everything_and_is_named(mixed:
     assert sorted(read_target(migrate_smoothly(mixed).target).nodes) == list(range(1, 41))
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("page", [4_096, 1_024, 65_536])
 def test_a_log_of_another_database_is_told_and_not_read_as_the_memory(path: Path, page: int) -> None:
     """Its first page is taken for the file's, and shows another schema."""

@@ -480,6 +480,7 @@ def test_a_column_of_a_view_that_fails_is_left_out_alone(tmp_path: Path, column:
     assert "memory_nodes.more" in [name for name, _, _ in run.only(Analyzed).left_out]
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("table", ["memory_edges", "memory_turns"])
 def test_edges_or_turns_that_are_a_view_of_what_is_gone_keep_no_memory_out(tmp_path: Path, table: str) -> None:
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1)])
@@ -522,6 +523,7 @@ ENDING: dict[str, tuple[str, str, str]] = {
 }
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("kind", ENDING)
 def test_a_view_of_edges_or_turns_that_ends_at_some_row_keeps_no_memory_out(tmp_path: Path, kind: str) -> None:
     table, selected, why = ENDING[kind]

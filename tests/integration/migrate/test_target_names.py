@@ -141,6 +141,7 @@ def test_a_typed_name_is_the_file_where_no_agent_shows(bare: Path) -> None:
     assert migrate(bare).all(NothingToDo), "and is found without being typed again"
 
 
+@pytest.mark.long
 def test_any_other_name_is_the_only_one(bare: Path) -> None:
     target = migrate(bare, target=bare.with_name("mine.lbug"), verify="none").target
     assert target.name == "mine.lbug"
@@ -148,6 +149,7 @@ def test_any_other_name_is_the_only_one(bare: Path) -> None:
     assert not {AGENT, GUIDE} & {path.name for path in bare.parent.iterdir()}
 
 
+@pytest.mark.long
 def test_a_further_name_that_is_typed_means_the_file(bare: Path) -> None:
     migrate(bare, also=["second"], verify="none")
     assert chosen(bare, target=bare.with_name("second")).target == bare.with_name(GUIDE)
@@ -256,6 +258,7 @@ def test_an_empty_target_gives_way(agents: Path) -> None:
     assert_same(agents, agents.with_name(AGENT))
 
 
+@pytest.mark.long
 def test_an_empty_file_at_the_second_name_gives_way_too(agents: Path) -> None:
     target = of_former_times(agents)
     recall_by_hand(agents.with_name(AGENT))
@@ -296,6 +299,7 @@ def one_other(path: Path) -> None:
     one_row(path, "Recipe")
 
 
+@pytest.mark.sampled
 @pytest.mark.parametrize("make", [one_memory, one_other, unclosed])
 def test_a_file_with_one_row_of_any_kind_does_not_give_way(agents: Path, make: Callable[[Path], None]) -> None:
     make(agents.with_name(AGENT))
@@ -318,6 +322,7 @@ def test_an_empty_file_whose_only_rows_are_in_a_log_by_its_other_name_does_not_g
     assert beside(agents.with_name(GUIDE), ".wal").stat().st_size
 
 
+@pytest.mark.long
 def test_the_target_of_an_empty_memory_stays(tmp_path: Path) -> None:
     source = make_memory(tmp_path / "graph.sqlite")
     target = migrate(source).target
@@ -326,6 +331,7 @@ def test_the_target_of_an_empty_memory_stays(tmp_path: Path) -> None:
     assert (ran.all(GaveWay), target.stat().st_ino) == ([], before)
 
 
+@pytest.mark.long
 def test_an_empty_file_in_place_of_a_target_that_was_taken_away_gives_way(agents: Path) -> None:
     target = migrate(agents, verify="none").target
     target.unlink()

@@ -185,6 +185,7 @@ def test_a_run_whose_worker_died_after_it_keeps_the_ids_all_the_same(
     assert diverged(thorough=True) == SyncResult(nodes=NODES + 9)
 
 
+@pytest.mark.long
 @pytest.mark.sampled
 @pytest.mark.parametrize("requirement", list(reversed(ENGINES)))
 def test_every_engine_keeps_them_with_and_without_pyarrow(
