@@ -38,6 +38,8 @@ for file in files:
 for folder in glob.glob(f"{folder}/**/__pycache__", recursive=True):
     shutil.rmtree(folder)
 """
+#: The page that has the lines for an instance.
+_PAGE = common.CHECKOUT / "docs/RASPBERRY_PI.md"
 #: Seconds within which nothing of ours holds a disk that somebody wants to pull.
 _HELD_S = 10.0
 _FOLLOWING = "; watching for late ones$"
@@ -201,6 +203,35 @@ def a_disk_that_is_mounted_when_looked_at(service: Service) -> None:
             found.mount()
 
 
+def an_instance_on_a_disk_of_its_own(service: Service) -> None:
+    """With the lines of docs/RASPBERRY_PI.md, as no set-up writes them for `nima-migrate@NAME`."""
+    one = Service(service.box, f"{UNIT}@{USER}", USER, service.began)
+    lines = re.findall(r"```ini\n(.*?)```", _PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    (told,) = [each for each in lines if "NIMAD_DISKS=" in each]
+    folder = f"/etc/systemd/system/{one.unit}.service.d"
+    with disk(one.box, "/mnt/ssd") as ssd:
+        unit = f"[Mount]\\nWhat={ssd.device}\\nWhere={ssd.place}\\n"
+        one.box.run(
+            f"printf '{unit}' >/etc/systemd/system/{ssd.unit} && mkdir -p {folder} && "
+            f"printf %s {shlex.quote(told)} >{folder}/override.conf && systemctl daemon-reload"
+        )
+        ssd.take(one)
+        one.systemctl("reenable")
+        try:
+            one.systemctl("start")
+            one.wait_for_status(_FOLLOWING)
+            ssd.unmount()
+            one.wait(lambda: one.show("ActiveState") == "inactive", "the end of the instance")
+            check(one.show("Result") == "success", "which is no failure", one.lines())
+            one.box.run(f"systemctl start {ssd.unit}")
+            one.wait_for_status(_FOLLOWING)
+            one.write_in_the_background(3, 0.01)
+            one.wait_for_writer()
+            one.wait_until_complete()
+        finally:
+            one.box.run(f"systemctl disable --now {one.unit}; rm -r {folder}; systemctl daemon-reload")
+
+
 # What lies under it
 
 
@@ -247,7 +278,7 @@ def the_user_was_renamed(service: Service) -> None:
 
 SCENARIOS: Sequence[Callable[[Service], None]] = (
     *(a_disk_of_fstab, a_stick_without_fstab, a_disk_that_is_mounted_when_looked_at),
-    *(an_upgrade_under_it, the_user_was_renamed),
+    *(an_instance_on_a_disk_of_its_own, an_upgrade_under_it, the_user_was_renamed),
 )
 
 
