@@ -30,7 +30,8 @@ from test_following_kills import killer
 from test_kills import write_figures
 
 import nimad
-from nimad.sync.follower import Follower, SyncResult
+from nimad.sync.follower import Follower
+from nimad.sync.result import SyncResult
 
 SHORT = 2
 LONG = int(os.environ.get("NIMAD_INTERLEAVINGS", "2000"))

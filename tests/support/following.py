@@ -16,7 +16,8 @@ import pytest
 import nimad
 from nimad.events.run import Event
 from nimad.state.target_state import stamp_of
-from nimad.sync.follower import Follower, SyncResult
+from nimad.sync.follower import Follower
+from nimad.sync.result import SyncResult
 from support.memories import (
     ENGINE_LIMITS,
     edge,

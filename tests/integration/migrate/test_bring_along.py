@@ -14,7 +14,7 @@ from test_three_way import by_agent, value
 
 from nimad.events.run import BroughtAlong, Event, NotBroughtAlong, Published, SetAside
 from nimad.report.messages import carry_over_messages
-from nimad.sync.follower import SyncResult
+from nimad.sync.result import SyncResult
 from nimad.worker.protocol import Task
 
 #: Names that nobody would give a table, and an agent may.

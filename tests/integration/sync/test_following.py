@@ -37,7 +37,7 @@ from nimad.events.sync import CaughtUp as Arrived
 from nimad.events.sync import ColumnsLeftOut, LeftAlone, Moved
 from nimad.migration.late_vector_index import index
 from nimad.state.paths import Files, locked
-from nimad.sync.follower import SyncResult
+from nimad.sync.result import SyncResult
 
 
 def contents(memory: Memory) -> tuple[Any, ...]:

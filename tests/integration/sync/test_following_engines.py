@@ -11,7 +11,8 @@ from support.memories import assert_same, change, edge, insert, make_memory, mig
 from support.torture import beside, target_of
 
 import nimad
-from nimad.sync.follower import Follower, SyncResult
+from nimad.sync.follower import Follower
+from nimad.sync.result import SyncResult
 
 #: The first release whose log may be left beside the target.
 LOG_SINCE = (0, 22)

@@ -16,7 +16,7 @@ import nimad.sync.round as supervisor
 from nimad.source.schema import Column, Schema, Table, ValueKind
 from nimad.state import ledger
 from nimad.state.ledger import Entry, LeftRow
-from nimad.sync.follower import SyncResult
+from nimad.sync.result import SyncResult
 from nimad.worker.protocol import Late, Task
 
 TABLE = Table("memory_nodes", "id", (Column("text", "text", ValueKind.STRING),))

@@ -20,7 +20,7 @@ from nimad.config import Settings
 from nimad.events.run import BroughtAlong, SetAside
 from nimad.report.messages import carry_over_messages
 from nimad.rollback import rollback
-from nimad.sync.follower import SyncResult
+from nimad.sync.result import SyncResult
 from nimad.worker.protocol import Task
 from nimad.worker.target_only.renumber import in_order
 

@@ -10,7 +10,7 @@ from support.following import NODES, Following, agent, ask, new_turn, written_by
 from support.memories import assert_same, change, read_target
 from support.torture import beside
 
-from nimad.sync.follower import SyncResult
+from nimad.sync.result import SyncResult
 from nimad.sync.round import SyncRound
 from nimad.worker.protocol import Job, Task
 
