@@ -272,7 +272,8 @@ def _error_of(job: Job, answer: WorkerResult, workers: WorkerPool, launch: Launc
     target, message = job.target_path(), answer.message
     if answer.kind is FailureKind.NOT_ALLOWED:
         return not_for_us(target, message)
-    if answer.kind is FailureKind.LOCKED or (answer.kind in _UNREADABLE and machine.holder_of(target)):
+    in_doubt = answer.kind in (*_UNREADABLE, FailureKind.RECOVERY_PENDING)
+    if answer.kind is FailureKind.LOCKED or (in_doubt and machine.holder_of(target)):
         return _busy(target, message)
     if answer.kind is FailureKind.STORAGE_VERSION:
         return EngineError(
@@ -281,6 +282,8 @@ def _error_of(job: Job, answer: WorkerResult, workers: WorkerPool, launch: Launc
         )
     if answer.kind in _MAYBE_THE_ENGINE and not workers.do(Job(task=Task.PROBE), last=True).ok:
         return EngineError(unloadable(message, launch.module, launch.interpreter.python))
+    if answer.kind is FailureKind.RECOVERY_PENDING:
+        return worker_failure.to_recover(target)
     if answer.kind in _UNREADABLE:
         anew = command.line("migrate", "--source", job.source, "--target", target, "--replace")
         return NimadError(

@@ -335,6 +335,7 @@ def _why_not(path: Path, answer: WorkerResult) -> str:
 _WHY: Mapping[FailureKind | None, Callable[[Path, WorkerResult], str]] = {
     FailureKind.ENGINE_MISSING: lambda _, answer: str(worker_failure.error_of(answer)),
     FailureKind.NOT_ALLOWED: lambda path, answer: str(not_for_us(path, answer.message)),
+    FailureKind.RECOVERY_PENDING: lambda path, _: str(worker_failure.to_recover(path)),
     FailureKind.STORAGE_VERSION: lambda path, answer: (
         f"{path} belongs to a newer LadybugDB than ours ({answer.message})"
     ),

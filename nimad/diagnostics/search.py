@@ -40,6 +40,8 @@ def search(target: Path, text: str, like: int | None, limit: int) -> Sequence[Ma
         raise worker_failure.error_of(answer)
     if answer.kind is FailureKind.NOT_ALLOWED:
         raise not_for_us(target, answer.message)
+    if answer.kind is FailureKind.RECOVERY_PENDING:
+        raise worker_failure.to_recover(target)
     if not answer.ok:
         raise UsageError(f"{target} cannot be asked ({answer.message}); name a finished target with --target")
     if why_not := answer.facts.get("why_not"):

@@ -105,6 +105,11 @@ def is_closed(path: Path) -> bool:
     return not any(piece.exists() and piece.stat().st_size for piece in read)
 
 
+def is_interrupted(path: Path) -> bool:
+    """Whether a program was killed in the middle of a checkpoint of an engine's file."""
+    return path.with_name(path.name + LOG_SUFFIXES[1]).exists()
+
+
 def has_log(path: Path) -> bool:
     """Whether the engine would replay something into the file when it opens it for writing."""
     return any(log.stat().st_size for log in logs(path))

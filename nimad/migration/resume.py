@@ -28,9 +28,8 @@ from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.worker.protocol import Job, Task
 
-#: What the engine says, in lower case, of a sound file that a program writes to, and of one that was being written to
-#: when that was killed; who opens that for writing recovers it.
-_IN_USE, _TO_RECOVER = "lock", "recovery is pending"
+#: What the engine says, in lower case, of a sound file that a program writes to.
+_IN_USE = "lock"
 
 
 @dataclass(frozen=True)
@@ -74,13 +73,14 @@ def finished(context: Context) -> NothingToDo | Complete | InUse | None:
     made, maker = _known(context, made), target_state.identity_of(made)
     count = context.job(Task.COUNT, target=str(target), schema=None)
     answer = batch_retry.quietly(context, count)
-    if not answer.ok and _TO_RECOVER in answer.message.lower() and machine.holder_of(target) is None:
+    if answer.kind is FailureKind.RECOVERY_PENDING and machine.holder_of(target) is None:
         answer = batch_retry.quietly(context, replace(count, writable=True))
     if answer.kind is FailureKind.ENGINE_MISSING:
         raise worker_failure.error_of(answer)
     if answer.kind is FailureKind.STORAGE_VERSION:
         _check_readers(context, made)
-    if not answer.ok and maker is not None and any(w in answer.message.lower() for w in (_IN_USE, _TO_RECOVER)):
+    in_use = answer.kind is FailureKind.RECOVERY_PENDING or _IN_USE in answer.message.lower()
+    if not answer.ok and maker is not None and in_use:
         return InUse(f"{target} is complete, and another program has it open ({answer.message})")
     if answer.kind is FailureKind.NOT_ALLOWED:
         raise not_for_us(target, answer.message)

@@ -30,7 +30,7 @@ from nimad.errors import (
     UsageError,
 )
 from nimad.host import machine, rights
-from nimad.host.disk import DISK_ERRORS, name_stamp, sync
+from nimad.host.disk import DISK_ERRORS, is_interrupted, name_stamp, sync
 from nimad.migration import publish
 from nimad.printable import said
 from nimad.rollback.backup import back_up
@@ -43,6 +43,7 @@ from nimad.source.sql import error_code
 from nimad.source.sqlite_file import SourceFile
 from nimad.state import names, pause_file, provenance, target_state
 from nimad.state.paths import Files, check_folder, check_names, free_name, held, locked, move_aside
+from nimad.supervisor import held_target
 from nimad.supervisor.outcome import WorkerResult
 from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.compare.facts import Listed, TableCompared
@@ -119,13 +120,22 @@ def apply_rollback(settings: Settings, stop: threading.Event | None = None) -> R
     check_folder(files.target)
     _check_writable(settings.source)
     check_names(files, settings.source, settings.log_file)
-    with locked(files), _paused(files), held(files.target, readers=True):
-        try:
-            return _apply(settings, files, job, stop)
-        except (sqlite3.Error, MemoryError) as error:
-            raise _explained(error, settings.source) from error
-        except OSError as error:
-            raise _of_system(error, files) from error
+    with locked(files), _paused(files):
+        _recover(files, settings, stop)
+        with held(files.target, readers=True):
+            try:
+                return _apply(settings, files, job, stop)
+            except (sqlite3.Error, MemoryError) as error:
+                raise _explained(error, settings.source) from error
+            except OSError as error:
+                raise _of_system(error, files) from error
+
+
+def _recover(files: Files, settings: Settings, stop: threading.Event) -> None:
+    """Have a target open for reading again where a program was killed in the middle of a checkpoint."""
+    if is_interrupted(files.target):
+        with WorkerPool(stop, launch=comparison.launch_of(settings)) as workers:
+            held_target.replay(files.target, workers)
 
 
 # Before anything is done

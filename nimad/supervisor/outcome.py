@@ -32,6 +32,7 @@ class FailureKind(StrEnum):
     ALLOCATION = "allocation failed"
     ADDRESS_SPACE = "address space"
     WAL_REPLAY = "write-ahead log"
+    RECOVERY_PENDING = "recovery pending"
     UNREADABLE = "unreadable target"
     DAMAGED = "damaged target"
     LOCKED = "locked"
@@ -88,6 +89,9 @@ RULES: Mapping[FailureKind, Rule] = {
     ),
     FailureKind.ADDRESS_SPACE: Rule(Action.STOP, "the limit on our address space is below what the plan asks for"),
     FailureKind.WAL_REPLAY: Rule(Action.REPAIR, "the log is torn; what the last checkpoint holds is whole without it"),
+    FailureKind.RECOVERY_PENDING: Rule(
+        Action.REPAIR, "a program was killed in a checkpoint, which opening for writing ends"
+    ),
     FailureKind.UNREADABLE: Rule(Action.REPAIR, "no repetition opens it"),
     FailureKind.DAMAGED: Rule(Action.REPAIR, "it opens, and what it holds cannot be read, or is wrong"),
     FailureKind.LOCKED: Rule(Action.RETRY, "another process has the file open, and may be about to close it"),
@@ -128,6 +132,7 @@ _MESSAGES: tuple[tuple[FailureKind, str], ...] = (
     (FailureKind.DISK, r"Cannot write to file|Failed to (sync|truncate) file|WAL sync failed|numBytesRead: -1"),
     (FailureKind.NOT_ALLOWED, r"Permission denied|Read-only file system"),
     (FailureKind.LOCKED, r"Could not (set )?lock"),
+    (FailureKind.RECOVERY_PENDING, r"checkpoint recovery is pending"),
     (FailureKind.POOL_FULL, r"buffer pool is full"),
     (FailureKind.ADDRESS_SPACE, r"Mmap for size"),
     (

@@ -1,7 +1,9 @@
 """The error that a failed worker means for the user."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+from nimad.config import command
 from nimad.errors import (
     BatchFailedError,
     CannotWriteError,
@@ -12,6 +14,7 @@ from nimad.errors import (
     RefusedError,
     SourceError,
 )
+from nimad.state.provenance import source_of
 from nimad.supervisor.outcome import CIRCUMSTANTIAL, FailureKind, WorkerResult
 
 
@@ -58,6 +61,13 @@ _ERRORS: dict[FailureKind | None, Callable[[str], NimadError]] = {
         f"the engine may not take the address space that it needs ({message}); raise the limit (ulimit -v unlimited)"
     ),
 }
+
+
+def to_recover(target: Path) -> RefusedError:
+    """The error of a target that opens for writing only, where nothing is to be written."""
+    source = source_of(target)
+    again = command.line("migrate", *(("--source", source) if source else ()), "--target", target)
+    return RefusedError(f"a program was killed in the middle of a checkpoint of {target}; recover it with: {again}")
 
 
 def _advice(answer: WorkerResult) -> str:

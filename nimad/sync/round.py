@@ -19,7 +19,7 @@ from nimad.source.schema import Schema
 from nimad.state import target_state
 from nimad.state.left_out import Isolated, Refused
 from nimad.state.paths import Files, free_name
-from nimad.supervisor import worker_failure
+from nimad.supervisor import held_target, worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
 from nimad.supervisor.retry import TARGET_DELAYS_S, FailedTry, retry
@@ -247,6 +247,8 @@ class SyncRound:
         def next_delay_s(failed: FailedTry) -> float | None:
             nonlocal job
             kind, action = failed.result.kind, failed.result.rule.action
+            if kind is FailureKind.RECOVERY_PENDING:
+                return 0.0 if self._recover() else None
             if kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE) and has_log(self._files.target):
                 raise self._log_error(failed.result)
             if kind is FailureKind.LOCKED and until_free(self._files.target, self._workers.stop, _AGENT_S):
@@ -265,6 +267,18 @@ class SyncRound:
         if answer.kind in _MAYBE_THE_LOG and task is not Task.COUNT and has_log(self._files.target):
             self._do_without(answer)
         raise LeftAloneError(self._words(answer))
+
+    def _recover(self) -> bool:
+        """End the checkpoint in which a program was killed, which opening for writing does; whether that was done.
+
+        What the log holds is in the target then, whoever wrote it. Raises what belongs to a log that is torn.
+        """
+        if not until_free(self._files.target, self._workers.stop, _AGENT_S):
+            return False
+        done = held_target.replay(self._files.target, self._workers)
+        if done.kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE):
+            raise self._log_error(done)
+        return done.ok
 
     def _do_without(self, failed: WorkerResult) -> None:
         """Raise what belongs to a log that takes workers down, when it is the log."""
@@ -298,7 +312,7 @@ class SyncRound:
         return answer
 
     def _words(self, answer: WorkerResult) -> str:
-        if answer.kind is FailureKind.LOCKED:
+        if answer.kind in (FailureKind.LOCKED, FailureKind.RECOVERY_PENDING):
             return f"{self._files.target} is open in another program ({answer.message})"
         if answer.kind is FailureKind.SCHEMA:
             return f"the columns of {self._settings.source} are not those of {self._files.target} ({answer.message})"

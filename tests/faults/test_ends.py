@@ -280,7 +280,14 @@ def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
 
 
 def tear_log(target: Path) -> None:
-    """Have an engine that is killed leave a log, and damage a byte of it."""
+    """Damage a byte of a log that an engine left."""
+    leave_log(target)
+    log = beside(target, ".wal")
+    flip(log, log.stat().st_size // 2)
+
+
+def leave_log(target: Path) -> None:
+    """Have an engine that is killed leave a log."""
     script = (
         "import ladybug, os, signal, sys\n"
         "database = ladybug.Database(sys.argv[1], buffer_pool_size=64 << 20, max_db_size=1 << 34,\n"
@@ -291,14 +298,22 @@ def tear_log(target: Path) -> None:
     )
     killed = subprocess.run([sys.executable, "-c", script, target], check=False)
     assert killed.returncode == -signal.SIGKILL
-    log = beside(target, ".wal")
-    flip(log, log.stat().st_size // 2)
 
 
 def flip(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 0xFF
     path.write_bytes(data)
+
+
+@ends_as(FailureKind.RECOVERY_PENDING)
+def _(bench: Bench, _: pytest.MonkeyPatch) -> WorkerResult:
+    """As an engine leaves it that is killed in the middle of a checkpoint."""
+    leave_log(bench.target)
+    beside(bench.target, ".wal").rename(beside(bench.target, ".wal.checkpoint"))
+    for name in ("intent", "apply"):
+        beside(bench.target, f".checkpoint.{name}.lock").touch()
+    return ask(bench.job(Task.VERIFY, bounds={"memory_nodes": LAST}, quarantine=""))
 
 
 @ends_as(FailureKind.UNREADABLE)

@@ -41,7 +41,7 @@ WITHOUT_ENTRY = {
     "has bytes free, and an index needs": "the words say it all",
     "are not the same with an index": "a bug of the engine's",
     "cannot open it with an index": "a bug of an engine's; the file stays as it was",
-    "has storage version": "two releases of the engine; docs/ARCHITECTURE.md has them",
+    "has storage version": "two releases of the engine; docs/design/engines.md has them",
     "was not closed cleanly; run again": "a bug of the engine's",
     "cannot be renamed to": "a race with another program; the words say it all",
     "needs up to": "the words say it all",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.commands import nimad as command
 from support.following import NODES, Following, agent, ask, new_turn
 from support.memories import ENGINE_LIMITS, assert_same, change, make_memory, migrate, node, read_target
 from support.torture import beside, state_of, target_of
@@ -20,6 +21,7 @@ from nimad.errors import DifferenceError
 from nimad.events.sync import CaughtUp as Arrived
 from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.sync.follower import Follower
+from nimad.sync.result import SyncResult
 from nimad.sync.round import RoundResult, SyncRound
 from nimad.worker.protocol import Job, Late, Task
 
@@ -249,16 +251,38 @@ def test_a_log_that_the_agent_renamed_is_brought_again(follow: Following) -> Non
     assert of_agent(follow.target) == [500]
 
 
-def test_a_checkpoint_that_was_killed_is_recovered_by_the_same_command_again(follow: Following) -> None:
-    """A target in that state opens for writing only, and nobody has it open."""
+def interrupt_checkpoint(follow: Following) -> None:
+    """Leave a target as a program does that is killed in the middle of a checkpoint: it opens for writing only."""
     new_turn(follow.source, 100)
     follow()
-    log = beside(follow.target, ".wal")
-    log.rename(beside(follow.target, ".wal.checkpoint"))
+    beside(follow.target, ".wal").rename(beside(follow.target, ".wal.checkpoint"))
     for name in ("intent", "apply"):
         beside(follow.target, f".checkpoint.{name}.lock").touch()
     with pytest.raises(RuntimeError, match="recovery is pending"):
         ask(follow.target, "RETURN 1")
+
+
+def test_a_checkpoint_that_was_killed_is_recovered_by_the_follower(follow: Following) -> None:
+    interrupt_checkpoint(follow)
+    new_turn(follow.source, 101)
+    assert follow(thorough=True) == SyncResult(added=3, edges=2, turns=1, nodes=NODES + 6)
+    assert ask(follow.target, "MATCH (n:MemoryNode) RETURN count(*)") == [[NODES + 6]]
+
+
+def test_a_checkpoint_that_was_killed_is_recovered_before_a_rollback(follow: Following) -> None:
+    interrupt_checkpoint(follow)
+    for words in (("verify",), ("health",), ("rollback",)):
+        done = command(follow.source.parent, *words, "--source", follow.source, "--target", follow.target)
+        assert f"a program was killed in the middle of a checkpoint of {follow.target}; recover it with: " in (
+            done.out + done.err
+        )
+    both = ("--source", follow.source, "--target", follow.target)
+    assert command(follow.source.parent, "rollback", "--apply", *both).code == 0
+    assert not follow.target.exists()
+
+
+def test_a_checkpoint_that_was_killed_is_recovered_by_the_same_command_again(follow: Following) -> None:
+    interrupt_checkpoint(follow)
     new_turn(follow.source, 101)
     done = migrate(follow.source, reader_python=Path("none"))
     assert done.result.exit_code == 0

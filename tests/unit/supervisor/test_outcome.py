@@ -172,7 +172,7 @@ MESSAGES: Sequence[tuple[Failure, str, FailureKind]] = (
     (Failure.UNOPENED, OUTSIDE, FailureKind.UNREADABLE),
     (Failure.UNOPENED, HEADER, FailureKind.UNREADABLE),
     (Failure.UNOPENED, PAGES, FailureKind.UNREADABLE),
-    (Failure.UNOPENED, PENDING, FailureKind.UNREADABLE),
+    (Failure.UNOPENED, PENDING, FailureKind.RECOVERY_PENDING),
     (
         Failure.UNOPENED,
         "Runtime exception: Load table failed: table 0 doesn't exist in catalog.",
