@@ -201,10 +201,20 @@ def is_ones_own(program: Path) -> bool:
 
 
 def _not_roots_alone(folder: Path, weak: Path) -> NotAllowedError:
+    cure = f"close it with: {shlex.join(['chmod', 'go-w', str(weak)])}"
+    if _is_sticky(weak):  # such as /tmp, which everybody is to write in
+        cure = "put it in a folder of its own"
     return NotAllowedError(
-        f"others than root can write in {weak}, so root does not work in {folder}; close it with: "
-        f"{shlex.join(['chmod', 'go-w', str(weak)])}, or run it with --user NAME"
+        f"others than root can write in {weak}, so root does not work in {folder}; {cure}, or run it with --user NAME"
     )
+
+
+def _is_sticky(folder: Path) -> bool:
+    """Whether a folder is made for many, each of whom removes only what is theirs."""
+    try:
+        return bool(folder.stat().st_mode & stat.S_ISVTX)
+    except OSError:
+        return False
 
 
 def name_of(uid: int) -> str:

@@ -175,6 +175,17 @@ def test_a_memory_of_roots_is_left_alone_where_others_may_write(ground: Path, mo
     assert nimad(ground, "migrate", "--source", source).code == ExitCode.COMPLETE
 
 
+def test_a_folder_that_is_for_everybody_is_not_to_be_closed(ground: Path) -> None:
+    """Root would follow the word, and nobody else could work with /tmp then."""
+    shared = folder_of(ROOT, ground / "shared")
+    source = make_memory(shared / "graph.sqlite", nodes=[node(1)])
+    shared.chmod(0o1777)
+    done = nimad(ground, "migrate", "--source", source)
+    assert done.code == ExitCode.NOT_ALLOWED
+    assert "chmod" not in done.error
+    assert "put it in a folder of its own, or run it with --user NAME" in done.error
+
+
 def test_a_settings_file_of_another_user_says_nothing(
     alice: Path, bobs: Path, ground: Path, reaching: list[str]
 ) -> None:
