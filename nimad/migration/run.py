@@ -156,8 +156,7 @@ def _bring_late(context: Context, complete: resume.Complete) -> Result:
     if complete.made:  # else no run tells of it, and it is equal to SQLite
         try:
             done = Follower(context.settings, context.workers.stop, context.listener).bring()
-            nodes = done.nodes if done.anything else complete.nodes
-            complete = resume.Complete(nodes, of_target(context.files))
+            complete = resume.Complete(done.nodes or complete.nodes, of_target(context.files))
         except (LeftAloneError, EngineError, SourceDamagedError) as error:
             left_alone = str(error)
     context.listener(resume.told(context, complete, left_alone))

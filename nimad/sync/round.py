@@ -19,7 +19,7 @@ from nimad.source.schema import Schema
 from nimad.state import target_state
 from nimad.state.left_out import Isolated, Refused
 from nimad.state.paths import Files, free_name
-from nimad.supervisor import held_target, worker_failure
+from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
 from nimad.supervisor.retry import TARGET_DELAYS_S, FailedTry, retry
@@ -269,16 +269,24 @@ class SyncRound:
         raise LeftAloneError(self._words(answer))
 
     def _recover(self) -> bool:
-        """End the checkpoint in which a program was killed, which opening for writing does; whether that was done.
+        """End a checkpoint that did not come to its end, which opening for writing does; False where it is under way.
 
-        What the log holds is in the target then, whoever wrote it. Raises what belongs to a log that is torn.
+        What the log holds is in the target then, whoever wrote it. Raises what belongs to a log that is torn, and
+        `LeftAloneError` where the target does not open for writing either.
         """
         if not until_free(self._files.target, self._workers.stop, _AGENT_S):
             return False
-        done = held_target.replay(self._files.target, self._workers)
+        count = replace(self._base, task=Task.COUNT, schema=None, writable=True)
+        for _ in DELAYS_S:
+            done = self._try(count)
+            if done.ok:
+                return True
+            if done.rule.action is not Action.LARGER_POOL:
+                break
+            self._pool_factor *= 2
         if done.kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE):
             raise self._log_error(done)
-        return done.ok
+        raise LeftAloneError(self._words(done))
 
     def _do_without(self, failed: WorkerResult) -> None:
         """Raise what belongs to a log that takes workers down, when it is the log."""
@@ -300,7 +308,7 @@ class SyncRound:
 
     def _try(self, job: Job) -> WorkerResult:
         taken = machine.space_taken(self._files.target)
-        limits = limits_for(taken * self._pool_factor, self._settings.memory_limit)
+        limits = limits_for(taken, self._settings.memory_limit, grown=self._pool_factor)
         size = taken + size_taken(self._settings.source)
         last = job.task is not Task.SYNC  # after which another process looks
         answer = self._workers.do(job.within(limits), limit_s=self._timeout.limit_s(size), last=last)

@@ -18,7 +18,10 @@ from test_following_kills import children
 
 import nimad
 from nimad.errors import DifferenceError
+from nimad.events.run import NothingToDo
 from nimad.events.sync import CaughtUp as Arrived
+from nimad.sample import write_sample
+from nimad.supervisor import plan
 from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.sync.follower import Follower
 from nimad.sync.result import SyncResult
@@ -287,6 +290,25 @@ def test_a_checkpoint_that_was_killed_is_recovered_by_the_same_command_again(fol
     done = migrate(follow.source, reader_python=Path("none"))
     assert done.result.exit_code == 0
     assert ask(follow.target, "MATCH (n:MemoryNode) RETURN count(*)") == [[NODES + 6]]
+
+
+@pytest.mark.sampled
+@pytest.mark.parametrize("factor", [plan.FILE_POOL_FACTOR, 2], ids=["as planned", "too small at first"])
+def test_a_changed_memory_and_a_new_one_are_brought_in_one_go_to_a_target_of_usual_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, factor: int
+) -> None:
+    """Where the pool is too small for the checkpoint, that is ended with a larger one."""
+    monkeypatch.setattr(plan, "FILE_POOL_FACTOR", factor)
+    source = tmp_path / "graph.sqlite"
+    write_sample(source)
+    migrate(source, reader_python=Path("none"))
+    change(source, "INSERT INTO memory_nodes (timestamp, layer, text) VALUES (1767225600000, 'input', 'new')")
+    change(source, "UPDATE memory_nodes SET text = 'changed' WHERE id = 17")
+    done = migrate(source, reader_python=Path("none"))
+    assert (done.result.exit_code, done.only(NothingToDo).late) == (0, 0)
+    assert "9771 memories" in done.only(NothingToDo).why
+    assert not beside(target_of(source), ".shadow").exists()
+    assert_same(source, target_of(source))
 
 
 def test_a_file_that_got_the_inode_of_our_log_is_not_the_log(follow: Following) -> None:
