@@ -9,6 +9,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from nimad.config import command
+from nimad.config.target_names import AGENT_NAME, GUIDE_NAME
 from nimad.errors import CannotWriteError
 from nimad.events.run import NotNamed, Published
 from nimad.host.disk import is_closed, pieces, relative, sync
@@ -20,6 +21,8 @@ from nimad.worker.protocol import Task
 
 #: What a file system without symbolic links says.
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
+#: By each of the usual names of a target, the other one.
+_OTHER_NAMES = {AGENT_NAME: GUIDE_NAME, GUIDE_NAME: AGENT_NAME}
 _AT_FDCWD = -100
 _RENAME_NOREPLACE = 1
 
@@ -62,15 +65,28 @@ def check_links(context: Context, but: Collection[Path] = ()) -> None:
 
 
 def _check_hides_none(context: Context, path: Path) -> None:
-    """Raise where a name leads to another target of nimad's: what the agent wrote to that one would be out of sight."""
-    there = path.resolve()
-    if not path.is_symlink() or context.files.is_link(path) or not of_target(Files(there)):
+    """Raise where a name belongs to another target of nimad's: what the agent wrote to that one would be out of sight.
+
+    It leads there, or did: the link may have been removed, or the file system may have none.
+    """
+    if path.is_symlink() and not context.files.is_link(path):
+        there, what = path.resolve(), f"{path} leads to {path.resolve()}, a target"
+    else:
+        there = path.with_name(_OTHER_NAMES.get(path.name, path.name))
+        what = f"{there} is a target"
+        if there.is_symlink() or not there.is_file() or _is_one_of(there, [context.files.target, path]):
+            return
+    if not of_target(Files(there)):
         return
     back = command.line("rollback", "--apply", "--source", context.settings.source, "--target", there)
     raise CannotWriteError(
-        f"{path} leads to {there}, a target that the agent may have written to, and {context.files.target} would take "
+        f"{what} that the agent may have written to, and {context.files.target} would take "
         f"its place; name that one, or go back to SQLite first, with: {back}"
     )
+
+
+def _is_one_of(path: Path, others: Collection[Path]) -> bool:
+    return any(other.exists() and path.samefile(other) for other in others)
 
 
 def link(context: Context, before: Sequence[str] = ()) -> list[str]:

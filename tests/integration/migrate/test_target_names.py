@@ -536,3 +536,22 @@ def test_a_name_of_another_target_is_not_taken_away(agents: Path) -> None:
     assert done.code == ExitCode.CANNOT_WRITE
     assert f"{folder / GUIDE} leads to {folder / AGENT}, a target that the agent may have written to" in done.error
     assert (folder / GUIDE).resolve() == folder / AGENT
+
+
+def test_a_target_whose_link_was_removed_is_not_left_behind_for_another_name(
+    agents: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the agent wrote to it would be out of sight, as where the link still leads to it."""
+    folder = agents.parent
+    target = migrate(agents, reader_python=Path("none")).target
+    (folder / GUIDE).unlink()
+    (folder / "data").mkdir()
+    monkeypatch.setenv("NIMA_LADYBUG_DB", str(folder / "data" / AGENT))
+    done = command(folder, "migrate", "--source", agents, "--reader-python", "none")
+    assert done.code == ExitCode.CANNOT_WRITE, done.out
+    assert f"{target} is a target that the agent may have written to" in done.error
+    assert not (folder / "data" / AGENT).exists()
+    back = command(folder, "rollback", "--apply", "--source", agents, "--target", target)
+    assert back.code == ExitCode.COMPLETE, back.error
+    again = command(folder, "migrate", "--source", agents, "--reader-python", "none")
+    assert again.code == ExitCode.COMPLETE, again.error
