@@ -12,7 +12,7 @@ from nimad.config import command
 from nimad.config.target_names import AGENT_NAME, GUIDE_NAME
 from nimad.errors import CannotWriteError
 from nimad.events.run import NotNamed, Published
-from nimad.host.disk import is_closed, pieces, relative, sync
+from nimad.host.disk import is_closed, leads_to, pieces, relative, sync
 from nimad.migration import batch_retry, name_conflicts
 from nimad.migration.context import Context
 from nimad.state.paths import Files, free_name, move_aside
@@ -60,7 +60,8 @@ def check_links(context: Context, but: Collection[Path] = ()) -> None:
     links = [path for path in context.files.links if path not in but]
     for path in links:
         _check_hides_none(context, path)
-        if os.path.lexists(path) and not context.files.is_link(path) and not context.settings.replaces:
+        is_free = not os.path.lexists(path) or context.files.is_link(path) or _leads_nowhere(path)
+        if not is_free and not context.settings.replaces:
             raise in_the_way(path, f"it is no link to {context.files.target.name}")
 
 
@@ -70,6 +71,8 @@ def _check_hides_none(context: Context, path: Path) -> None:
     It leads there, or did: the link may have been removed, or the file system may have none.
     """
     if path.is_symlink() and not context.files.is_link(path):
+        if _leads_nowhere(path):
+            return
         there, what = path.resolve(), f"{path} leads to {path.resolve()}, a target"
     else:
         there = path.with_name(_OTHER_NAMES.get(path.name, path.name))
@@ -83,6 +86,14 @@ def _check_hides_none(context: Context, path: Path) -> None:
         f"{what} that the agent may have written to, and {context.files.target} would take "
         f"its place; name that one, or go back to SQLite first, with: {back}"
     )
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Whether this is a link to a usual name in its own folder, where nothing is: the target was moved elsewhere.
+
+    A link to another folder may lead to a disk that is away.
+    """
+    return not path.exists() and leads_to(path, path.with_name(_OTHER_NAMES.get(path.name, path.name)))
 
 
 def _is_one_of(path: Path, others: Collection[Path]) -> bool:
@@ -100,6 +111,8 @@ def link(context: Context, before: Sequence[str] = ()) -> list[str]:
         if name not in files.also and files.is_link(files.named(name)):
             files.named(name).unlink()
     for path in files.links:
+        if _leads_nowhere(path) and not files.is_link(path):
+            path.unlink()
         if os.path.lexists(path):
             continue
         try:
@@ -137,7 +150,7 @@ def tidy(files: Files) -> None:
 def _make_room(files: Files, before: Sequence[str], *, replace: bool) -> Path | None:
     """Move what stands at the final name to a dated backup. A stray `.wal` there would be replayed into our file."""
     for path in (files.target, *files.links):
-        if os.path.lexists(path) and not replace:
+        if os.path.lexists(path) and not replace and not _leads_nowhere(path):
             raise in_the_way(path, "it appeared during the run")
     backup = files.backup(time.time())
     for path in dict.fromkeys([*files.links, *map(files.named, before)]):

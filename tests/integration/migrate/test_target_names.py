@@ -555,3 +555,24 @@ def test_a_target_whose_link_was_removed_is_not_left_behind_for_another_name(
     assert back.code == ExitCode.COMPLETE, back.error
     again = command(folder, "migrate", "--source", agents, "--reader-python", "none")
     assert again.code == ExitCode.COMPLETE, again.error
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["as it was made", "written to by the agent"])
+def test_a_target_that_was_moved_away_alone_can_be_gone_on_with(
+    agents: Path, monkeypatch: pytest.MonkeyPatch, *, written: bool
+) -> None:
+    """The link that it left behind leads nowhere, and stands in the way of nothing."""
+    folder = agents.parent
+    target = migrate(agents, reader_python=Path("none")).target
+    (folder / "data").mkdir()
+    moved = target.rename(folder / "data" / AGENT)
+    monkeypatch.setenv("NIMA_LADYBUG_DB", str(moved))
+    if written:
+        with opened(OURS, moved, read_only=False) as ask:
+            ask("MATCH (n:MemoryNode {id: 1}) SET n.is_ghost = true")
+    replace = ["--replace"] if written else []
+    done = command(folder, "migrate", "--source", agents, "--reader-python", "none", *replace)
+    assert done.code == ExitCode.COMPLETE, done.error
+    assert (folder / GUIDE).resolve() == moved
+    with opened(OURS, moved) as ask:
+        assert ask("MATCH (n:MemoryNode {id: 1}) RETURN n.is_ghost") == [[written]]
