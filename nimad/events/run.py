@@ -317,7 +317,7 @@ class BroughtAlong(Event):
 
 @dataclass(frozen=True)
 class NotBroughtAlong(Event):
-    """The target before could not be read, or is of another memory: what it alone holds is in its backup only."""
+    """A file that gave way was not read, or is of another memory: what it alone holds is in its backup only."""
 
     target: str
     why: str

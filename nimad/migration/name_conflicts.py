@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nimad.errors import RefusedError
-from nimad.events.run import GaveWay, PutBack
+from nimad.events.run import GaveWay, NotBroughtAlong, PutBack
 from nimad.host.disk import FileKind, is_closed, is_hollow, kind_of, leads_to, sync
 from nimad.migration import batch_retry
 from nimad.migration.context import Context
@@ -40,6 +40,18 @@ def give_way(context: Context) -> None:
             move_aside(path, backup)
         sync(path.parent)
         context.listener(GaveWay(str(path), why, str(backup)))
+
+
+def set_aside(context: Context) -> None:
+    """Keep what is no link at a further name as a dated backup, and say so: nothing of it is brought along."""
+    target = context.files.target
+    for path in context.files.links:
+        if not _is_engines(path) or _why(context, path):
+            continue
+        backup = free_name(path.with_name(Files(path).backup(time.time()).name))
+        move_aside(path, backup)
+        sync(path.parent)
+        context.listener(NotBroughtAlong(str(path), f"it was no link to {target}, and is kept as {backup}"))
 
 
 def put_back(context: Context) -> None:

@@ -40,7 +40,9 @@ def publish(context: Context) -> None:
         raise CannotWriteError(f"{files.staging} was not closed cleanly; run again")
     sync(files.staging)
     before = names_of(context.state.replaces)
-    if not context.settings.replaces:
+    if context.settings.replaces:
+        name_conflicts.set_aside(context)
+    else:
         name_conflicts.give_way(context)  # one may have come during the run
     remove_links(files, before)
     backup = _make_room(files, before, replace=context.settings.replaces)

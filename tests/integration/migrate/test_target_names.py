@@ -22,7 +22,18 @@ from support.torture import beside, interrupted, state_of
 import nimad
 from nimad.config import Settings, load
 from nimad.errors import CannotWriteError, ExitCode, RefusedError
-from nimad.events.run import BatchLoaded, DryRun, Event, GaveWay, Named, NothingToDo, NotNamed, PutBack, Verified
+from nimad.events.run import (
+    BatchLoaded,
+    DryRun,
+    Event,
+    GaveWay,
+    Named,
+    NotBroughtAlong,
+    NothingToDo,
+    NotNamed,
+    PutBack,
+    Verified,
+)
 from nimad.host.disk import born_ns
 from nimad.state import names
 from nimad.state.paths import Files
@@ -576,3 +587,21 @@ def test_a_target_that_was_moved_away_alone_can_be_gone_on_with(
     assert (folder / GUIDE).resolve() == moved
     with opened(OURS, moved) as ask:
         assert ask("MATCH (n:MemoryNode {id: 1}) RETURN n.is_ghost") == [[written]]
+
+
+def test_a_database_at_the_other_name_that_replace_sets_aside_is_named(agents: Path) -> None:
+    """The target was moved over its link, and the agent made itself another one in its place."""
+    target = migrate(agents, reader_python=Path("none")).target
+    with opened(OURS, target, read_only=False) as ask:
+        ask("MATCH (n:MemoryNode {id: 1}) SET n.is_ghost = true")
+    moved = target.rename(agents.with_name(GUIDE))
+    with opened(OURS, target, read_only=False) as ask:
+        ask("CREATE NODE TABLE MemoryNode(id INT64 PRIMARY KEY, text STRING)")
+        ask("CREATE (:MemoryNode {id: 1, text: 'new'})")
+    done = migrate(agents, replace=True, reader_python=Path("none"))
+    (kept,) = kept_of(agents, GUIDE)
+    (told,) = (each for each in done.all(NotBroughtAlong) if each.target == str(moved))
+    assert told.why == f"it was no link to {target}, and is kept as {kept}"
+    with opened(OURS, kept) as ask:
+        assert ask("MATCH (n:MemoryNode {id: 1}) RETURN n.is_ghost") == [[True]]
+    assert_names(agents, AGENT, GUIDE)
