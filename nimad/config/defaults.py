@@ -13,6 +13,7 @@ DEFAULT: Final = "default"
 COMMAND_LINE: Final = "command line"
 ENVIRONMENT: Final = "environment "
 BESIDE_SOURCE: Final = "beside the source"
+BESIDE_TARGET: Final = "beside the target that was typed"
 
 SOURCE_NAME: Final = "graph.sqlite"
 TARGET_NAME: Final = "graph.ladybug"

@@ -40,6 +40,7 @@ def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path |
         openclaw = read_openclaw(defaults.expand(path, home))
         given |= _from_openclaw(openclaw, home)
     given |= above
+    given |= _beside_target(given, home)
     values: dict[str, Any] = {
         name: defaults.expand(value, home) if name in _PATHS and str(value) != str(NO_READER) else value
         for name, (value, _) in given.items()
@@ -51,6 +52,18 @@ def load(options: Mapping[str, Any], env: Mapping[str, str], config_file: Path |
     notes = variables.notes(named, given, home)
     values |= {"target": names.file, "names": names}
     return Settings(**values, openclaw=openclaw, config_file=config_file, origins=origins, notes=notes)
+
+
+def _beside_target(given: Given, home: Path) -> Given:
+    """The memory that a typed target lies beside, where nothing else names one.
+
+    A folder may be a copy of another one. Its target then tells of the memory there, which is not to be written to.
+    """
+    (_, source), (target, typed) = given["source"], given.get("target", (None, ""))
+    if typed != defaults.COMMAND_LINE or source not in _DATA_HOMES:
+        return {}
+    beside = defaults.expand(target, home).with_name(defaults.SOURCE_NAME)
+    return {"source": (beside, defaults.BESIDE_TARGET)} if beside.is_file() else {}
 
 
 def _names(values: Mapping[str, Any], given: Given, env: Mapping[str, str], home: Path) -> TargetNames:

@@ -898,3 +898,21 @@ def test_what_people_see_is_kept_as_a_golden_file(source: Path) -> None:
     again = nimad(source.parent, *words, "--json")
     assert everything_in(source.parent) == after
     assert (again.code, json.loads(again.out)["openclaw"]) == (0, {"backend": "sqlite", "auto_migrate": False})
+
+
+def test_a_rollback_of_a_copied_folder_writes_to_the_memory_of_that_folder(source: Path, tmp_path: Path) -> None:
+    """The copy's state file tells of the first folder's memory, which is there too, and the default of this home."""
+    home = tmp_path / "home"
+    first, second = home / ".nima/memory", home / ".nima2/memory"
+    shutil.copytree(source.parent, first, symlinks=True, ignore=shutil.ignore_patterns("home"))
+    shutil.copytree(first, second, symlinks=True)
+    with agent(second / "graph.ladybug") as connection:
+        connection.execute(
+            "CREATE (:MemoryNode {id: 900, layer: 'input', turn_id: 'mine', text: 'of the copy', timestamp: 9})"
+        )
+    before = (first / "graph.sqlite").read_bytes()
+    done = nimad(home, "rollback", "--apply", "--target", second / "graph.ladybug")
+    assert done.code == 0, done.err
+    assert (first / "graph.sqlite").read_bytes() == before
+    with closing(sqlite3.connect(second / "graph.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM memory_nodes WHERE turn_id = 'mine'").fetchone() == (1,)
