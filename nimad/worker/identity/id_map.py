@@ -5,6 +5,7 @@ it in SQLite; and it takes an id again once its newest memory is gone. So the le
 the target whose it is now.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -47,12 +48,14 @@ class IdMap:
     placed: set[int] = field(default_factory=set)  # the source's keys
     gone: set[int] = field(default_factory=set)  # keys whose rows left the source
     going: set[int] = field(default_factory=set)  # the target's ids of those
+    moments: Counter[NaturalKey] = field(default_factory=Counter)  # how many rows are of each layer and moment
     _taken: set[int] = field(default_factory=set)
     _by_name: dict[NaturalKey, list[int]] = field(default_factory=dict)
     _by_moment: dict[NaturalKey, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.aliases = {**self.notes.plans, **self.notes.aliases}
+        self.moments = self.moments or Counter(its[1:] for its in {**self.ours, **self.others}.values())
         for key, its in sorted(self.others.items()):
             self._offer(key, its)
 
@@ -130,7 +133,12 @@ class IdMap:
             for other in near
             if (
                 rank := natural_key.match_score(
-                    self.table, natural, self.others[other], (wanted.text, there.get(other)), own=other == key
+                    self.table,
+                    natural,
+                    self.others[other],
+                    (wanted.text, there.get(other)),
+                    own=other == key,
+                    alone=self.moments[natural[1:]] == 1,
                 )
             )
         ]

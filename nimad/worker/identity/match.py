@@ -5,6 +5,7 @@ then the same turn, layer and moment, then the highest match score. A row of the
 SQLite.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -107,7 +108,8 @@ def _pair_alike(
     left = sorted(here.keys() - pairs.keys())
     taken = set(pairs.values())
     others = {at: its for at, its in there.items() if at not in taken}
-    names = IdMap(table, Notes(), set(others), others)
+    moments = Counter(its[1:] for its in here.values()) | Counter(its[1:] for its in there.values())
+    names = IdMap(table, Notes(), set(others), others, moments=moments)
     for start in range(0, len(left) if others else 0, _TEXTS):
         _place(names, left[start : start + _TEXTS], here, texts, pairs)
 

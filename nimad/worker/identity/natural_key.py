@@ -84,11 +84,19 @@ def _half(value: Any) -> bytes:
 
 
 def match_score(
-    table: str, one: NaturalKey, other: NaturalKey, texts: tuple[str | None, str | None], *, own: bool
+    table: str,
+    one: NaturalKey,
+    other: NaturalKey,
+    texts: tuple[str | None, str | None],
+    *,
+    own: bool,
+    alone: bool = False,
 ) -> int:
-    """How much a row of the source is one that the agent wrote to the target; 0: not at all. `own`: under its own id.
+    """How much a row of the source is one that the agent wrote to the target; 0: not at all.
 
-    nima-core cuts texts, so the target's may be the beginning of the source's.
+    nima-core cuts texts, so the target's may be the beginning of the source's. `own`: under its own id; `alone`: and no
+    other row is of that layer and moment. An id is given again, but not in the same millisecond, so then it is the same
+    memory, whatever its text has become.
     """
     moment = one[-1] == other[-1]
     named = bool(one[0] and other[0])
@@ -97,7 +105,7 @@ def match_score(
     if table == TURNS:
         return 1 + moment if named or (moment and (own or one[-1] is not None)) else 0
     text = _begins(*texts, own=own)
-    alike = (moment or text) if named else (moment and text)
+    alike = (moment or text) if named else (moment and (text or (own and alone and one[-1] is not None)))
     return 1 + 4 * moment + text if alike else 0
 
 

@@ -9,7 +9,18 @@ from pathlib import Path
 
 import pytest
 from support.following import NODES, Following, agent, ask, new_turn, written_by_agent
-from support.memories import assert_same, change, edge, make_memory, node, read_quarantine, read_target, turn, vector
+from support.memories import (
+    assert_same,
+    change,
+    edge,
+    make_memory,
+    migrate,
+    node,
+    read_quarantine,
+    read_target,
+    turn,
+    vector,
+)
 from support.torture import beside, state_of
 
 import nimad.sync.round as supervisor
@@ -281,6 +292,21 @@ def test_a_memory_without_a_turn_is_recognised_under_another_id(follow: Followin
     follow(thorough=True)
     there = ask(follow.target, "MATCH (n:MemoryNode) WHERE n.text STARTS WITH 'the same' RETURN n.id, n.text")
     assert there == [[70, whole]]
+
+
+def test_a_memory_without_a_turn_that_the_agent_rewrote_is_the_same_without_a_ledger(tmp_path: Path) -> None:
+    """Its id, layer and millisecond are those of one memory alone."""
+    source = make_memory(
+        tmp_path / "graph.sqlite", nodes=[node(key, timestamp=1_000 + key, text=f"text {key}") for key in range(1, 9)]
+    )
+    target = migrate(source, reader_python=Path("none")).target
+    with agent(target) as connection:
+        connection.execute("MATCH (n:MemoryNode {id: 5}) SET n.text = 'rewritten by the agent'")
+    beside(target, ".ledger").unlink()
+    Following(source)(thorough=True)
+    assert len(read_target(target).nodes) == 8
+    assert ask(target, "MATCH (n:MemoryNode {id: 5}) RETURN n.text") == [["rewritten by the agent"]]
+    assert read_quarantine(target) == []
 
 
 def test_nothing_in_sqlite_erases_what_the_agent_put_into_the_target(follow: Following) -> None:

@@ -30,7 +30,7 @@ from support.agent.steps import (
     Step,
     Store,
 )
-from support.agent.three_way import differing, expected
+from support.agent.three_way import differing, expected, with_defaults
 
 FIRST_MOMENT = 1_790_000_000_000
 #: Milliseconds between two steps.
@@ -58,6 +58,7 @@ class Life:
     chance: random.Random
     dimension: int
     bases: dict[Key, list[Memory | None]] = field(default_factory=dict)
+    undecided: dict[Key, set[str]] = field(default_factory=dict)  # columns that differed when a base was first known
     written: list[Memory] = field(default_factory=list)  # to LadybugDB, since the last rest
     steps: Counter[str] = field(default_factory=Counter)
     story: list[str] = field(default_factory=list)
@@ -143,6 +144,10 @@ class Life:
 
     def settled(self, rest: Rest) -> None:
         """Everything has been copied as SQLite has it now."""
+        for key, memory in rest.here.memories.items():
+            there = rest.there.memories.get(key)
+            if None in self.bases.get(key, [None]) and there is not None:
+                self.undecided.setdefault(key, set()).update(differing(with_defaults(memory) or memory, there))
         self.bases = {key: [memory] for key, memory in rest.here.memories.items()}
 
     def unsettled(self, here: Side) -> None:
