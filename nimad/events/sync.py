@@ -38,6 +38,14 @@ class ColumnsLeftOut(Event):
 
 
 @dataclass(frozen=True)
+class Adopted(Event):
+    """No run tells how `target` was made, but its memories are those of `source`: it is kept in sync from now on."""
+
+    target: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Moved(Event):
     """The memory is another file than was read last, or at another place, and has the rows that `target` was made from.
 

@@ -13,7 +13,7 @@ from nimad.events.run import Named, NothingToDo
 from nimad.events.sync import Moved
 from nimad.host import machine
 from nimad.host.disk import discard
-from nimad.migration import batch_retry, name_conflicts, publish, repair
+from nimad.migration import batch_retry, name_conflicts, publish, repair, unknown_target
 from nimad.migration.context import Context
 from nimad.migration.publish import in_the_way
 from nimad.plural import number_of, set_aside
@@ -164,7 +164,7 @@ def _check_replaceable(context: Context, made: Mapping[str, Any], what: Path) ->
 
 
 def _complete(context: Context, answer: WorkerResult, made: Mapping[str, Any]) -> Complete:
-    """That the target is complete: by the word of the run that made it, or by comparing every row."""
+    """That the target is complete: by the word of the run that made it, or because its memories are the source's."""
     target = context.files.target
     counted = {name: count["rows"] for name, count in answer.facts["counts"].items()}
     if "MemoryNode" not in counted:
@@ -172,8 +172,10 @@ def _complete(context: Context, answer: WorkerResult, made: Mapping[str, Any]) -
     missing = set(context.survey.tables) - set(made.get("tables", context.survey.tables))
     if missing:
         raise in_the_way(target, f"it was made without {' and '.join(sorted(missing))}")
-    if not made and not _equal(context):
-        raise in_the_way(target, f"its {counted['MemoryNode']} memories are not those of {context.source.path}")
+    if not made:
+        if why := unknown_target.why_not(context):
+            raise in_the_way(target, why)
+        made = unknown_target.adopt(context, counted)
     _check_readers(context, made)
     before = target_state.names_of(made)
     publish.check_links(context)

@@ -33,6 +33,10 @@ def _columns_left_out(event: e.ColumnsLeftOut) -> Lines:
     yield Level.WARN, f"Columns that the target cannot hold stay in SQLite: {columns}; everything else is brought"
 
 
+def _adopted(event: e.Adopted) -> Lines:
+    yield Level.INFO, f"No run tells how {event.target} was made, but it has the memories of {event.source}: adopted"
+
+
 def _moved(event: e.Moved) -> Lines:
     what = f"at {event.now}, and was at {event.was}" if event.now != event.was else f"another file at {event.now}"
     yield Level.INFO, f"The memory is {what}: it has the rows that {event.target} was made from, and is gone on with"
@@ -42,5 +46,6 @@ WORDS: Mapping[type[Event], Callable[[Any], Lines]] = {
     e.CaughtUp: _caught_up,
     e.LeftAlone: _left_alone,
     e.ColumnsLeftOut: _columns_left_out,
+    e.Adopted: _adopted,
     e.Moved: _moved,
 }

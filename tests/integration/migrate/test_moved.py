@@ -14,7 +14,7 @@ from support.torture import interrupted, opened, staging_of, state_of, target_of
 
 from nimad.errors import CannotWriteError, ExitCode
 from nimad.events.run import BatchLoaded, DryRun, Started
-from nimad.events.sync import Moved
+from nimad.events.sync import Adopted, CaughtUp, Moved
 from nimad.host import filesystems
 from nimad.host.filesystems import FileSystem
 from nimad.state import target_state
@@ -240,3 +240,32 @@ def test_where_nothing_was_noted_of_a_target_it_is_not_the_one_that_was(
     files.target.touch()
     noted = [{}, {"file": {"born_ns": 16}}, {"file": {"born_ns": 16}, "followed": {"born_ns": 17}}]
     assert [target_state.is_of(files, made) for made in noted] == [False, False, True]
+
+
+def test_a_pair_that_was_copied_without_the_files_beside_it_is_adopted(home: Path) -> None:
+    """What the agent wrote to the target stays, and what SQLite has more is added: nothing tells who wrote last."""
+    with opened(target_of(home / "graph.sqlite")) as ask:
+        ask("MATCH (n:MemoryNode {id: 3}) SET n.text = 'rewritten', n.is_ghost = true")
+        ask("CREATE (:MemoryNode {id: 900, turn_id: 'mine', layer: 'input', text: 'own'})")
+    other = home.with_name("other")
+    other.mkdir()
+    for name in ("graph.sqlite", "graph.ladybug"):
+        shutil.copy(home / name, other / name)
+    source = other / "graph.sqlite"
+    remember(source, NODES + 1)
+    run = migrate(source, reader_python=Path("none"))
+    assert (run.result.exit_code, run.only(Adopted).target) == (ExitCode.COMPLETE, str(target_of(source)))
+    with opened(target_of(source)) as ask:
+        assert ask("MATCH (n:MemoryNode {id: 3}) RETURN n.text, n.is_ghost") == [["rewritten", True]]
+        assert ask("MATCH (n:MemoryNode) RETURN count(*)") == [[NODES + 2]]
+    remember(source, NODES + 2)
+    again = migrate(source, reader_python=Path("none"))
+    assert (again.all(Adopted), again.only(CaughtUp).added) == ([], 1)
+
+
+def test_a_target_of_which_no_run_tells_and_whose_memories_are_others_is_refused(home: Path) -> None:
+    other = memory(home.with_name("other.sqlite"), word="b")
+    shutil.copy(home / "graph.ladybug", home.with_name("graph.ladybug"))
+    change(other, "UPDATE memory_nodes SET turn_id = 'x' || turn_id, timestamp = timestamp + 7")
+    with pytest.raises(CannotWriteError, match=f"of its {NODES} memories, 0 are among the {NODES} of"):
+        migrate(other, target=home.with_name("graph.ladybug"))
