@@ -41,7 +41,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 os.umask(0o022)
-locales.inherited()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Only where tests run: the processes of xdist would start in the locale themselves, and the tests' own engine."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        locales.inherited()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what was not asked for
