@@ -189,7 +189,7 @@ class Interleaving:
             fitting = [wanted, with_defaults(ours), *([theirs] if ours is None else [])]
             if (was := with_defaults(base)) and (mine := with_defaults(ours)) and wanted and is_now:
                 stayed = [name for name in differing(was, mine) if is_now[name] == mine[name]]
-                # Nor is it carried back what differed already when nimad first saw both: nothing tells which is newer.
+                # Nor is it carried back what both sides had changed before: nothing tells which is newer.
                 stayed += [name for name in self.life.undecided.get(key, ()) if is_now[name] == mine[name]]
                 fitting.append({**wanted, **{name: mine[name] for name in stayed}})
             if "" not in (found := [told(each, is_now) for each in fitting]):

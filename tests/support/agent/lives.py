@@ -58,7 +58,7 @@ class Life:
     chance: random.Random
     dimension: int
     bases: dict[Key, list[Memory | None]] = field(default_factory=dict)
-    undecided: dict[Key, set[str]] = field(default_factory=dict)  # columns that differed when a base was first known
+    undecided: dict[Key, set[str]] = field(default_factory=dict)  # columns that both sides changed, and differ
     written: list[Memory] = field(default_factory=list)  # to LadybugDB, since the last rest
     steps: Counter[str] = field(default_factory=Counter)
     story: list[str] = field(default_factory=list)
@@ -145,9 +145,12 @@ class Life:
     def settled(self, rest: Rest) -> None:
         """Everything has been copied as SQLite has it now."""
         for key, memory in rest.here.memories.items():
-            there = rest.there.memories.get(key)
-            if None in self.bases.get(key, [None]) and there is not None:
-                self.undecided.setdefault(key, set()).update(differing(with_defaults(memory) or memory, there))
+            here, there = with_defaults(memory), rest.there.memories.get(key)
+            unequal = set(differing(here, there)) if here is not None and there is not None else set()
+            undecided = self.undecided.pop(key, set())
+            for base in map(with_defaults, self.bases.get(key, [None])):
+                undecided |= unequal if base is None or here is None else set(differing(base, here))
+            self.undecided[key] = undecided & unequal
         self.bases = {key: [memory] for key, memory in rest.here.memories.items()}
 
     def unsettled(self, here: Side) -> None:
