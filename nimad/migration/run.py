@@ -156,7 +156,8 @@ def _bring_late(context: Context, complete: resume.Complete) -> Result:
     if complete.made:  # else no run tells of it, and it is equal to SQLite
         try:
             done = Follower(context.settings, context.workers.stop, context.listener).bring()
-            complete = resume.Complete(done.nodes or complete.nodes, of_target(context.files))
+            nodes = done.nodes if done.counted else complete.nodes  # the agent may have added some since what is noted
+            complete = resume.Complete(nodes, of_target(context.files))
         except (LeftAloneError, EngineError, SourceDamagedError) as error:
             left_alone = str(error)
     context.listener(resume.told(context, complete, left_alone))

@@ -142,7 +142,9 @@ class Follower:
 
     def _tell(self, done: SyncResult, began: float) -> None:
         if done.anything:
-            facts = {name: value for name, value in vars(done).items() if name not in ("left_alone", "moved")}
+            facts = {
+                name: value for name, value in vars(done).items() if name not in ("left_alone", "moved", "counted")
+            }
             log = str(self._settings.log_file)
             self._listener(sync.CaughtUp(**facts, seconds=round(time.monotonic() - began, 3), log_file=log))
 

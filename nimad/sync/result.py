@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from nimad.source.ranges import FIRST_KEY
@@ -32,6 +32,7 @@ class SyncResult:
     nodes: int = 0  # in the target now
     left_alone: str = ""  # why nothing was written, where something may have to be
     moved: bool = False  # whether rows changed while they were brought, so that there is more to bring
+    counted: bool = field(default=False, compare=False)  # whether `nodes` was counted, and is not what was noted before
 
     @property
     def anything(self) -> bool:
@@ -41,7 +42,10 @@ class SyncResult:
 def total(one: SyncResult, other: SyncResult) -> SyncResult:
     """What two looks came to, one after the other."""
     names = ("added", "changed", "removed", "edges", "turns", "quarantined")
-    return replace(other, moved=False, **{name: getattr(one, name) + getattr(other, name) for name in names})
+    counted = one.counted or other.counted
+    return replace(
+        other, moved=False, counted=counted, **{name: getattr(one, name) + getattr(other, name) for name in names}
+    )
 
 
 def result_of(made: Mapping[str, Any], done: RoundResult, quarantined: int) -> SyncResult:
@@ -57,6 +61,7 @@ def result_of(made: Mapping[str, Any], done: RoundResult, quarantined: int) -> S
         turns=count(both, TURNS),
         quarantined=max(0, quarantined),
         nodes=nodes_in(made),
+        counted=True,
     )
 
 

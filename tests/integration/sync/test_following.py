@@ -529,3 +529,10 @@ def test_the_same_command_again_says_why_late_ones_wait(follow: Following) -> No
         why = migrate(follow.source, reader_python=Path("none")).only(NothingToDo).why
     assert "late arrivals wait" in why
     assert "is open in another program" in why
+
+
+def test_a_complete_target_is_told_with_the_memories_that_the_agent_stored_in_it_alone(follow: Following) -> None:
+    written_by_agent(follow.target, 100, [901, 902, 903])
+    for _ in range(2):
+        run = migrate(follow.source, reader_python=Path("none"))
+        assert run.only(NothingToDo).why == f"{follow.target} is complete: {NODES + 3} memories"
