@@ -8,9 +8,6 @@ The account of one made-up run is kept in `tests/golden/report.txt`. After a cha
 import json
 import os
 import re
-import stat
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -19,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.memories import make_memory, migrate, node
+from support.memories import make_memory
 
 from nimad.errors import CannotWriteError, UsageError
 from nimad.report.run import tables
@@ -250,48 +247,6 @@ def test_without_a_record_the_state_file_tells(target: Path) -> None:
         account(target, None, latest=True)
     with pytest.raises(UsageError, match="there is no file"):
         account(target.with_name("other"), None, latest=True)
-
-
-# The command
-
-
-def nimad(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("NIMA")}
-    command = [sys.executable, "-m", "nimad", "report", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.long
-def test_the_command_of_a_real_run(tmp_path: Path) -> None:
-    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(n, text="seven telescopes") for n in range(1, 20)])
-    target = migrate(source).target
-    done = nimad(tmp_path, "--target", str(target))
-    assert (done.returncode, done.stderr) == (0, "")
-    place = tmp_path / "graph.ladybug.report.html"
-    sentence = "19 memories were moved; every row and column was compared; nothing was set aside."
-    assert done.stdout == f"{sentence}\nReport: {place}\n"
-    assert stat.filemode(place.stat().st_mode) == "-rw-------"
-    written = place.read_text()
-    Checked(written)
-    assert "telescopes" not in written
-    assert "Search, median of 2 words" in written
-    run = read_history(Files(target).runs)[0].run
-    facts = json.loads(nimad(tmp_path, "--target", str(target), "--json", "--run", run[:6]).stdout)
-    assert (facts["run"], facts["moved"][0]["target"]) == (run, 19)
-    printed = nimad(tmp_path, "--target", str(target), "--text", "--output", "r.txt")
-    assert printed.returncode == 0
-    assert (tmp_path / "r.txt").read_text().startswith(sentence)
-    for words, code, said in (
-        (("--run", "zz"), 2, "tells of no run 'zz'"),
-        (("--text", "--json"), 2, "run it twice"),
-        (("--output", "nowhere/x.html"), 73, "nowhere/x.html cannot be written (No such file or directory); name"),
-    ):
-        wrong = nimad(tmp_path, "--target", str(target), *words)
-        assert said in wrong.stderr, wrong.stderr
-        assert "Traceback" not in wrong.stderr
-        assert wrong.returncode == code
-    nothing = nimad(tmp_path, "--target", "no.ladybug")
-    assert (nothing.returncode, "name a finished target with --target" in nothing.stderr) == (2, True)
 
 
 def test_no_report_takes_the_place_of_a_memory_or_of_what_is_no_file(target: Path, tmp_path: Path) -> None:
