@@ -244,11 +244,17 @@ class SyncRound:
         """Do a job until it is done, or nothing is left to try."""
         task = job.task
 
+        def work() -> WorkerResult:
+            result = self._try(job)
+            if result.kind is FailureKind.RECOVERY_PENDING and self._recover():
+                return self._try(job)  # each try with too small a pool leaves a checkpoint to end
+            return result
+
         def next_delay_s(failed: FailedTry) -> float | None:
             nonlocal job
             kind, action = failed.result.kind, failed.result.rule.action
             if kind is FailureKind.RECOVERY_PENDING:
-                return 0.0 if self._recover() else None
+                return None
             if kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE) and has_log(self._files.target):
                 raise self._log_error(failed.result)
             if kind is FailureKind.LOCKED and until_free(self._files.target, self._workers.stop, _AGENT_S):
@@ -261,7 +267,7 @@ class SyncRound:
                 job = replace(job, chunk_rows=max(1, job.chunk_rows // 2))
             return failed.delay_s
 
-        answer = retry(lambda: self._try(job), next_delay_s, self._workers.pause, DELAYS_S)
+        answer = retry(work, next_delay_s, self._workers.pause, DELAYS_S)
         if answer.ok:
             return answer.facts
         if answer.kind in _MAYBE_THE_LOG and task is not Task.COUNT and has_log(self._files.target):

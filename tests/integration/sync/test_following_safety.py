@@ -311,6 +311,20 @@ def test_a_changed_memory_and_a_new_one_are_brought_in_one_go_to_a_target_of_usu
     assert_same(source, target_of(source))
 
 
+def test_ending_a_checkpoint_takes_no_try_away(follow: Following, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pool that is full leaves a checkpoint half-way, which the next worker finds pending, time and again."""
+    monkeypatch.setattr("nimad.sync.round.DELAYS_S", (0.0, 0.0, 0.0))
+    pending, full = WorkerResult(FailureKind.RECOVERY_PENDING), WorkerResult(FailureKind.POOL_FULL)
+    ends, really = [pending, full, pending, full, pending], SyncRound._try
+
+    def tried(self: SyncRound, job: Job) -> WorkerResult:
+        return ends.pop(0) if job.task is Task.SYNC and ends else really(self, job)
+
+    monkeypatch.setattr(SyncRound, "_try", tried)
+    new_turn(follow.source, 100)
+    assert (follow().added, ends) == (3, [])
+
+
 def test_a_file_that_got_the_inode_of_our_log_is_not_the_log(follow: Following) -> None:
     """The agent takes the log in and a memory out, and what is written beside the target next has the log's inode."""
     new_turn(follow.source, 100)
