@@ -17,7 +17,7 @@ from types import FrameType
 class StopEvent(threading.Event):
     """A stop flag that beats when it is asked, and wakes who waits when it is rung.
 
-    Without a lock, because signal handlers set it in the middle of anything. `beat` is called at each question, and
+    Without a lock, because signal handlers set it in the middle of anything. `ping` is called at each question, and
     says whether what goes on now is to stop although the service is not.
     """
 

@@ -91,7 +91,7 @@ def shape_of(connection: sqlite3.Connection, table: str) -> Shape | None:
     if not declared:
         return None
     kinds = connection.execute("SELECT max(type = 'view' OR wr) FROM pragma_table_list(?)", (table,)).fetchone()
-    if kinds[0]:  # a view of `numbering` has the number in its first column
+    if kinds[0]:  # a view of `row_numbers` has the number in its first column
         key = next((name for name, _ in declared if name.lower() == "id"), declared[0][0])
         return Shape(table, key, declared, without_rowid=True, stored=stored)
     primary = connection.execute("SELECT name, upper(type) FROM pragma_table_xinfo(?) WHERE pk", (table,)).fetchall()

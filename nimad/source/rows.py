@@ -215,16 +215,6 @@ class ConvertedRows:
         """Whether SQLite has nothing in a row's end or column, where `columns` may have the default."""
         return self.rows.values[position][index + 1] is None
 
-    def without_defaults(self) -> "ConvertedRows":
-        """The same with NULL wherever SQLite has it."""
-        skip = len(self.rows.table.ends)
-        columns = list(self.columns)
-        for index, column in enumerate(self.rows.table.columns, start=skip):
-            if column.default is not None:
-                values = enumerate(columns[index])
-                columns[index] = [None if self.is_null(at, index) else value for at, value in values]
-        return replace(self, columns=columns)
-
 
 #: By key, rows that take workers down: why, how many they took down, and with which engine.
 Isolated = Mapping[int, tuple[str, int, str]]

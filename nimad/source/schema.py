@@ -200,7 +200,7 @@ def key_of(names: Iterable[str]) -> str:
 
 
 def _key_of(connection: sqlite3.Connection, table: str, names: Sequence[str]) -> str:
-    """The key of any table: one without rowids has its number in the first column of a view (`numbering`)."""
+    """The key of any table: one without rowids has its number in the first column of a view (`row_numbers`)."""
     if "id" in map(str.lower, names):
         return key_of(names)
     numbered = "SELECT 1 FROM sqlite_temp_master WHERE type = 'view' AND lower(name) = ?"

@@ -1,4 +1,4 @@
-"""Retries: the same work again in a fresh process, with growing delays. Every caller uses this one loop."""
+"""Retries: the same work again in a fresh process, with growing delays."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ def retry(
 ) -> WorkerResult:
     """Do the work at most `len(delays_s)` times, until it succeeds; return the last result.
 
-    `next_delay_s` decides after each failure: seconds to wait before the next try, None to give up.
+    `next_delay_s` is asked after each failure, also the last: seconds to wait before the next try, None to give up.
     """
     result = work()
     for number, delay_s in enumerate((*delays_s[1:], None), start=1):
