@@ -62,8 +62,9 @@ def _beside_target(given: Given, home: Path) -> Given:
     (_, source), (target, typed) = given["source"], given.get("target", (None, ""))
     if typed != defaults.COMMAND_LINE or source not in _DATA_HOMES:
         return {}
-    beside = defaults.expand(target, home).with_name(defaults.SOURCE_NAME)
-    return {"source": (beside, defaults.BESIDE_TARGET)} if beside.is_file() else {}
+    place = defaults.expand(target, home)
+    beside = place.with_name(defaults.SOURCE_NAME)
+    return {"source": (beside, defaults.BESIDE_TARGET)} if beside.is_file() and beside != place else {}
 
 
 def _names(values: Mapping[str, Any], given: Given, env: Mapping[str, str], home: Path) -> TargetNames:

@@ -172,7 +172,7 @@ class Context:
             if moved:
                 raise RefusedError(
                     f"the columns of {table.name} changed during the run ({', '.join(moved)}), so nothing is "
-                    "published; begin again with --restart"
+                    "published; start over with --restart"
                 )
 
     def check_shrunk(self, table: str, lost: int, copied: int) -> None:

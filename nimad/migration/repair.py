@@ -98,7 +98,7 @@ def set_whole_aside(context: Context, message: str) -> None:
     if state.rebuilds >= REBUILDS:
         raise RefusedError(
             f"{files.staging} cannot be used ({message}) although it was started over {REBUILDS} times; "
-            f"{_cause(context) or 'check the disk (dmesg), then begin again with --restart'}"
+            f"{_cause(context) or 'check the disk (dmesg), then start over with --restart'}"
         )
     state.rebuilds += 1
     aside = free_name(files.staging.with_name(f"{files.staging.name}.{name_stamp()}"))

@@ -168,7 +168,7 @@ def _difference(context: Context, what: str) -> Exception:
     if context.memory.salvaged:
         return DifferenceError(
             f"the target {what}; nothing was published. {context.files.staging} may hold rows that the damaged source "
-            "has lost: keep a copy of it, then begin again with --restart"
+            "has lost: keep a copy of it, then start over with --restart"
         )
     return batch_retry.UnreadableError(WorkerResult(FailureKind.DAMAGED, f"left by an earlier run, it {what}"))
 
@@ -271,7 +271,7 @@ def _compare_counts(context: Context) -> dict[str, int]:
         if not min(rows, now) <= counted + whole <= max(rows, now):
             raise DifferenceError(
                 f"{table.name} has {rows} rows, of which {counted} are in the target and {whole} in quarantine; "
-                "nothing was published. Compare every row with --verify full, or begin again with --restart"
+                "nothing was published. Compare every row with --verify full, or start over with --restart"
             )
     return {name: context.counted.get(target, 0) for name, target in TARGET_TABLES.items()}
 

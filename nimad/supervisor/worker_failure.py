@@ -43,7 +43,7 @@ _ERRORS: dict[FailureKind | None, Callable[[str], NimadError]] = {
     FailureKind.ENGINE_MISSING: EngineError,
     FailureKind.DISK: DiskError,
     FailureKind.SCHEMA: lambda message: RefusedError(
-        f"the columns of the source are no longer those this run began with ({message}); begin again with --restart"
+        f"the columns of the source are no longer those this run began with ({message}); start over with --restart"
     ),
     FailureKind.STRICT: lambda message: RefusedError(
         f"stopped by --strict at a row that would be quarantined: {message}; correct it in the source, "

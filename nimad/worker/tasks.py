@@ -116,7 +116,7 @@ def _verify(job: Job, module: ModuleType) -> Facts:
     return {**found.to_json(), "counts": row_counts.to_json(counts), "free_bytes": free * page}
 
 
-def _try(job: Job, module: ModuleType) -> Facts:
+def _trial_load(job: Job, module: ModuleType) -> Facts:
     judged = None
     if job.range or job.ids:
         judged = convert_range(job) if job.range else convert_ids(job, job.needs())
@@ -125,7 +125,7 @@ def _try(job: Job, module: ModuleType) -> Facts:
     return {}
 
 
-def _write_isolated(job: Job, _: ModuleType) -> Facts:
+def _quarantine(job: Job, _: ModuleType) -> Facts:
     return {"rejected": quarantine.add(Path(job.quarantine), convert_ids(job, job.needs()).rejects)}
 
 
@@ -157,7 +157,7 @@ def _stats(job: Job, module: ModuleType) -> Facts:
     return {"vitals": None if found is None else asdict(found)}
 
 
-def _holds(job: Job, module: ModuleType) -> Facts:
+def _has_rows(job: Job, module: ModuleType) -> Facts:
     """How many rows all tables have together, whoever made them."""
     from nimad.worker.compare import compare_rows
 
@@ -165,7 +165,7 @@ def _holds(job: Job, module: ModuleType) -> Facts:
         return {"rows": sum(compare_rows.count(database, name) for name in database.tables())}
 
 
-def _catch_up(job: Job, module: ModuleType) -> Facts:
+def _sync(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.sync import apply
 
     return apply.catch_up(job, module)
@@ -184,13 +184,13 @@ def _compare(job: Job, module: ModuleType) -> Facts:
         return compare_rows.RowComparison(job, database).run()
 
 
-def _unpaired(job: Job, module: ModuleType) -> Facts:
+def _count_unmatched(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.compare import unmatched
 
     return unmatched.unpaired(job, module)
 
 
-def _carry(job: Job, module: ModuleType) -> Facts:
+def _export_rollback(job: Job, module: ModuleType) -> Facts:
     from nimad.worker import rollback_export
     from nimad.worker.compare import compare_rows
 
@@ -201,25 +201,25 @@ def _carry(job: Job, module: ModuleType) -> Facts:
             return {**facts, **rollback_export.RollbackExport(compared, record).run()}
 
 
-def _export(job: Job, module: ModuleType) -> Facts:
+def _export_target_only(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.target_only import export
 
     return export.export(job, module)
 
 
-def _import(job: Job, module: ModuleType) -> Facts:
+def _restore_target_only(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.target_only import restore
 
     return restore.take_in(job, module)
 
 
-def _find(job: Job, module: ModuleType) -> Facts:
+def _confirm_restored(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.target_only import restore
 
     return restore.find(job, module)
 
 
-def _same(job: Job, module: ModuleType) -> Facts:
+def _compare_targets(job: Job, module: ModuleType) -> Facts:
     from nimad.worker.compare import equal_files
 
     return equal_files.same(job, module)
@@ -232,21 +232,21 @@ _TASKS: Mapping[Task, Callable[[Job, ModuleType], Facts]] = {
     Task.LOAD: load_batch.load,
     Task.VERIFY: _verify,
     Task.REFRESH: load_batch.refresh,
-    Task.TRIAL_LOAD: _try,
-    Task.QUARANTINE: _write_isolated,
+    Task.TRIAL_LOAD: _trial_load,
+    Task.QUARANTINE: _quarantine,
     Task.COMPACT: _compact,
     Task.INDEX: _index,
     Task.SEARCH: _search,
     Task.STATS: _stats,
-    Task.HAS_ROWS: _holds,
-    Task.SYNC: _catch_up,
+    Task.HAS_ROWS: _has_rows,
+    Task.SYNC: _sync,
     Task.CONFIRM: _confirm,
     Task.COMPARE: _compare,
-    Task.COUNT_UNMATCHED: _unpaired,
-    Task.EXPORT_ROLLBACK: _carry,
-    Task.EXPORT_TARGET_ONLY: _export,
-    Task.RESTORE_TARGET_ONLY: _import,
-    Task.CONFIRM_RESTORED: _find,
-    Task.COMPARE_TARGETS: _same,
+    Task.COUNT_UNMATCHED: _count_unmatched,
+    Task.EXPORT_ROLLBACK: _export_rollback,
+    Task.EXPORT_TARGET_ONLY: _export_target_only,
+    Task.RESTORE_TARGET_ONLY: _restore_target_only,
+    Task.CONFIRM_RESTORED: _confirm_restored,
+    Task.COMPARE_TARGETS: _compare_targets,
     Task.RECOGNIZE: recognize.recognize,
 }

@@ -316,7 +316,7 @@ def test_a_file_that_is_ruined_each_time_is_begun_anew_twice_and_no_more(source:
     with pytest.raises(RefusedError, match=f"although it was started over {REBUILDS} times") as caught:
         with_damage(source, truncate, times=100)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
-    assert "check the disk (dmesg), then begin again with --restart" in str(caught.value)
+    assert "check the disk (dmesg), then start over with --restart" in str(caught.value)
     assert not target_of(source).exists()
     assert sum(bool(DATED.fullmatch(name)) for name in kept(source)) == REBUILDS
     ruined = staging_of(source).read_bytes()

@@ -215,7 +215,7 @@ def test_columns_that_change_in_the_middle_stop_the_run(source: Path, statement:
     assert isinstance(error, RefusedError)
     assert error.exit_code == ExitCode.INTERRUPTED
     assert f"the columns of {table} changed during the run ({what}), so nothing is published" in str(error)
-    assert "begin again with --restart" in str(error)
+    assert "start over with --restart" in str(error)
     if "RENAME" in statement:
         assert_begins_again(source)
 

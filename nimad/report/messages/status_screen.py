@@ -138,10 +138,10 @@ def _facts(status: Status, signs: Symbols) -> Iterator[str]:
         counts = {
             "Retries": status.retries,
             "Failed batches": status.failed_batches,
-            "Begun anew": status.rebuilds,
+            "Started over": status.rebuilds,
             "Quarantine": status.quarantined,
         }
-        yield "   ".join(f"{name} {count:,}" for name, count in counts.items() if count or name != "Begun anew")
+        yield "   ".join(f"{name} {count:,}" for name, count in counts.items() if count or name != "Started over")
     if status.memory:
         yield _memory(status.memory)
     if status.previous_target:

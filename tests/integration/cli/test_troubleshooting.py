@@ -65,7 +65,7 @@ WITHOUT_ENTRY = {
     "changes faster than it can be read": "a race; run again",
     "cannot be made ; look at it with": "something in the way of a temporary name",
     "the copy of what can be read cannot be written": "a disk that is full in the middle",
-    "keep a copy of it, then begin again": "damage on both sides at once",
+    "keep a copy of it, then start over": "damage on both sides at once",
     "cannot be written ; see: df -h": "the words say it all",
     "systemd could not be told": "a systemd that does not answer",
     "in quarantine; nothing was published. Compare every row": "a difference that --verify counts cannot explain",

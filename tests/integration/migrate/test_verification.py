@@ -384,7 +384,7 @@ def test_damage_in_run_after_run_is_begun_anew_twice_and_no_more(left: Path) -> 
         migrate(left)
     assert caught.value.exit_code == ExitCode.INTERRUPTED
     assert "it differs from the source in 40 places" in str(caught.value)
-    assert "check the disk (dmesg), then begin again with --restart" in str(caught.value)
+    assert "check the disk (dmesg), then start over with --restart" in str(caught.value)
     assert not target_of(left).exists()
     assert len(kept(left)) == REBUILDS
     for path in (*kept(left), staging_of(left)):
