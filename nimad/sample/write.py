@@ -72,4 +72,6 @@ def _insert(connection: sqlite3.Connection, table: str, rows: Iterable[Row]) -> 
     """Insert those values of each row that ``table`` has a column for; return the number of rows."""
     columns = [row[1] for row in connection.execute(f"PRAGMA table_info({table})")]
     statement = f"INSERT INTO {table} ({', '.join(columns)}) VALUES (:{', :'.join(columns)})"
-    return connection.executemany(statement, rows).rowcount
+    before = connection.total_changes
+    connection.executemany(statement, rows)
+    return connection.total_changes - before

@@ -138,7 +138,10 @@ class _Copy:
         values = [value.raw if isinstance(value, InvalidText) else value for value in row]
         values = [None if isinstance(value, Uncomputed) else value for value in values]
         insert = f"INSERT OR IGNORE INTO {self.table} ({self.columns}) VALUES ({marks})"
-        return _write(self.connection, insert, *values).rowcount > 0
+        # Not `rowcount`: in a Turkish locale Python does not know INSERT for a statement that writes.
+        before = self.connection.total_changes
+        _write(self.connection, insert, *values)
+        return self.connection.total_changes > before
 
     def get(self, key: int) -> Row | None:
         query = f"SELECT {self.columns} FROM {self.table} WHERE {self.key} = ?"

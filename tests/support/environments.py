@@ -194,6 +194,7 @@ def opened(engine: Engine, path: Path, *, read_only: bool = True) -> Iterator[As
 def answering(engine: Engine, path: Path, *, read_only: bool) -> Iterator[tuple[Ask, "subprocess.Popen[bytes]"]]:
     """As `opened`, and the process, which a test may kill."""
     environment = {name: value for name, value in alone(os.environ).items() if name != "LD_PRELOAD"}
+    environment["LC_ALL"] = "C.UTF-8"  # in a Turkish one an engine does not find its functions
     process = subprocess.Popen(
         [engine.python, "-c", _ANSWERS, engine.module, path, str(read_only)],
         stdin=subprocess.PIPE,

@@ -59,7 +59,7 @@ def worst(findings: list[Finding]) -> Finding:
 
 def test_where_all_is_well_every_check_has_a_line_and_nothing_changes(made: Path) -> None:
     before = everything_in(made)
-    done = nimad(made, "doctor", "--source", "graph.sqlite", "--reader-python", "none", "--json")
+    done = nimad(made, "doctor", "--source", "graph.sqlite", "--reader-python", "none", "--json", LC_ALL="C.UTF-8")
     found = json.loads(done.out)
     assert (done.code, done.err) == (0, ""), found
     assert (found["ok"], found["verdict"]) == (True, "ok")
@@ -110,7 +110,10 @@ def test_settings_that_cannot_be_read_are_a_problem_and_the_machine_is_looked_at
 # The memory and its files
 
 
-def test_without_a_memory_one_line_says_so_and_the_rest_is_no_problem(tmp_path: Path) -> None:
+def test_without_a_memory_one_line_says_so_and_the_rest_is_no_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")  # as the language of the system is a finding of its own
     found = examined(tmp_path / "nowhere")
     assert worst(found.pop("source")).verdict is Verdict.PROBLEM
     assert [each for findings in found.values() for each in findings if each.verdict is not Verdict.OK] == []

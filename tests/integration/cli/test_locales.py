@@ -208,3 +208,20 @@ def test_a_program_that_reads_names_in_another_encoding_is_told_so(tmp_path: Pat
     done = subprocess.run(asked, cwd=tmp_path, env=kept, capture_output=True, check=False)
     assert "is iso8859-1 to Python and UTF-8 to the engine; start Python with -X utf8" in done.stderr.decode("latin-1")
     assert subprocess.run([*asked[:1], "-Xutf8", *asked[1:]], cwd=tmp_path, env=kept, check=False).returncode == 0
+
+
+def test_what_can_be_read_of_a_damaged_memory_is_the_same_in_a_turkish_system(tmp_path: Path) -> None:
+    """Python does not know INSERT for a statement that writes there, and counts none of its rows."""
+    source = make_memory(tmp_path / "graph.sqlite", nodes=[node(key, text="x" * 900) for key in range(1, 60)])
+    with source.open("r+b") as file:
+        file.seek(-2 * 4_096, os.SEEK_END)
+        file.write(bytes(range(256)) * 16)
+    counts = {}
+    for locale in (TURKISH, ASCII):
+        target = tmp_path / f"{locale}.ladybug"
+        ended, out, err = nimad(tmp_path, locale, "migrate", "--source", source, "--target", target, "--json")
+        assert ended == 1, err
+        finished = [json.loads(line) for line in out.splitlines() if b'"Finished"' in line]
+        counts[locale] = {key: finished[0]["result"][key] for key in ("migrated", "quarantined", "unread_nodes")}
+    assert counts[TURKISH] == counts[ASCII]
+    assert counts[ASCII]["migrated"] > 40

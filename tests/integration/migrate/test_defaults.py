@@ -1,6 +1,7 @@
 """Defaults: a memory in the target passes the filters of the agent's readers, and what the agent adds does too."""
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,12 @@ def test_a_compaction_keeps_what_others_put_into_a_file(tmp_path: Path, old: Env
         "compact_file.compact(import_module(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), "
         "EngineLimits(1 << 28, 1 << 34, 2))"
     )
-    subprocess.run([its.python, "-c", code, its.module, file, copy], check=True, cwd=tmp_path)
+    subprocess.run(
+        [its.python, "-c", code, its.module, file, copy],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "LC_ALL": "C.UTF-8"},
+    )
     with opened(its, copy, read_only=False) as ask:
         assert ask("MATCH (n:MemoryNode) RETURN n.id, n.mine, n.strength") == [[1, "ours", 1.0]]
         assert ask("MATCH (d:DreamNode) RETURN d.id, d.kind, d.words") == [["d", "a dream", ["sea", "salt"]]]
