@@ -7,19 +7,18 @@ the backup alone.
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from nimad.compare import comparison
 from nimad.errors import DifferenceError, NimadError, RefusedError
 from nimad.events.run import BroughtAlong, NotBroughtAlong
-from nimad.host.disk import has_log, logs, name_stamp, sync
+from nimad.host.disk import has_log, sync
 from nimad.migration import batch_retry
 from nimad.migration.context import Context
 from nimad.source.schema import NODES
 from nimad.state import target_state
 from nimad.state.names import names_of
-from nimad.state.paths import free_name, held
+from nimad.state.paths import held, set_logs_aside
 from nimad.supervisor import held_target, worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.worker_process import Launch, WorkerPool
@@ -58,18 +57,11 @@ def _take_in_log(context: Context) -> None:
         if answer.kind is FailureKind.LOCKED:
             raise RefusedError(f"{name} is open in another program ({answer.message}); stop that first")
         if not answer.ok:
-            kept = " and ".join(str(path) for path in _set_log_aside(name))
+            # Or the backup would not open with it.
+            kept = " and ".join(str(path) for path in set_logs_aside(name))
             context.listener(
                 NotBroughtAlong(str(name), f"its log cannot be read ({answer.message}); it is kept as {kept}")
             )
-
-
-def _set_log_aside(name: Path) -> list[Path]:
-    """Give what the engine cannot replay a name by which it does not try to, or the backup would not open with it."""
-    stamp = name_stamp()
-    moved = [log.rename(free_name(log.with_name(f"{log.name}.{stamp}"))) for log in logs(name)]
-    sync(name.parent)
-    return moved
 
 
 def _launch(context: Context) -> Launch:

@@ -8,10 +8,10 @@ import os
 
 from nimad.errors import RefusedError
 from nimad.events.run import SetAside
-from nimad.host.disk import READ_SUFFIXES, name_stamp, pieces, sync
+from nimad.host.disk import name_stamp, pieces, sync
 from nimad.migration import batch_retry, large_pages
 from nimad.migration.context import Context
-from nimad.state.paths import free_name, move_aside
+from nimad.state.paths import free_name, move_aside, set_logs_aside
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.worker.protocol import Task
@@ -82,14 +82,10 @@ def _count(context: Context) -> WorkerResult | None:
 
 def _set_logs_aside(context: Context, answer: WorkerResult) -> bool:
     """Give what the engine would replay another name: the last checkpoint is whole without it."""
-    staging = context.files.staging
-    logs = [log for suffix in READ_SUFFIXES if os.path.lexists(log := staging.with_name(staging.name + suffix))]
-    if logs:
-        stamp = name_stamp()
-        moved = [log.rename(free_name(log.with_name(f"{log.name}.{stamp}"))) for log in logs]
-        sync(staging.parent)
+    moved = set_logs_aside(context.files.staging)
+    if moved:
         context.listener(SetAside([str(path) for path in moved], answer.message, whole=False))
-    return bool(logs)
+    return bool(moved)
 
 
 def set_whole_aside(context: Context, message: str) -> None:

@@ -15,7 +15,7 @@ from typing import IO
 from nimad.config import Settings
 from nimad.errors import CannotWriteError, LockedError, NotAllowedError, RefusedError
 from nimad.host import filesystems, machine, rights
-from nimad.host.disk import export_folder, leads_to, name_stamp, pieces, relative, sqlite_pieces, sync
+from nimad.host.disk import READ_SUFFIXES, export_folder, leads_to, name_stamp, pieces, relative, sqlite_pieces, sync
 from nimad.host.folders import ROOT
 
 #: Bytes of a lock file that are read: a PID and the end of its line.
@@ -249,6 +249,15 @@ def free_name(path: Path) -> Path:
     """`path`, or the first of `path-2`, `path-3`, … that does not exist."""
     names = (path, *(path.with_name(f"{path.name}-{number}") for number in range(2, 1_000)))
     return next(name for name in names if not os.path.lexists(name))
+
+
+def set_logs_aside(path: Path) -> list[Path]:
+    """Give whatever the engine would read beside a file a dated name, which it does not read; return those names."""
+    stamp = name_stamp()
+    logs = [log for suffix in READ_SUFFIXES if os.path.lexists(log := path.with_name(path.name + suffix))]
+    moved = [log.rename(free_name(log.with_name(f"{log.name}.{stamp}"))) for log in logs]
+    sync(path.parent)
+    return moved
 
 
 def move_aside(path: Path, to: Path) -> None:

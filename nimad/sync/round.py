@@ -1,6 +1,5 @@
 """One sync round: a worker applies later rows, and another one confirms them."""
 
-import os
 import threading
 import time
 from collections import Counter
@@ -13,12 +12,12 @@ from nimad.config import Settings, command
 from nimad.errors import DifferenceError, StoppedError
 from nimad.events.run import Listener, SetAside
 from nimad.host import machine
-from nimad.host.disk import READ_SUFFIXES, has_log, logs, name_stamp, sync
+from nimad.host.disk import has_log, logs
 from nimad.source.bounds import size_taken
 from nimad.source.schema import Schema
 from nimad.state import target_state
 from nimad.state.left_out import Isolated, Refused
-from nimad.state.paths import Files, free_name
+from nimad.state.paths import Files, set_logs_aside
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
@@ -342,13 +341,7 @@ class SyncRound:
         target = self._files.target
         # The ledger tells of what was in it, and a kill must not let that be believed.
         target_state.note(self._files, target_state.of_target(self._files), {"distrust": True})
-        stamp = name_stamp()
-        moved = []
-        for suffix in READ_SUFFIXES:
-            log = target.with_name(target.name + suffix)
-            if os.path.lexists(log):
-                moved.append(log.rename(free_name(Path(f"{log}.{stamp}"))))
-        sync(target.parent)
+        moved = set_logs_aside(target)
         self.left = target_state.stamps_of(target)
         self._listener(SetAside([str(path) for path in moved], answer.message, whole=False))
 

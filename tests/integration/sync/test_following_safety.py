@@ -21,6 +21,7 @@ from nimad.errors import DifferenceError
 from nimad.events.run import NothingToDo
 from nimad.events.sync import CaughtUp as Arrived
 from nimad.sample import write_sample
+from nimad.state.paths import set_logs_aside
 from nimad.supervisor import plan
 from nimad.supervisor.outcome import FailureKind, WorkerResult
 from nimad.sync.follower import Follower
@@ -155,11 +156,12 @@ def test_the_ledger_is_doubted_after_a_log_was_set_aside_and_a_kill(
     follow()
     tear_as_a_disk_does(beside(follow.target, ".wal"))
 
-    def killed(*_: object) -> None:
+    def killed(path: Path) -> None:
+        set_logs_aside(path)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("nimad.sync.round.sync", killed)
+        patch.setattr("nimad.sync.round.set_logs_aside", killed)
         new_turn(follow.source, 101)
         with pytest.raises(KeyboardInterrupt):
             follow()
