@@ -19,7 +19,6 @@ from nimad.host import rights
 from nimad.host.disk import sync
 from nimad.plural import number_of
 from nimad.state.paths import Files, check_folder, check_names, locked
-from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.protocol import Task
 
 DAY_S = 86_400.0
@@ -103,8 +102,6 @@ def _without_memories(settings: Settings, each: Leftover) -> Leftover:
 
 def _more_than_sqlite(settings: Settings, backup: Path) -> int:
     """How many rows, or values, a rollback of a backup would carry back, or keep."""
-    launch = comparison.launch_of(settings)
     job = replace(comparison.job_of(settings, Files(backup), {}, every=True), task=Task.EXPORT_ROLLBACK)
-    with WorkerPool(threading.Event(), launch=launch) as workers:
-        facts = comparison.ask(job, workers, launch).facts
+    facts = comparison.ask_alone(settings, job, threading.Event()).facts
     return sum(listed["count"] for name in ("added", "changed", "kept") for listed in facts[name].values())

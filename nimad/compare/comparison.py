@@ -109,9 +109,7 @@ def compare(settings: Settings, level: str = "full", stop: threading.Event | Non
     check_there(files.target)
     made, maker = made_of(settings, files, stop)
     job = job_of(settings, files, made)
-    launch = launch_of(settings)
-    with WorkerPool(stop, launch=launch) as workers:
-        answer = ask(replace(job, counts_only=level == "counts"), workers, launch)
+    answer = ask_alone(settings, replace(job, counts_only=level == "counts"), stop)
     tables = {name: TableCompared.from_json(table) for name, table in answer.facts["tables"].items()}
     engine = answer.facts["engine"]
     if level == "counts":
@@ -133,6 +131,13 @@ def compare(settings: Settings, level: str = "full", stop: threading.Event | Non
         unread=tuple(names.unread(files)),
         names=tuple(map(str, names.remarks(settings, files))),
     )
+
+
+def ask_alone(settings: Settings, job: Job, stop: threading.Event) -> WorkerResult:
+    """`ask`, by workers for this job alone."""
+    launch = launch_of(settings)
+    with WorkerPool(stop, launch=launch) as workers:
+        return ask(job, workers, launch)
 
 
 def check_there(target: Path) -> None:

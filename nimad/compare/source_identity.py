@@ -19,7 +19,7 @@ from nimad.supervisor.plan import CHUNK_BYTES, CHUNK_ROWS
 from nimad.worker.protocol import Job, Task
 
 #: Of the rows that both have, the share that may be others': an agent that goes on from a backup gives ids anew.
-_OTHERS = 0.1
+OTHERS = 0.1
 
 Ask = Callable[[Job], WorkerResult]
 
@@ -75,7 +75,7 @@ def _difference(source: Path, noted: Identity, answer: WorkerResult) -> str:
         return f"{source} is not {was}, and nothing is noted of its rows"
     if not same and not others:
         return f"{source} is not {was}: it has none of its {rows} rows"
-    if others <= _OTHERS * same:
+    if others <= OTHERS * same:
         return ""
     named = ", ".join(f"{table} id {key}" for table, key in answer.facts["named"])
     more = f", and {others - len(answer.facts['named'])} more" if others > len(answer.facts["named"]) else ""

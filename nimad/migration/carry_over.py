@@ -135,9 +135,8 @@ def _of_another(context: Context, answer: WorkerResult) -> str:
     if target_state.of_target(context.files):
         return ""
     nodes = TableCompared.from_json(answer.facts["tables"][NODES])
-    paired = nodes.same + nodes.differing.count + nodes.since_here.count + nodes.since_there.count
-    if nodes.there and 2 * paired < min(nodes.rows, nodes.there):
-        return f"of its {nodes.there} memories, {paired} are among the {nodes.rows} of {context.settings.source}"
+    if nodes.there and 2 * nodes.paired < min(nodes.rows, nodes.there):
+        return f"of its {nodes.there} memories, {nodes.paired} are among the {nodes.rows} of {context.settings.source}"
     return ""
 
 

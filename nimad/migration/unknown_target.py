@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from nimad.compare import comparison
+from nimad.compare.source_identity import OTHERS
 from nimad.errors import NimadError
 from nimad.events.sync import Adopted
 from nimad.host.disk import storage_version
 from nimad.migration.context import Context
 from nimad.source.schema import NODES
 from nimad.state.target_state import of_target, stamp_of
-from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.compare.facts import TableCompared
-
-#: Of the memories that both could have, the share that may be others.
-OTHERS = 0.1
 
 
 def adopt(context: Context, counted: Mapping[str, int]) -> Mapping[str, Any]:
@@ -35,15 +32,11 @@ def adopt(context: Context, counted: Mapping[str, int]) -> Mapping[str, Any]:
 def why_not(context: Context) -> str:
     """Why the memories of the target are not those of the source; empty where they are."""
     settings, files = context.settings, context.files
-    launch = comparison.launch_of(settings)
     try:
-        job = comparison.job_of(settings, files, {})
-        with WorkerPool(context.workers.stop, launch=launch) as workers:
-            answer = comparison.ask(job, workers, launch)
+        answer = comparison.ask_alone(settings, comparison.job_of(settings, files, {}), context.workers.stop)
     except NimadError as error:
         return str(error)
     nodes = TableCompared.from_json(answer.facts["tables"][NODES])
-    paired = nodes.same + nodes.differing.count + nodes.since_here.count + nodes.since_there.count
-    if paired and paired >= (1 - OTHERS) * min(nodes.rows, nodes.there):
+    if nodes.paired and nodes.paired >= (1 - OTHERS) * min(nodes.rows, nodes.there):
         return ""
-    return f"of its {nodes.there} memories, {paired} are among the {nodes.rows} of {settings.source}"
+    return f"of its {nodes.there} memories, {nodes.paired} are among the {nodes.rows} of {settings.source}"

@@ -100,8 +100,7 @@ def plan_rollback(settings: Settings, stop: threading.Event | None = None) -> Ro
     if (before := _rolled_back(settings, files)) is not None:
         return before
     job = _checked(settings, files, stop)
-    with WorkerPool(stop, launch=comparison.launch_of(settings)) as workers:
-        answer = comparison.ask(job, workers, comparison.launch_of(settings))
+    answer = comparison.ask_alone(settings, job, stop)
     _check_same_memory(settings, files, answer)
     found = _found(settings, answer)
     why = _obstacle(settings, job) if found.writes else ""

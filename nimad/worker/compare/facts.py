@@ -48,6 +48,11 @@ class TableCompared:
     by_target: int = 0  # of those that lack or differ: by the ledger, the target alone was written to
     by_source: int = 0  # of those that differ: SQLite was
 
+    @property
+    def paired(self) -> int:
+        """Rows that both sides have, whatever each of them says in them."""
+        return self.same + self.differing.count + self.since_here.count + self.since_there.count
+
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "TableCompared":
         lists = {name: Listed.from_json(value) for name, value in data.items() if isinstance(value, dict)}
