@@ -39,9 +39,6 @@ from nimad.supervisor.worker_process import Launch, WorkerPool
 from nimad.worker.compare.facts import Listed, TableCompared
 from nimad.worker.protocol import Job, Quarantined, Task
 
-#: Seconds before each try: whoever has the target open may be the service, which needs it for a moment.
-DELAYS_S = TARGET_DELAYS_S
-
 #: Rows, and bytes of them, that are held against each other at the same time. With 9,770 memories the worker takes
 #: 216 MB so, where 8,192 rows made it 490 MB: the engine takes much for a long list of edges.
 _CHUNK_ROWS, _CHUNK_BYTES = 1_000, 4 * MIB
@@ -233,7 +230,7 @@ def ask(job: Job, workers: WorkerPool, launch: Launch) -> WorkerResult:
     Raises the error that belongs to the last failure.
     """
     target = job.target_path()
-    for _ in DELAYS_S:
+    for _ in TARGET_DELAYS_S:
         before = target_state.stamps_of(target)
         answer = _try(job, workers)
         if before == target_state.stamps_of(target):
@@ -263,7 +260,7 @@ def _try(job: Job, workers: WorkerPool) -> WorkerResult:
             job = replace(job, chunk_rows=max(1, job.chunk_rows // 4), chunk_bytes=max(1, job.chunk_bytes // 4))
         return failed.delay_s
 
-    return retry(work, next_delay_s, workers.pause, DELAYS_S)
+    return retry(work, next_delay_s, workers.pause, TARGET_DELAYS_S)
 
 
 def _busy(target: Path, why: str) -> RefusedError:

@@ -10,10 +10,6 @@ from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.retry import BATCH_DELAYS_S, FailedTry, retry
 from nimad.worker.protocol import Job
 
-#: Seconds before each try.
-DELAYS_S = BATCH_DELAYS_S
-
-
 #: Ends in every try of a worker that only reads, which tell that the target is not to be read.
 _UNREADABLE = (
     FailureKind.CRASHED,
@@ -47,13 +43,13 @@ def attempt(context: Context, make_job: Callable[[int], Job], *, offset: int = 0
         if action is Action.REPAIR:
             raise UnreadableError(result)
         delay_s = failed.delay_s if action not in (Action.STOP, Action.ISOLATE) else None
-        context.listener(BatchFailed(failed.number, len(DELAYS_S), result.message, delay_s, offset, result.stack))
+        context.listener(BatchFailed(failed.number, len(BATCH_DELAYS_S), result.message, delay_s, offset, result.stack))
         if delay_s is not None:
             context.state.retries += 1
             halvings += _relieve(context, action)
         return delay_s
 
-    answer = retry(lambda: context.do(make_job(halvings)), next_delay_s, context.workers.pause, DELAYS_S)
+    answer = retry(lambda: context.do(make_job(halvings)), next_delay_s, context.workers.pause, BATCH_DELAYS_S)
     if not answer.ok:
         raise worker_failure.error_of(answer, failures)
     if failures:

@@ -19,14 +19,15 @@ from nimad.source.ranges import Range
 from nimad.source.schema import EDGE_ENDS
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import CIRCUMSTANTIAL, Action, WorkerResult
+from nimad.supervisor.retry import BATCH_DELAYS_S
 from nimad.worker.protocol import Job, Task
 
 #: Before the first row is blamed, so many others from all over a batch of at least that size have a try.
 SAMPLE_ROWS = 8
 SAMPLED_BATCH = 16
 #: Seconds before each further try of a single row, when its failure may be the machine's, and when it hardly is.
-CONFIRM_S = batch_retry.DELAYS_S[1:]
-CONFIRM_CRASH_S = batch_retry.DELAYS_S[1:2]
+CONFIRM_S = BATCH_DELAYS_S[1:]
+CONFIRM_CRASH_S = BATCH_DELAYS_S[1:2]
 #: Columns by which a row is known again, without which it is no row.
 _TELLING_APART = frozenset({"turn_id", *EDGE_ENDS})
 #: What a value is left out for while its row is tried.

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 from nimad.supervisor.outcome import WorkerResult
 
-#: Seconds before each try of a batch, and of work on a published target.
+#: Seconds before each try of a batch.
 BATCH_DELAYS_S = (0.0, 1.0, 5.0, 15.0)
+#: The same of work on a published target: whoever has that open needs it for a moment.
 TARGET_DELAYS_S = (0.0, 1.0, 5.0)
 
 
@@ -29,13 +30,12 @@ def retry(
 
     `next_delay_s` is asked after each failure, also the last: seconds to wait before the next try, None to give up.
     """
-    result = work()
     for number, delay_s in enumerate((*delays_s[1:], None), start=1):
+        result = work()
         if result.ok:
             break
         wait_s = next_delay_s(FailedTry(result, number, delay_s))
-        if wait_s is None or number == len(delays_s):
+        if wait_s is None or delay_s is None:
             break
         pause(wait_s)
-        result = work()
     return result

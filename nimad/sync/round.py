@@ -26,8 +26,6 @@ from nimad.supervisor.timeout import Timeout
 from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.protocol import Applied, Job, Late, Task
 
-#: Seconds before each try.
-DELAYS_S = TARGET_DELAYS_S
 #: Seconds that the agent is let finish which opened the target before our worker did, and between two looks at that.
 _AGENT_S, _POLL_S = 1.0, 0.05
 #: How often rows that are not found afterwards are brought again.
@@ -52,7 +50,7 @@ def engine_of(workers: WorkerPool) -> Mapping[str, Any]:
     def next_delay_s(failed: FailedTry) -> float | None:
         return failed.delay_s if failed.result.rule.action is Action.RETRY else None
 
-    answer = retry(lambda: workers.do(Job(task=Task.PROBE)), next_delay_s, workers.pause, DELAYS_S)
+    answer = retry(lambda: workers.do(Job(task=Task.PROBE)), next_delay_s, workers.pause, TARGET_DELAYS_S)
     if not answer.ok:
         raise worker_failure.error_of(answer)
     engine: Mapping[str, Any] = answer.facts["engine"]
@@ -266,7 +264,7 @@ class SyncRound:
                 job = replace(job, chunk_rows=max(1, job.chunk_rows // 2))
             return failed.delay_s
 
-        answer = retry(work, next_delay_s, self._workers.pause, DELAYS_S)
+        answer = retry(work, next_delay_s, self._workers.pause, TARGET_DELAYS_S)
         if answer.ok:
             return answer.facts
         if answer.kind in _MAYBE_THE_LOG and task is not Task.COUNT and has_log(self._files.target):
@@ -282,7 +280,7 @@ class SyncRound:
         if not until_free(self._files.target, self._workers.stop, _AGENT_S):
             return False
         count = replace(self._base, task=Task.COUNT, schema=None, writable=True)
-        for _ in DELAYS_S:
+        for _ in TARGET_DELAYS_S:
             done = self._try(count)
             if done.ok:
                 return True

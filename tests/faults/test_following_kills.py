@@ -107,7 +107,7 @@ def killer(chance: random.Random) -> Iterator[list[int]]:
 
 @pytest.mark.long
 def test_a_killed_worker_loses_and_doubles_nothing(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nimad.sync.round.DELAYS_S", (0.0, 0.01, 0.02))
+    monkeypatch.setattr("nimad.sync.round.TARGET_DELAYS_S", (0.0, 0.01, 0.02))
     seed = random.randrange(2**32)
     chance = random.Random(seed)
     events: list[Event] = []

@@ -52,7 +52,7 @@ assert callable(main)  # what HURRY imports in another process
 HURRY = """
 import sys
 from nimad.migration import batch_retry, bisect
-batch_retry.DELAYS_S = (0.0, 0.1, 0.1, 0.1)
+batch_retry.BATCH_DELAYS_S = (0.0, 0.1, 0.1, 0.1)
 bisect.CONFIRM_S, bisect.CONFIRM_CRASH_S = (0.1,), (0.1,)
 from nimad.cli.main import main
 """

@@ -138,7 +138,7 @@ def test_several_values_of_one_row_are_set_aside_together(tmp_path: Path) -> Non
 def test_a_row_that_hangs_is_given_its_time_and_then_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timeout, "FLOOR_S", 4.0)
     monkeypatch.setattr(timeout, "TRIAL_FLOOR_S", 4.0)
-    monkeypatch.setattr(batch_retry, "DELAYS_S", (0.0, 1.0))
+    monkeypatch.setattr(batch_retry, "BATCH_DELAYS_S", (0.0, 1.0))
     monkeypatch.setattr(bisect, "CONFIRM_S", (1.0,))
     source = make_memory(tmp_path / "graph.sqlite", nodes=[node(1), node(2, text="poison:hang")])
     run = migrate(source, clock=Hurried())

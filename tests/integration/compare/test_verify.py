@@ -263,7 +263,7 @@ def test_what_cannot_be_compared_says_why(source: Path, names: dict[str, str], c
 def test_an_engine_that_cannot_be_used_is_not_taken_for_a_damaged_target(
     source: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(comparison, "DELAYS_S", (0.0, 0.0))
+    monkeypatch.setattr(comparison, "TARGET_DELAYS_S", (0.0, 0.0))
     with pytest.raises(EngineError, match="cannot be loaded"):
         compare(Settings(source=source, engine_python=Path("/bin/false")))
 

@@ -104,7 +104,7 @@ def test_a_log_that_takes_workers_down_is_left_where_it_is_unless_it_is_ours(
 ) -> None:
     written_by_killed_agent(follow.target)
     new_turn(follow.source, 100)
-    monkeypatch.setattr("nimad.sync.round.DELAYS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("nimad.sync.round.TARGET_DELAYS_S", (0.0, 0.0, 0.0))
     there = beside(follow.target, ".wal").read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(
@@ -315,7 +315,7 @@ def test_a_changed_memory_and_a_new_one_are_brought_in_one_go_to_a_target_of_usu
 
 def test_ending_a_checkpoint_takes_no_try_away(follow: Following, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pool that is full leaves a checkpoint half-way, which the next worker finds pending, time and again."""
-    monkeypatch.setattr("nimad.sync.round.DELAYS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("nimad.sync.round.TARGET_DELAYS_S", (0.0, 0.0, 0.0))
     pending, full = WorkerResult(FailureKind.RECOVERY_PENDING), WorkerResult(FailureKind.POOL_FULL)
     ends, really = [pending, full, pending, full, pending], SyncRound._try
 
