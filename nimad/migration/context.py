@@ -22,7 +22,8 @@ from nimad.state import pause_file, quarantine
 from nimad.state.left_out import Failed
 from nimad.state.paths import Files
 from nimad.state.target_state import State
-from nimad.supervisor.outcome import FailureKind, WorkerResult
+from nimad.supervisor import worker_failure
+from nimad.supervisor.outcome import WorkerResult
 from nimad.supervisor.plan import ALONE_BYTES, POOL_STEP, Plan
 from nimad.supervisor.timeout import Timeout
 from nimad.supervisor.worker_process import WorkerPool
@@ -124,12 +125,7 @@ class Context:
         if answer.ok:
             self.timeout.note(work, answer.facts["seconds"])
             self.state.note_peak(answer.facts["peak_rss"])
-        if (
-            answer.kind is FailureKind.LOCKED and "PID" not in answer.message
-        ):  # engines before 0.18 do not say who has it
-            holder = machine.holder_of(Path(job.target)) or "unknown"
-            return replace(answer, message=f"{answer.message} (held by PID {holder})")
-        return answer
+        return worker_failure.with_holder(answer, Path(job.target))
 
     def raise_pool(self) -> bool:
         """Give the engine a larger pool from now on; whether the plan allows one."""

@@ -1,6 +1,7 @@
 """The error that a failed worker means for the user."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from nimad.config import command
@@ -14,6 +15,7 @@ from nimad.errors import (
     RefusedError,
     SourceError,
 )
+from nimad.host import machine
 from nimad.state.provenance import source_of
 from nimad.supervisor.outcome import CIRCUMSTANTIAL, FailureKind, WorkerResult
 
@@ -61,6 +63,14 @@ _ERRORS: dict[FailureKind | None, Callable[[str], NimadError]] = {
         f"the engine may not take the address space that it needs ({message}); raise the limit (ulimit -v unlimited)"
     ),
 }
+
+
+def with_holder(answer: WorkerResult, target: Path) -> WorkerResult:
+    """A lock with the process that has it, which engines before 0.18 do not say; any other result as it is."""
+    if answer.kind is not FailureKind.LOCKED or "PID" in answer.message:
+        return answer
+    holder = machine.holder_of(target) or "unknown"
+    return replace(answer, message=f"{answer.message} (held by PID {holder})")
 
 
 def to_recover(target: Path) -> RefusedError:

@@ -315,12 +315,7 @@ class SyncRound:
         size = taken + size_taken(self._settings.source)
         last = job.task is not Task.SYNC  # after which another process looks
         answer = self._workers.do(job.within(limits), limit_s=self._timeout.limit_s(size), last=last)
-        if (
-            answer.kind is FailureKind.LOCKED and "PID" not in answer.message
-        ):  # engines before 0.18 do not say who has it
-            holder = machine.holder_of(self._files.target) or "unknown"
-            return replace(answer, message=f"{answer.message} (held by PID {holder})")
-        return answer
+        return worker_failure.with_holder(answer, self._files.target)
 
     def _words(self, answer: WorkerResult) -> str:
         if answer.kind in (FailureKind.LOCKED, FailureKind.RECOVERY_PENDING):
