@@ -21,19 +21,12 @@ def finish(context: Context) -> Result:
     total = context.survey.nodes.rows
     if context.settings.verify is Verify.FULL:  # then these are proven to be all, however many left the source
         total = migrated + tally.nodes
-    result = Result(
-        outcome=Outcome.COMPLETE,
-        target=str(context.files.target),
+    result = replace(
+        _with_quarantine(context, Outcome.COMPLETE, tally),
         total_nodes=total,
         migrated=migrated,
         edges=counted.get("relates_to", 0),
         turns=counted.get("Turn", 0),
-        quarantined=tally.rows,
-        quarantined_parts=tally.parts,
-        unread_ranges=tally.ranges,
-        unread_nodes=tally.unread_nodes,
-        quarantined_ids=tally.ids,
-        quarantined_counts=tally.counts,
         failed_batches=state.failed_batches,
         retries=state.retries,
         batches=context.batches,
@@ -55,13 +48,16 @@ def _rounded(phases: Mapping[str, float]) -> dict[str, float]:
 
 def nothing_done(context: Context) -> Result:
     tally = QuarantineSummary.of(context.files.quarantine, of_target(context.files))
+    return replace(_with_quarantine(context, Outcome.ALREADY_COMPLETE, tally), quarantined_lacking=tally.lacking)
+
+
+def _with_quarantine(context: Context, outcome: Outcome, tally: QuarantineSummary) -> Result:
     return Result(
-        outcome=Outcome.ALREADY_COMPLETE,
+        outcome=outcome,
         target=str(context.files.target),
         total_nodes=context.survey.nodes.rows,
         quarantined=tally.rows,
         quarantined_parts=tally.parts,
-        quarantined_lacking=tally.lacking,
         unread_ranges=tally.ranges,
         unread_nodes=tally.unread_nodes,
         quarantined_ids=tally.ids,

@@ -182,7 +182,7 @@ def _complete(context: Context, answer: WorkerResult, made: Mapping[str, Any]) -
     names.check_names_closed(context.files, before)
     if made_links := publish.link(context, before):
         context.listener(Named(made_links, str(target)))
-    if made and made.get("also", []) != list(context.files.also):
+    if made.get("also", []) != list(context.files.also):
         target_state.note_names(
             context.files, target_state.of_target(context.files)
         )  # whether it has links may be noted since

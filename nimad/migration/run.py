@@ -153,13 +153,12 @@ def _migrate(settings: Settings, files: Files, choice: Choice, workers: WorkerPo
 def _bring_late(context: Context, complete: resume.Complete) -> Result:
     """Bring to a complete target what reached SQLite since, and say what it is then."""
     left_alone = ""
-    if complete.made:  # else no run tells of it, and it is equal to SQLite
-        try:
-            done = Follower(context.settings, context.workers.stop, context.listener).bring()
-            nodes = done.nodes if done.counted else complete.nodes  # the agent may have added some since what is noted
-            complete = resume.Complete(nodes, of_target(context.files))
-        except (LeftAloneError, EngineError, SourceDamagedError) as error:
-            left_alone = str(error)
+    try:
+        done = Follower(context.settings, context.workers.stop, context.listener).bring()
+        nodes = done.nodes if done.counted else complete.nodes  # the agent may have added some since what is noted
+        complete = resume.Complete(nodes, of_target(context.files))
+    except (LeftAloneError, EngineError, SourceDamagedError) as error:
+        left_alone = str(error)
     context.listener(resume.told(context, complete, left_alone))
     return finish.waiting(context) if left_alone else finish.nothing_done(context)
 
