@@ -55,7 +55,7 @@ class IdMap:
 
     def __post_init__(self) -> None:
         self.aliases = {**self.notes.plans, **self.notes.aliases}
-        self.moments = self.moments or Counter(its[1:] for its in {**self.ours, **self.others}.values())
+        self.moments = self.moments or Counter(its[1:] for its in self.others.values())
         for key, its in sorted(self.others.items()):
             self._offer(key, its)
 
