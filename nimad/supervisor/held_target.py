@@ -12,6 +12,7 @@ from nimad.state import names, target_state
 from nimad.state.paths import Files, held
 from nimad.supervisor.outcome import WorkerResult
 from nimad.supervisor.plan import limits_for
+from nimad.supervisor.retry import with_larger_pools
 from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.protocol import Job, Task
 
@@ -28,7 +29,8 @@ def take_in_log(files: Files, workers: WorkerPool) -> None:
 def replay(name: Path, workers: WorkerPool, *, last: bool = False) -> WorkerResult:
     """Have the engine open a target for writing by one of its names, which takes in the log beside that one."""
     job = Job(task=Task.COUNT, target=str(name), writable=True)
-    return workers.do(job.within(limits_for(machine.space_taken(name))), last=last)
+    taken = machine.space_taken(name)
+    return with_larger_pools(lambda grown: workers.do(job.within(limits_for(taken, grown=grown)), last=last))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from nimad.state.paths import Files, set_logs_aside
 from nimad.supervisor import worker_failure
 from nimad.supervisor.outcome import Action, FailureKind, WorkerResult
 from nimad.supervisor.plan import CHUNK_BYTES, CHUNK_ROWS, limits_for
-from nimad.supervisor.retry import TARGET_DELAYS_S, FailedTry, retry
+from nimad.supervisor.retry import TARGET_DELAYS_S, FailedTry, retry, with_larger_pools
 from nimad.supervisor.timeout import Timeout
 from nimad.supervisor.worker_process import WorkerPool
 from nimad.worker.protocol import Applied, Job, Late, Task
@@ -280,13 +280,14 @@ class SyncRound:
         if not until_free(self._files.target, self._workers.stop, _AGENT_S):
             return False
         count = replace(self._base, task=Task.COUNT, schema=None, writable=True)
-        for _ in TARGET_DELAYS_S:
-            done = self._try(count)
-            if done.ok:
-                return True
-            if done.rule.action is not Action.LARGER_POOL:
-                break
-            self._pool_factor *= 2
+
+        def work(grown: int) -> WorkerResult:
+            self._pool_factor = grown  # also of what comes after, which takes no less
+            return self._try(count)
+
+        done = with_larger_pools(work, self._pool_factor)
+        if done.ok:
+            return True
         if done.kind in (FailureKind.WAL_REPLAY, FailureKind.UNREADABLE):
             raise self._log_error(done)
         raise LeftAloneError(self._words(done))

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 from support.environments import OURS, answering
 from support.following import NODES, Following, ask, new_turn
 from support.memories import ENGINE_LIMITS, change, make_memory, migrate, node, read_target
-from support.torture import beside, killed_once_done
+from support.torture import beside, killed_once_done, target_of
 from test_three_way import by_agent, value
 
 from nimad.events.run import BroughtAlong, Event, NotBroughtAlong, Published, SetAside
 from nimad.report.messages import carry_over_messages
+from nimad.sample import Sample, write_sample
+from nimad.supervisor import plan
 from nimad.sync.result import SyncResult
 from nimad.worker.protocol import Task
 
@@ -191,6 +194,35 @@ def test_what_a_killed_program_left_in_a_log_is_brought_along_by_either_name(fol
     assert beside(follow.target.with_name(name), ".wal").stat().st_size, "else this would show nothing"
     migrate(follow.source, replace=True, reader_python=Path("none"))
     assert ask(follow.target, "MATCH (n:MemoryNode) WHERE n.turn_id = 'mine' RETURN n.text") == [["in the log"]]
+
+
+def edit_all(ask_it: Callable[[str], Any]) -> None:
+    """Edit memories until the engine has none left, or no longer can."""
+    for start in range(0, Sample().nodes, 500):
+        ask_it(
+            f"MATCH (n:MemoryNode) WHERE n.id >= {start} AND n.id < {start + 500} "
+            "SET n.strength = 0.125, n.text = concat(n.text, ' and more')"
+        )
+
+
+@pytest.mark.sampled
+def test_a_log_that_the_pool_is_too_small_for_at_first_is_brought_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the agent leaves it whose own pool is too small for a checkpoint of what it wrote."""
+    source = tmp_path / "graph.sqlite"
+    write_sample(source)
+    migrate(source, reader_python=Path("none"))
+    with answering(OURS, target_of(source), read_only=False) as (ask_it, process):
+        ask_it("CALL force_checkpoint_on_close=false")
+        with pytest.raises(AssertionError, match=r"checkpoint failed.*buffer pool is full"):
+            edit_all(ask_it)
+        process.kill()
+    monkeypatch.setattr(plan, "FILE_POOL_FACTOR", 2)
+    done = migrate(source, replace=True, reader_python=Path("none"))
+    assert not done.all(NotBroughtAlong)
+    written = "MATCH (n:MemoryNode) WHERE n.strength = 0.125 AND n.text ENDS WITH ' and more' RETURN count(*)"
+    assert ask(target_of(source), written)[0][0] > 500
 
 
 def test_what_cannot_be_read_is_said_and_kept_as_a_backup(follow: Following) -> None:
